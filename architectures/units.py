@@ -1,0 +1,171 @@
+"""Units: the smallest things removed as a whole, as one flat vector over the network.
+
+A unit is a single weight, or a neuron, filter, channel or head with all its slices. Scores and masks are
+vectors over units: `gather` sums per-weight values into units, `scatter` turns kept units into boolean
+masks per tensor, and unstructured pruning is the case of units of one weight.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..datasets.registry import UsageError
+from .groups import groups
+from .slices import Elementwise, Group, Slice
+
+__all__ = [
+    "Elementwise",
+    "Granularity",
+    "Group",
+    "Slice",
+    "Units",
+    "group_units",
+    "groups",
+    "prunable",
+    "units",
+    "weight_units",
+]
+
+Granularity = Literal["weights", "groups"]
+
+# Modules whose parameters called "...weight..." multiply an input; biases, norms and tables are not here.
+_WEIGHTED = (
+    nn.Linear,
+    nn.Bilinear,
+    nn.modules.conv._ConvNd,
+    nn.RNNBase,
+    nn.RNNCellBase,
+    nn.MultiheadAttention,
+)
+_TABLES = (nn.Embedding, nn.EmbeddingBag)
+
+
+@dataclass(frozen=True, eq=False)
+class Units:
+    """All units of a network, in a fixed order: group after group, in each the order of its slices."""
+
+    groups: tuple[Group, ...]
+
+    def __post_init__(self):
+        repeated = [name for name, count in Counter(self.layer_names).items() if count > 1]
+        if repeated:
+            raise ValueError(f"two groups are called {repeated[0]!r}")
+
+    @functools.cached_property
+    def n(self) -> int:
+        """Number of units."""
+        return sum(self.layer_sizes)
+
+    @functools.cached_property
+    def layer_sizes(self) -> tuple[int, ...]:
+        """Number of units of each group."""
+        return tuple(group.size for group in self.groups)
+
+    @functools.cached_property
+    def layer_names(self) -> tuple[str, ...]:
+        """Name of each group."""
+        return tuple(group.name for group in self.groups)
+
+    @functools.cached_property
+    def shapes(self) -> dict[str, torch.Size]:
+        """Shape of every tensor, parameter or buffer, that a unit owns a part of."""
+        return {part.name: part.shape for group in self.groups for part in (*group.slices, *group.buffers)}
+
+    @property
+    def removable(self) -> bool:
+        """Whether the units can be cut out physically; single weights can only be masked."""
+        return all(isinstance(part, Slice) for group in self.groups for part in group.slices)
+
+    def split(self, flat: Tensor) -> tuple[Tensor, ...]:
+        """Views of `flat`, shape (n,), one per group."""
+        return torch.split(flat, list(self.layer_sizes))
+
+    def gather(self, values: Mapping[str, Tensor]) -> Tensor:
+        """Sum per-weight values into units: shape (n,), float64.
+
+        `values` maps parameter names to tensors of the parameters' shapes. Names that no unit owns are
+        ignored; a group may be given only in part (without its biases, say). An entry that two slices of
+        one unit share counts twice.
+
+        Raises UsageError for a wrong shape, or when no tensor of a group is given.
+        """
+        for name in values.keys() & self.shapes.keys():
+            _check_shape(name, values[name].shape, self.shapes[name])
+        return torch.cat([_gather(group, values) for group in self.groups])
+
+    def scatter(self, kept: Tensor) -> dict[str, Tensor]:
+        """Boolean mask per parameter: an entry stays if every unit that owns it is `kept`, shape (n,)."""
+        _check_shape("kept", kept.shape, torch.Size([self.n]))
+        if kept.dtype != torch.bool:
+            raise UsageError(f"kept must be a boolean vector, got {kept.dtype}")
+        masks: dict[str, Tensor] = {}
+        for group, part in zip(self.groups, self.split(kept), strict=True):
+            for piece in group.slices:
+                mask = piece.mask(part)
+                masks[piece.name] = masks[piece.name] & mask if piece.name in masks else mask
+        return {name: mask.contiguous() for name, mask in masks.items()}
+
+    def to(self, device: torch.device | str) -> Units:
+        """The same units with their indices on `device`."""
+        return replace(self, groups=tuple(group.to(device) for group in self.groups))
+
+
+def _gather(group: Group, values: Mapping[str, Tensor]) -> Tensor:
+    sums = [part.sum(values[part.name]) for part in group.slices if part.name in values]
+    if not sums:
+        names = ", ".join(part.name for part in group.slices)
+        raise UsageError(f"no values for group {group.name!r}; give at least one of {names}")
+    return sums[0] if len(sums) == 1 else torch.stack(sums).sum(0)
+
+
+def _check_shape(name: str, got: torch.Size, expected: torch.Size) -> None:
+    if got != expected:
+        raise UsageError(f"{name} has shape {tuple(got)}, expected {tuple(expected)}")
+
+
+def prunable(network: nn.Module) -> dict[str, nn.Parameter]:
+    """The weights that may be pruned, by name, in the network's own order.
+
+    These are the weight tensors of linear, (transposed) convolution, recurrent and attention layers that
+    take part in training; no biases, norms, embeddings or position tables, and no frozen weights. A tensor
+    that several layers share counts once, under its first name; one shared with an embedding is left out.
+    """
+    offered = _parameters_of(network, _WEIGHTED) - _parameters_of(network, _TABLES)
+    return {name: p for name, p in network.named_parameters() if id(p) in offered and p.requires_grad}
+
+
+def _parameters_of(network: nn.Module, kinds: tuple[type[nn.Module], ...]) -> set[int]:
+    modules = [module for module in network.modules() if isinstance(module, kinds)]
+    own = [item for module in modules for item in module.named_parameters(recurse=False)]
+    return {id(parameter) for name, parameter in own if "weight" in name}
+
+
+def weight_units(network: nn.Module) -> Units:
+    """Every prunable weight is a unit; raises UsageError if the network has none."""
+    weights = prunable(network)
+    if not weights:
+        raise UsageError(
+            f"nothing prunable in {type(network).__name__}: it has no linear, convolution, recurrent or "
+            "attention layer with a trainable weight"
+        )
+    return Units(tuple(Group(n, "weight", (Elementwise(n, p.shape),)) for n, p in weights.items()))
+
+
+def group_units(network: nn.Module) -> Units:
+    """Every neuron, filter, channel or head is a unit; raises UsageError where they are not known."""
+    found = groups(network)
+    if not found:
+        raise UsageError(f"{type(network).__name__} has no group of units that could be removed")
+    return Units(found)
+
+
+def units(network: nn.Module, granularity: Granularity) -> Units:
+    """The units of `network`: its single "weights", or its "groups"."""
+    return weight_units(network) if granularity == "weights" else group_units(network)

@@ -1,0 +1,114 @@
+"""Vision transformer (Dosovitskiy et al., 2021, arXiv 2010.11929), timm's implementation in small sizes.
+
+The units are attention heads and hidden units of the feed-forward layers. Channels of the residual stream
+are not offered: LayerNorm mixes them, so that none can leave without changing the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from timm.layers.attention import Attention
+from timm.layers.mlp import Mlp
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+from ..datasets.registry import UsageError
+from . import register
+from .checks import image, patch_size, positive
+from .compact import resize
+from .groups import groups, parallel, runs
+from .slices import Group, Slice
+
+
+@groups.register
+def vit_groups(network: VisionTransformer) -> tuple[Group, ...]:
+    """The attention heads and the feed-forward hidden units of every block."""
+    return (*head_groups(network), *hidden_groups(network))
+
+
+def head_groups(network: nn.Module) -> Iterator[Group]:
+    """The heads of every attention layer: their rows of q, k and v, and their columns of the projection.
+
+    An attention layer that normalises over all heads together is left out.
+    """
+    for name, module in network.named_modules():
+        if type(module) is Attention and isinstance(module.norm, nn.Identity):
+            yield Group(f"{name} heads", "head", tuple(_head_slices(name, module)))
+
+
+def _head_slices(name: str, attention: Attention) -> Iterator[Slice]:
+    heads, width = attention.num_heads, attention.head_dim
+    gate = getattr(attention, "gate", None)  # not in every version of timm
+    # Rows of qkv run over (q k v, head, position within the head).
+    rows = torch.arange(3 * heads * width).view(3, heads, width).transpose(0, 1).reshape(heads, -1)
+    for part, tensor in attention.qkv.named_parameters():
+        yield Slice(f"{name}.qkv.{part}", 0, rows, tensor.shape)
+    for part, tensor in gate.named_parameters() if gate is not None else ():
+        yield runs(f"{name}.gate.{part}", 0, heads, tensor.shape)
+    yield runs(f"{name}.proj.weight", 1, heads, attention.proj.weight.shape)
+
+
+def hidden_groups(network: nn.Module) -> Iterator[Group]:
+    """The hidden units of every two-layer perceptron: row and bias of fc1, column of fc2."""
+    for name, module in network.named_modules():
+        if type(module) is Mlp and isinstance(module.norm, nn.Identity):
+            yield parallel(network, f"{name} hidden", "hidden", writes=[f"{name}.fc1"], reads=[f"{name}.fc2"])
+
+
+@resize.register
+def resize_attention(module: Attention) -> None:
+    """The number of heads, from the width of the output projection."""
+    module.attn_dim = module.proj.weight.shape[1]
+    module.num_heads = module.attn_dim // module.head_dim
+
+
+def write_out_attention(network: nn.Module) -> nn.Module:
+    """Let every timm attention layer compute softmax(q k') v step by step.
+
+    The fused kernel has no second derivative on the CPU and no batching rule for per-example gradients.
+    """
+    for module in network.modules():
+        if isinstance(getattr(module, "fused_attn", None), bool):
+            module.fused_attn = False  # pyright: ignore[reportArgumentType]
+    return network
+
+
+@register("vit")
+def vit(
+    input_shape: tuple[int, ...],
+    outputs: int,
+    /,
+    patch: int | None = None,
+    dim: int = 32,
+    depth: int = 2,
+    heads: int = 4,
+    mlp_ratio: float = 2.0,
+) -> nn.Module:
+    """Small vision transformer (timm) of any patch, dim, depth and heads.
+
+    The classifier reads the average of the tokens; there is no class token. Without `patch`, the smallest
+    one that divides the image into at most 8 x 8 patches: 2 for 8x8 digits, 4 for 28x28 and 32x32.
+    Weights start as Glorot's and positions at unit scale; timm's 0.02 is made for hundreds of dimensions,
+    and in 32 it hides the positions behind the patches.
+    """
+    positive("vit", dim=dim, depth=depth, heads=heads, mlp_ratio=mlp_ratio)
+    channels, *sides = image("vit", input_shape)
+    if dim % heads:
+        raise UsageError(f"architecture 'vit': dim={dim} must be a multiple of heads={heads}")
+    network = VisionTransformer(
+        img_size=(sides[0], sides[1]),
+        patch_size=patch_size("vit", sides, patch),
+        in_chans=channels,
+        num_classes=outputs,
+        global_pool="avg",
+        class_token=False,
+        embed_dim=dim,
+        depth=depth,
+        num_heads=heads,
+        mlp_ratio=mlp_ratio,
+        weight_init="moco",
+    )
+    nn.init.normal_(network.pos_embed)  # pyright: ignore[reportArgumentType]
+    return write_out_attention(network)

@@ -1,0 +1,1 @@
+"""The harness: matrix, cells, training loop, selection, evaluation, store, command line."""

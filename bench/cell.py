@@ -1,0 +1,372 @@
+"""Cells: from a run to its record. All sparsities of one method on one fit are worked off together.
+
+The harness owns the loop: it asks the pruner for scores, selects, masks, trains on, evaluates. The method
+sees the training split only, and the test split is sealed while any code of the method runs.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import platform
+import subprocess
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import __version__
+from ..architectures.mask import Mask
+from ..architectures.units import Units, units
+from ..datasets.data import Data, sealed
+from ..datasets.registry import UsageError
+from ..methods.build import build as build_pruner
+from ..methods.cost import Cost, measured
+from ..methods.pruner import Inference, Pruner, State
+from .evaluate import PREDICTIVE, digest, evaluate, flops
+from .fits import Fit, fitted, initial_network, refine
+from .run import Run
+from .seeding import seeded, stream
+from .select import above, keep_count, select
+from .store import Store
+from .training import train
+
+# Gradual pruning removes units at the ends of the epochs in this stretch of the whole training.
+GRADUAL_SPAN = (0.25, 0.75)
+
+
+@dataclass
+class Outcome:
+    """A pruned and trained network, its mask and what it cost."""
+
+    network: nn.Module
+    mask: Mask
+    train: Cost
+    score: Cost
+    finetune: Cost = field(default_factory=Cost)
+
+
+@dataclass
+class Workbench:
+    """What the sparsities of one method on one fit share: data, fit, scores that do not depend on the sparsity."""
+
+    run: Run
+    data: Data
+    store: Store
+    device: torch.device
+    pruner: Pruner = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.pruner = build_pruner(self.run.method.name, **self.run.method.options)
+
+    @cached_property
+    def fit(self) -> Fit:
+        """The trained network that all post-hoc methods share, and the dense control."""
+        return fitted(self.run, self.data, self.store, self.device)
+
+    @cached_property
+    def units(self) -> Units:
+        """The units of the network at the run's granularity."""
+        return units(initial_network(self.run, self.data), self.run.units)
+
+    @cached_property
+    def first_scores(self) -> tuple[Tensor, State, Cost]:
+        """Scores of the network before anything is removed: equal for all sparsities."""
+        network, inference = self.start()
+        return self.score(network, inference)
+
+    @property
+    def floor(self) -> int:
+        """Structures leave at least one unit in every layer, so that the network stays connected."""
+        return 1 if self.run.units == "groups" else 0
+
+    def start(self) -> tuple[nn.Module, Inference]:
+        """A fresh copy of the network that the method scores first, with its inference."""
+        if self.pruner.when == "after":
+            return copy.deepcopy((self.fit.network, self.fit.inference))
+        network = initial_network(self.run, self.data).to(self.device)
+        inference = replace(self.fit.inference)  # anew, with the hyperparameters that validation chose
+        with sealed(), seeded(self.run.seed, "attach"):
+            inference.attach(network, units(network, "weights"), self.data.train)
+        return network, inference
+
+    def score(self, network: nn.Module, inference: Inference, part: int = 0) -> tuple[Tensor, State, Cost]:
+        """Scores, the state they read and their cost; `part` counts the rounds, each with its own draws."""
+        purpose = f"score {part}"
+        with measured(network, self.device) as cost, sealed(), seeded(self.run.seed, purpose):
+            state = State(network, self.units, self.data.train, inference, stream(self.run.seed, f"{purpose} draws"))
+            scores = self.pruner.score(state)
+        return scores, state, cost
+
+    def mask(self, scores: Tensor, state: State, sparsity: float | None, among: Tensor | None = None) -> Mask:
+        """The mask for a target sparsity, or for the method's own threshold (None)."""
+        if sparsity is None:
+            if self.pruner.keep_above is None:
+                raise UsageError(
+                    f"method {self.run.method.label!r} has no threshold of its own: it cannot choose a sparsity"
+                )
+            kept = above(scores, state, self.pruner.keep_above, self.floor)
+            return Mask(self.units, kept if among is None else kept & among)
+        keep = keep_count(self.units.n, sparsity)
+        return Mask(self.units, select(scores, state, keep, self.pruner.allocation, among, self.floor))
+
+
+# ---------------------------------------------------------------------- when units are removed
+
+
+def prune_after(bench: Workbench, sparsity: float | None) -> Outcome:
+    """Train, then prune in `rounds`, training on after each; the fine-tuning epochs are shared among rounds."""
+    rounds, epochs = bench.pruner.rounds, bench.run.finetune.epochs
+    network, inference = bench.start()
+    outcome = Outcome(network, _first_mask(bench, sparsity), bench.fit.cost, bench.first_scores[2])
+    for i in range(rounds):
+        if i:
+            scores, state, cost = bench.score(network, inference, i)
+            outcome.score += cost
+            outcome.mask = bench.mask(scores, state, _round_target(sparsity, i, rounds), outcome.mask.kept)
+        inference.reduce(network, outcome.mask)
+        outcome.mask.apply_(network)
+        part = (i + 1) * epochs // rounds - i * epochs // rounds
+        with measured(network, bench.device) as cost:
+            refine(bench.run, bench.data, network, inference, part, outcome.mask, i)
+        outcome.finetune += cost
+    inference.detach(network)
+    return outcome
+
+
+def prune_before(bench: Workbench, sparsity: float | None) -> Outcome:
+    """Prune at initialisation, in `rounds` without training between them, then train what is left."""
+    network, inference = bench.start()
+    outcome = Outcome(network, _first_mask(bench, sparsity), Cost(), bench.first_scores[2])
+    outcome.mask.apply_(network)
+    for i in range(1, bench.pruner.rounds):
+        scores, state, cost = bench.score(network, inference, i)
+        outcome.score += cost
+        outcome.mask = bench.mask(scores, state, _round_target(sparsity, i, bench.pruner.rounds), outcome.mask.kept)
+        outcome.mask.apply_(network)
+    inference.reduce(network, outcome.mask)
+    outcome.train = _train_in_full(bench, network, inference, outcome.mask)
+    inference.detach(network)
+    return outcome
+
+
+def prune_during(bench: Workbench, sparsity: float | None) -> Outcome:
+    """Prune gradually while training (Zhu & Gupta 2017): s_t = s (1 - (1 - t)³) over a stretch of epochs."""
+    network, inference = bench.start()
+    epochs = bench.run.training.epochs + bench.run.finetune.epochs
+    start, end = (math.ceil(share * epochs) for share in GRADUAL_SPAN)
+    outcome = Outcome(network, Mask(bench.units, torch.ones(bench.units.n, dtype=torch.bool)), Cost(), Cost())
+
+    def after_epoch(epoch: int) -> Mask | None:
+        if not start <= epoch <= max(end, start):
+            return None
+        t = (epoch - start + 1) / (max(end, start) - start + 1)
+        target = None if sparsity is None else sparsity * (1 - (1 - t) ** 3)
+        scores, state, cost = bench.score(network, inference, epoch)
+        network.train()
+        outcome.score += cost
+        outcome.mask = bench.mask(scores, state, target, outcome.mask.kept)
+        inference.reduce(network, outcome.mask)
+        return outcome.mask
+
+    outcome.train = _train_in_full(bench, network, inference, None, after_epoch)
+    outcome.train = outcome.train.without(outcome.score)
+    inference.detach(network)
+    return outcome
+
+
+PRUNE: dict[str, Callable[[Workbench, float | None], Outcome]] = {
+    "before": prune_before,
+    "during": prune_during,
+    "after": prune_after,
+}
+
+
+def _first_mask(bench: Workbench, sparsity: float | None) -> Mask:
+    scores, state, _ = bench.first_scores
+    return bench.mask(scores, state, _round_target(sparsity, 0, bench.pruner.rounds))
+
+
+def _round_target(sparsity: float | None, i: int, rounds: int) -> float | None:
+    """Sparsity after round i of `rounds`: the same share of the rest leaves in each (exponential schedule)."""
+    return None if sparsity is None else 1 - (1 - sparsity) ** ((i + 1) / rounds)
+
+
+def _train_in_full(
+    bench: Workbench, network: nn.Module, inference: Inference, mask: Mask | None,
+    after_epoch: Callable[[int], Mask | None] | None = None,
+) -> Cost:  # fmt: skip
+    """Train for as many epochs as a post-hoc method trains and fine-tunes together, so that all are paired."""
+    run = bench.run
+    epochs = run.training.epochs + run.finetune.epochs
+    with measured(network, bench.device) as cost, sealed(), seeded(run.seed, "training"):
+        train(
+            network,
+            bench.data.train,
+            inference,
+            run.training,
+            epochs,
+            stream(run.seed, "data order"),
+            mask,
+            after_epoch,
+        )
+    return cost
+
+
+# ---------------------------------------------------------------------- records
+
+
+def execute(run: Run, bench: Workbench, store: Store) -> dict[str, Any]:
+    """Run one cell and write its record.
+
+    What cannot be (a method without threshold asked for `auto`, structure in a network whose groups are not
+    known) is skipped with the reason; any other error becomes a failed record with its traceback.
+    """
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    record = identity(run) | provenance(run, bench.device) | {"started": started}
+    try:
+        record |= _results(run, bench, store) | {"status": "done", "reason": None}
+    except UsageError as reason:
+        record |= {"status": "skipped", "reason": str(reason)}
+    except Exception as error:
+        record |= failure(error)
+    store.write_record(record)
+    return record
+
+
+def failure(error: BaseException) -> dict[str, Any]:
+    """The fields that say that, why and where a cell failed."""
+    summary = str(error).strip().splitlines()
+    return {
+        "status": "failed",
+        "reason": f"{type(error).__name__}: {summary[0] if summary else 'no message'}",
+        "traceback": "".join(traceback.format_exception(error)),
+    }
+
+
+def identity(run: Run) -> dict[str, Any]:
+    """The columns that identify a cell."""
+    auto = run.sparsity == "auto"
+    return {
+        "key": run.key,
+        "dataset": run.dataset.label,
+        "architecture": run.architecture.label,
+        "method": run.method.label,
+        "units": run.units,
+        "seed": run.seed,
+        "sparsity_target": None if auto else run.sparsity,
+        "sparsity_auto": auto,
+        "run": run.model_dump(mode="json"),
+    }
+
+
+def _results(run: Run, bench: Workbench, store: Store) -> dict[str, Any]:
+    sparsity = None if run.sparsity == "auto" else run.sparsity
+    outcome = PRUNE[bench.pruner.when](bench, sparsity)
+    _check_mask(outcome, sparsity, bench.units)
+    values, outputs = evaluate(outcome.network, bench.data)
+    store.write_tensors("logits", run.key, {"outputs": outputs.numpy(), "y": bench.data.test.y.cpu().numpy()}, {})
+    return {
+        "when": bench.pruner.when,
+        "inference": _label(bench.fit.inference),
+        "likelihood": bench.data.likelihood,
+        "predictive": PREDICTIVE,
+        "dataset_digest": bench.data.digest,
+        **_mask_columns(outcome.mask),
+        **values,
+        **{f"dense_{k}": v for k, v in bench.fit.dense.items()},
+        **flops(outcome.network, bench.data.train.x),
+        **_cost_columns(outcome),
+        "logits_digest": digest(outputs),
+    }
+
+
+def _check_mask(outcome: Outcome, sparsity: float | None, layers: Units) -> None:
+    """The promises of selection, checked on the final network: exact count, removed weights are zero."""
+    if sparsity is not None and outcome.mask.count != (expected := keep_count(layers.n, sparsity)):
+        raise AssertionError(f"{outcome.mask.count} units kept, expected {expected}")
+    for name, mask in outcome.mask.tensors.items():
+        weight = outcome.network.get_parameter(name).detach()
+        if bool((weight.cpu()[~mask] != 0).any()):
+            raise AssertionError(f"removed weights of {name!r} have come back")
+
+
+def _mask_columns(mask: Mask) -> dict[str, Any]:
+    return {
+        "sparsity": mask.sparsity,
+        "kept": mask.count,
+        "total": mask.units.n,
+        "compression": mask.units.n / mask.count if mask.count else None,
+        "layer_density": mask.layer_density(),
+        "collapsed": mask.collapsed(),
+        "mask_digest": digest(mask.kept),
+    }
+
+
+def _cost_columns(outcome: Outcome) -> dict[str, Any]:
+    phases = {"train": outcome.train, "score": outcome.score, "finetune": outcome.finetune}
+    return {
+        f"{what}_{name}": getattr(cost, what)
+        for name, cost in phases.items()
+        for what in ("seconds", "passes", "peak_bytes")
+    }
+
+
+def _label(inference: Inference) -> str:
+    identity = inference.identity()
+    name = identity.pop("name")
+    return f"{name}({', '.join(f'{k}={v}' for k, v in identity.items())})"
+
+
+def provenance(run: Run, device: torch.device) -> dict[str, Any]:
+    """Versions and hardware."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    return {
+        "device": name,
+        "threads": run.threads,
+        "version_bayesprune": __version__,
+        "version_torch": str(torch.__version__),
+        "version_python": platform.python_version(),
+        "git_revision": git_revision(),
+        "host_cpu": _cpu_model(),
+    }
+
+
+@cache
+def git_revision() -> str | None:
+    """Revision of the package's own checkout, "-dirty" if it has uncommitted changes; None outside of one."""
+    root = Path(__file__).parents[1]
+    if not (root / ".git").exists():
+        return None
+    try:
+        command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()  # noqa: S603
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+@cache
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+@contextmanager
+def threads(n: int) -> Iterator[None]:
+    """Run with n threads inside operators: sums are added in another order with another number."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

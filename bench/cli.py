@@ -1,0 +1,263 @@
+"""The command line: `bayesprune run | report | list | check`. Imports what a command needs when it runs."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .. import __version__
+from ..datasets.registry import Registry, UsageError
+
+KINDS = ("methods", "architectures", "datasets", "matrices")
+
+
+class Commands(click.Group):
+    """A group that prints our own errors as one line and exits with 2."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except UsageError as error:
+            click.echo(f"bayesprune: error: {error}", err=True)
+            ctx.exit(2)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="bayesprune")
+def main() -> None:
+    """Compare Bayesian pruning methods for neural networks.
+
+    \b
+    A first comparison, on data that needs no network:
+        bayesprune run smoke --out results
+        bayesprune report results --out report
+    \b
+    What there is, and whether a method of your own keeps the contract:
+        bayesprune list methods
+        bayesprune check my_method.py
+    """
+
+
+_PLUGIN = click.option(
+    "--plugin",
+    "plugins",
+    multiple=True,
+    metavar="FILE",
+    help="A Python file that registers further methods; repeatable.",
+)
+
+
+@main.command()
+@click.argument("matrix")
+@click.option(
+    "--out", default="results", show_default=True, metavar="FOLDER", help="Results folder; an existing one is resumed."
+)
+@click.option("--jobs", type=click.IntRange(min=1), help="Worker processes.  [default: number of cores]")
+@click.option("--shard", default="1/1", metavar="I/N", help="Run the I-th of N parts, for N machines (or N calls).")
+@click.option("--dry-run", is_flag=True, help="Say what would run and how long it may take; write nothing.")
+@click.option("--retry-failed", is_flag=True, help="Run failed cells again.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:I.")
+@click.option("--strict", is_flag=True, help="Exit with 1 if a cell failed.")
+@_PLUGIN
+def run(
+    matrix: str, out: str, jobs: int | None, shard: str, dry_run: bool, retry_failed: bool, device: str, strict: bool,
+    plugins: tuple[str, ...],
+) -> None:  # fmt: skip
+    """Run the cells of MATRIX, a YAML file or the name of a shipped matrix.
+
+    Every finished cell is a file in the results folder: interrupt with Ctrl-C (or lose the machine) and call
+    the same command again to go on. A cell that fails is recorded with its reason, and the others go on.
+
+    \b
+    A matrix file:
+        datasets: [digits]
+        architectures: [mlp, {name: resnet, depth: 8}]
+        methods: [magnitude, opd, random]
+        sparsity: [0.5, 0.9, 0.95]
+        seeds: [0, 1, 2]
+        training: {epochs: 30, lr: 1.0e-3}
+        finetune: {epochs: 5}
+    """
+    from . import harness, plan
+
+    part = _shard(shard)
+    if dry_run:
+        click.echo(plan.describe(matrix, out, jobs, part, retry_failed, device, plugins))
+        return
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        table = harness.run(
+            matrix, out, jobs=jobs, shard=part, retry_failed=retry_failed, device=device, plugins=plugins, progress=_bar
+        )
+    except KeyboardInterrupt:
+        click.echo(f"\nInterrupted. Finished cells are in {out}; run the same command again to go on.", err=True)
+        sys.exit(130)
+    failed = _summary(table.parent)
+    click.echo(f"Results: {table}\nNext:    bayesprune report {out}")
+    if failed and strict:
+        sys.exit(1)
+
+
+@main.command()
+@click.argument("results", nargs=-1, required=True)
+@click.option("--out", default="report", show_default=True, metavar="FOLDER", help="Where the report goes.")
+@click.option("--title", default="Bayesian pruning benchmark", show_default=True, help="Title of the page.")
+def report(results: tuple[str, ...], out: str, title: str) -> None:
+    """Make figures, tables and one self-contained page from RESULTS folders (shards are merged)."""
+    from ..reports.build import report as build
+    from .store import results as read
+
+    index = build(read(*results), Path(out), title=title)
+    click.echo(f"Report: {index}")
+
+
+@main.command("list")
+@click.argument("kind", type=click.Choice(KINDS), required=False)
+@_PLUGIN
+def list_(kind: str | None, plugins: tuple[str, ...]) -> None:
+    """List methods, architectures, data sets and matrices, with their options."""
+    from ..architectures import registry as architectures
+    from ..datasets import registry as datasets
+    from ..methods import registry as methods
+
+    broken = _load_plugins(methods, plugins)
+    registries = {"methods": methods, "architectures": architectures, "datasets": datasets}
+    for chosen in [kind] if kind else KINDS:
+        if not kind:
+            click.secho(f"\n{chosen}", bold=True)
+        click.echo(_matrices() if chosen == "matrices" else _entries(registries[chosen]))
+    for warning in [*broken, *methods.load_entry_points()]:
+        click.echo(f"bayesprune: error: {warning}", err=True)
+    if broken:
+        sys.exit(2)
+
+
+@main.command()
+@click.argument("name_or_file")
+@click.option("--verbose", is_flag=True, help="Print every promise, and the traceback of each broken one.")
+def check(name_or_file: str, verbose: bool) -> None:
+    """Test the pruner contract on a registered method or on a plug-in file.
+
+    On tiny networks of every family, for single weights and for groups: deterministic under a seed, finite
+    scores, exact counts, monotone in the sparsity, never reads the test split, leaves the network as it was,
+    removed weights stay removed. Exit code 0 if every promise is kept, 1 if not.
+    """
+    from .check import verdicts
+
+    kept, broken = Counter[str](), []
+    for verdict in verdicts(name_or_file):
+        kept[verdict.promise] += not verdict.problem
+        place = f"{verdict.method} on {verdict.architecture}, {verdict.units}"
+        if verdict.problem:
+            broken.append(verdict)
+            click.secho(f"BROKEN  {verdict.promise}: {place}: {verdict.problem}", fg="red")
+        if verbose:
+            click.echo(verdict.traceback or f"kept    {verdict.promise}: {place}")
+    for promise, count in kept.items():
+        failures = sum(v.promise == promise for v in broken)
+        click.secho(f"{'kept  ' if not failures else 'BROKEN'}  {promise} ({count} of {count + failures} networks)")
+    click.echo(f"{sum(kept.values())} passed, {len(broken)} failed")
+    if broken:
+        sys.exit(1)
+
+
+# ---------------------------------------------------------------------- helpers
+
+
+def _shard(text: str) -> tuple[int, int]:
+    index, slash, parts = text.partition("/")
+    if not (slash and index.isdecimal() and parts.isdecimal()):
+        raise UsageError(f"--shard {text!r} is not valid; give I/N, such as 1/4")
+    return int(index), int(parts)
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def _bar(total: int) -> Callable[[int], None]:
+    """A progress bar over cells; plain lines, at most one per per cent, where there is no terminal."""
+    if not total:
+        click.echo("Nothing to run: every cell is in the results folder.")
+        return lambda n: None
+    if not sys.stderr.isatty():
+        return _lines(total)
+    from tqdm import tqdm
+
+    bar = tqdm(total=total, unit="cell", smoothing=0.1, dynamic_ncols=True)
+
+    def advance(n: int) -> None:
+        bar.update(n)
+        if bar.n >= total:
+            bar.close()
+
+    return advance
+
+
+def _lines(total: int) -> Callable[[int], None]:
+    import time
+
+    start, done, said = time.monotonic(), 0, 0
+
+    def advance(n: int) -> None:
+        nonlocal done, said
+        done += n
+        if done * 20 // total > said or done == total:
+            said = done * 20 // total
+            elapsed = time.monotonic() - start
+            left = elapsed / done * (total - done)
+            click.echo(f"{done}/{total} cells, {elapsed:.0f} s elapsed, about {left:.0f} s left", err=True)
+
+    return advance
+
+
+def _summary(folder: Path) -> int:
+    from .store import results
+
+    frame = results(folder)
+    counts = frame["status"].value_counts()
+    click.echo(", ".join(f"{counts.get(status, 0)} {status}" for status in ("done", "failed", "skipped")))
+    for status in ("failed", "skipped"):
+        reasons = Counter(frame.loc[frame["status"] == status, "reason"])
+        for reason, count in reasons.most_common(5):
+            click.echo(f"  {status} {count} x {reason}", err=True)
+    return sum(frame["status"] == "failed")
+
+
+def _load_plugins(registry: Registry, plugins: tuple[str, ...]) -> list[str]:
+    broken = []
+    for plugin in plugins:
+        try:
+            registry.load_plugin(plugin)
+        except UsageError as error:
+            broken.append(str(error))
+    return broken
+
+
+def _entries(registry: Registry) -> str:
+    entries = registry.catalogue().values()
+    width = max((len(e.name) for e in entries), default=0)
+    lines = []
+    for entry in entries:
+        origin = "" if entry.origin == "built-in" else f"  [{entry.origin}]"
+        lines.append(f"  {entry.name:<{width}}  {entry.summary}{origin}")
+        if entry.options:
+            lines.append(f"  {'':<{width}}    {', '.join(f'{n}: {t}' for n, t in entry.options.items())}")
+    return "\n".join(lines)
+
+
+def _matrices() -> str:
+    from .shipped import shipped_matrices
+
+    return "\n".join(f"  {name:<20}  {summary}" for name, summary in shipped_matrices().items())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""Evaluation: what a network, already trained and pruned, is worth. Only this file reads the test split.
+
+The predictive distribution is the plug-in one: the network's outputs at its final weights. Temperature and
+observation noise are fitted on the validation split.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..architectures.units import prunable
+from ..datasets.data import Data, Split
+from ..methods.curvature import evaluating
+from . import metrics
+
+BATCH = 1024
+SEVERITIES = range(1, 6)
+PREDICTIVE = "plug-in"
+
+
+def evaluate(network: nn.Module, data: Data) -> tuple[dict[str, Any], Tensor]:
+    """All metrics of `network` on `data`, and the test outputs (N, outputs) as float16 on the CPU."""
+    with evaluating(network), torch.no_grad():
+        outputs = predict(network, data.test)
+        if not torch.isfinite(outputs).all():
+            raise ArithmeticError("the network's outputs on the test split are not finite")
+        values = (
+            _gaussian(network, data, outputs) if data.likelihood == "gaussian" else _categorical(network, data, outputs)
+        )
+        return values, outputs.half().cpu()
+
+
+def predict(network: nn.Module, split: Split) -> Tensor:
+    """Outputs of `network` in its present mode, float64, shape (N, outputs)."""
+    return torch.cat([network(x).double() for x, _ in split.batches(BATCH)])
+
+
+def brief(network: nn.Module, data: Data) -> dict[str, float]:
+    """The metrics of the dense control: accuracy, NLL and ECE, or RMSE and NLL."""
+    with evaluating(network), torch.no_grad():
+        outputs = predict(network, data.test)
+        if data.likelihood == "gaussian":
+            return _gaussian(network, data, outputs)
+        return {k: v for k, v in metrics.categorical(outputs, data.test.y).items() if k in ("accuracy", "nll", "ece")}
+
+
+def validation_nll(network: nn.Module, data: Data) -> float:
+    """Negative log likelihood on the validation split: what hyperparameters may be chosen by."""
+    with evaluating(network), torch.no_grad():
+        outputs, y = predict(network, data.validation), data.validation.y
+        if data.likelihood == "gaussian":
+            assert data.target_std is not None
+            return metrics.gaussian(outputs, y, _residual_std(outputs, y), data.target_std)["nll"]
+        return metrics.negative_log_likelihood(outputs, y)
+
+
+def flops(network: nn.Module, example: Tensor) -> dict[str, float]:
+    """Floating-point operations for one example: dense, and without those whose weight is zero.
+
+    A layer's own operations count by the share of its weights that is not zero. Masks alone save nothing
+    of the dense count on ordinary hardware; the second number is what sparse kernels could save at best.
+    """
+    with evaluating(network), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(example[:1])
+    counts = {_path(name): sum(operations.values()) for name, operations in counter.get_flop_counts().items()}
+    dense = counts["Global"]
+    saved = sum(_own(counts, path) * (1 - density) for path, density in _layer_densities(network))
+    return {
+        "flops_dense": dense,
+        "flops_nonzero": dense - saved,
+        "flops_ratio": (dense - saved) / dense if dense else 1.0,
+    }
+
+
+def digest(tensor: Tensor) -> str:
+    """SHA-256 of a tensor's bytes: equal runs have equal digests."""
+    return hashlib.sha256(tensor.cpu().contiguous().numpy().tobytes()).hexdigest()
+
+
+def _categorical(network: nn.Module, data: Data, outputs: Tensor) -> dict[str, Any]:
+    test, validation = data.test, data.validation
+    temperature = metrics.fitted_temperature(predict(network, validation), validation.y)
+    scaled = metrics.categorical(outputs / temperature, test.y)
+    shift = {f"{kind}/{severity}": _shifted(network, split) for kind, severity, split in _shifted_tests(data)}
+    return {
+        **metrics.categorical(outputs, test.y),
+        "nll_scaled": scaled["nll"],
+        "ece_scaled": scaled["ece"],
+        "temperature": temperature,
+        "ood_auroc": metrics.ood_auroc(outputs, predict(network, data.ood)),
+        "shift": shift,
+        "shift_accuracy": _mean(s["accuracy"] for s in shift.values()),
+        "shift_ece": _mean(s["ece"] for s in shift.values()),
+    }
+
+
+def _gaussian(network: nn.Module, data: Data, outputs: Tensor) -> dict[str, float]:
+    assert data.target_std is not None
+    noise = _residual_std(predict(network, data.validation), data.validation.y)
+    return metrics.gaussian(outputs, data.test.y, noise, data.target_std)
+
+
+def _residual_std(outputs: Tensor, y: Tensor) -> Tensor:
+    return (outputs - y).square().mean(0).sqrt().clamp_min(1e-6)
+
+
+def _shifted_tests(data: Data) -> Iterator[tuple[str, int, Split]]:
+    for kind in data.shifts:
+        for severity in SEVERITIES:
+            yield kind, severity, data.shifted(kind, severity)
+
+
+def _shifted(network: nn.Module, split: Split) -> dict[str, float]:
+    values = metrics.categorical(predict(network, split), split.y)
+    return {"accuracy": values["accuracy"], "ece": values["ece"]}
+
+
+def _mean(values: Iterator[float]) -> float | None:
+    listed = list(values)
+    return sum(listed) / len(listed) if listed else None
+
+
+def _path(name: str) -> str:
+    """The counter prefixes module paths with the class of the root; "Global" stands for everything."""
+    return name if name == "Global" else name.partition(".")[2]
+
+
+def _own(counts: dict[str, int], path: str) -> float:
+    """Operations of a module without those of its children."""
+    prefix = f"{path}." if path else ""
+    children = (
+        c
+        for name, c in counts.items()
+        if name != "Global" and name.startswith(prefix) and "." not in name[len(prefix) :] and name != path
+    )
+    return counts.get(path, 0) - sum(children)
+
+
+def _layer_densities(network: nn.Module) -> Iterator[tuple[str, float]]:
+    """Modules that hold prunable weights, with the share of those that is not zero."""
+    weights = {id(w) for w in prunable(network).values()}
+    for path, module in network.named_modules():
+        own = [p for p in module.parameters(recurse=False) if id(p) in weights]
+        if own:
+            yield path, sum(int(w.count_nonzero()) for w in own) / sum(w.numel() for w in own)

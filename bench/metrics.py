@@ -1,0 +1,88 @@
+"""Metrics of predictions: pure functions of logits and labels, float64.
+
+Accuracy, negative log likelihood in nats, multi-class Brier score, expected calibration error, temperature
+scaling, and the area under the ROC curve of detecting out-of-distribution inputs.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from scipy.optimize import minimize_scalar
+from scipy.stats import rankdata
+from torch import Tensor
+
+ECE_BINS = 15
+
+
+def categorical(logits: Tensor, y: Tensor) -> dict[str, float]:
+    """Accuracy (top-1, and top-5 where there are more than five classes), NLL, Brier score and ECE."""
+    probabilities = logits.softmax(1)
+    return {
+        "accuracy": top_k_accuracy(logits, y, 1),
+        **({"accuracy_top5": top_k_accuracy(logits, y, 5)} if logits.shape[1] > 5 else {}),
+        "nll": negative_log_likelihood(logits, y),
+        "brier": brier(probabilities, y),
+        "ece": expected_calibration_error(probabilities, y),
+    }
+
+
+def top_k_accuracy(logits: Tensor, y: Tensor, k: int) -> float:
+    """Share of examples whose label is among the k largest logits."""
+    return (logits.topk(k, 1).indices == y.unsqueeze(1)).any(1).double().mean().item()
+
+
+def negative_log_likelihood(logits: Tensor, y: Tensor) -> float:
+    """Mean of -log p(label), in nats."""
+    return torch.nn.functional.cross_entropy(logits, y).item()
+
+
+def brier(probabilities: Tensor, y: Tensor) -> float:
+    """Mean squared distance between the predicted distribution and the label's, summed over classes; in [0, 2]."""
+    return (probabilities - torch.nn.functional.one_hot(y, probabilities.shape[1])).square().sum(1).mean().item()
+
+
+def expected_calibration_error(probabilities: Tensor, y: Tensor, bins: int = ECE_BINS) -> float:
+    """Mean |accuracy - confidence| over equal-width bins of the top probability, weighted by their share.
+
+    Guo et al., "On calibration of modern neural networks", ICML 2017, equation 3.
+    """
+    confidence, predicted = probabilities.max(1)
+    bin_of = (confidence * bins).ceil().long().clamp(1, bins) - 1
+    gaps = torch.zeros(bins, dtype=torch.float64, device=y.device)
+    gaps.index_add_(0, bin_of, (predicted == y).double() - confidence.double())
+    return (gaps.abs().sum() / len(y)).item()
+
+
+def fitted_temperature(logits: Tensor, y: Tensor) -> float:
+    """The temperature T in [0.05, 20] that minimises the NLL of logits / T; fit it on validation data only."""
+    result = minimize_scalar(
+        lambda log_t: negative_log_likelihood(logits / math.exp(log_t), y),
+        bounds=(math.log(0.05), math.log(20)),
+        method="bounded",
+    )
+    return float(math.exp(result.x))  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def ood_auroc(logits: Tensor, logits_ood: Tensor) -> float:
+    """Probability that an in-distribution input has a larger top probability than an out-of-distribution one."""
+    inside, outside = (x.log_softmax(1).max(1).values.cpu().numpy() for x in (logits, logits_ood))
+    ranks = rankdata(np.concatenate([inside, outside]))
+    wins = ranks[: len(inside)].sum() - len(inside) * (len(inside) + 1) / 2
+    return float(wins / (len(inside) * len(outside)))
+
+
+def gaussian(outputs: Tensor, y: Tensor, noise: Tensor, scale: Tensor) -> dict[str, float]:
+    """RMSE and NLL in the targets' own units.
+
+    Args:
+        outputs, y: standardised predictions and targets, shape (N, K).
+        noise: standard deviation of the standardised residuals, (K,), estimated on validation data.
+        scale: standard deviation of the targets, (K,).
+    """
+    residual = (outputs - y) * scale
+    deviation = noise * scale
+    log_density = -0.5 * (residual / deviation).square() - deviation.log() - 0.5 * math.log(2 * math.pi)
+    return {"rmse": residual.square().mean().sqrt().item(), "nll": -log_density.sum(1).mean().item()}

@@ -1,0 +1,75 @@
+"""A cell of the matrix: everything that decides a result, frozen, and the key that identifies it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from ..architectures import registry as architectures
+from ..datasets import registry as datasets
+from ..methods import registry as methods
+from .training import Finetune, Training
+
+
+class Choice(BaseModel):
+    """A registered name with options, those at their default left out."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    options: dict[str, Any] = {}
+
+    @property
+    def label(self) -> str:
+        """`name` or `name(option=value, ...)`, as tables and figures show it."""
+        if not self.options:
+            return self.name
+        return f"{self.name}({', '.join(f'{k}={_short(v)}' for k, v in sorted(self.options.items()))})"
+
+
+class Run(BaseModel):
+    """One cell. Its key is the SHA-256 of its canonical form, in which fields at their default are left out.
+
+    So a new field, or a new option of a method, must have a default that changes nothing: results that
+    were computed before it existed stay valid.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    dataset: Choice
+    architecture: Choice
+    method: Choice
+    sparsity: float | Literal["auto"]
+    seed: int
+    units: Literal["weights", "groups"] = "weights"
+    training: Training = Training()
+    finetune: Finetune = Finetune()
+    threads: int = 1
+
+    def canonical(self) -> dict[str, Any]:
+        """What identifies the cell, as JSON; the source of plug-ins belongs to it."""
+        chosen = {"dataset": datasets, "architecture": architectures, "method": methods}
+        sources = {
+            kind: digest
+            for kind, registry in chosen.items()
+            if (digest := registry.source_digest(getattr(self, kind).name)) is not None
+        }
+        return self.model_dump(mode="json", exclude_defaults=True) | ({"sources": sources} if sources else {})
+
+    @property
+    def key(self) -> str:
+        """The cell's identity: 64 hexadecimal digits."""
+        return content_key(self.canonical())
+
+
+def content_key(content: Any) -> str:
+    """SHA-256 of a JSON value in canonical form."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value).replace(" ", "")

@@ -1,0 +1,31 @@
+"""Seeds: every random choice of a run has a stream of its own, derived from the run's seed and a purpose.
+
+Streams do not depend on what ran before in the same process, so that a resumed, sharded or parallel run
+gives the same numbers as an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+def derived(seed: int, purpose: str) -> int:
+    """A 63-bit seed for one purpose ("initialisation", "data order", ...)."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{purpose}".encode()).digest()[:8], "big") >> 1
+
+
+def stream(seed: int, purpose: str) -> torch.Generator:
+    """A CPU generator for one purpose."""
+    return torch.Generator().manual_seed(derived(seed, purpose))
+
+
+@contextmanager
+def seeded(seed: int, purpose: str) -> Iterator[None]:
+    """Seed torch's global generators for the block (dropout, unseeded draws in plug-ins); restore them after."""
+    with torch.random.fork_rng():
+        torch.manual_seed(derived(seed, purpose))
+        yield

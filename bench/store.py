@@ -1,0 +1,264 @@
+"""The store: one folder of records, logits and fitted networks, safe against crashes. Never imports torch.
+
+    results/store.json             schema version
+    results/cells/KEY.json         one record per cell, with a checksum
+    results/logits/KEY.safetensors test logits (float16) and labels of the cell
+    results/fits/KEY.safetensors   trained networks, shared by all cells with the same training
+    results/set-aside/             damaged files, moved here and computed again
+    results/results.csv, costs.csv derived from the records
+
+Every file is written beside its place and moved there in one step; a reader sees all of it or nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..datasets.registry import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+SCHEMA = 1
+
+IDENTITY = (
+    "key", "status", "reason", "dataset", "architecture", "method", "units", "sparsity_target", "sparsity_auto",
+    "seed", "when", "inference", "likelihood", "predictive",
+)  # fmt: skip
+RESULTS = (
+    "sparsity", "kept", "total", "compression", "layer_density", "collapsed", "accuracy", "accuracy_top5", "nll",
+    "brier", "ece", "nll_scaled", "ece_scaled", "temperature", "rmse", "ood_auroc", "shift_accuracy", "shift_ece",
+    "shift", "dense_accuracy", "dense_nll", "dense_ece", "dense_rmse", "flops_dense", "flops_nonzero", "flops_ratio",
+    "passes_train", "passes_score", "passes_finetune", "mask_digest", "logits_digest",
+)  # fmt: skip
+SECONDS = ("seconds_train", "seconds_score", "seconds_finetune")
+COSTS = (
+    "peak_bytes_train", "peak_bytes_score", "peak_bytes_finetune", "started", "device", "version_bayesprune",
+    "version_torch", "version_python", "git_revision", "host_cpu", "threads",
+)  # fmt: skip
+NUMERIC_PREFIXES = (
+    "accuracy", "nll", "ece", "dense_", "shift_", "seconds_", "flops_", "passes_", "peak_bytes_",
+)  # fmt: skip
+NUMBERS = ("sparsity", "sparsity_target", "kept", "total", "compression", "brier", "rmse", "ood_auroc", "temperature")
+ORDER = ("dataset", "architecture", "units", "method", "sparsity_target", "seed", "key")
+
+
+class Damaged(ValueError):
+    """A file whose content does not match its checksum."""
+
+
+class Store:
+    """One results folder; raises UsageError if it belongs to another schema version."""
+
+    def __init__(self, folder: str | Path, create: bool = True):
+        self.folder = Path(folder)
+        marker = self.folder / "store.json"
+        if marker.is_file():
+            _check_schema(marker)
+        elif self.folder.is_dir() and any(self.folder.iterdir()):
+            raise UsageError(
+                f"{self.folder} is not empty and not a results folder (it has no store.json); choose another folder"
+            )
+        elif not create:
+            raise UsageError(
+                f"{self.folder} is not a results folder: it has no store.json; run a matrix with --out {self.folder}"
+            )
+        else:
+            for name in ("cells", "logits", "fits"):
+                (self.folder / name).mkdir(parents=True, exist_ok=True)
+            write_atomically(marker, json.dumps({"schema": SCHEMA}).encode() + b"\n")
+
+    # ------------------------------------------------------------------ records
+
+    def write_record(self, record: Mapping[str, Any]) -> None:
+        """Write one record (a JSON object with a "key"), replacing an older one."""
+        body = _canonical(record)
+        text = json.dumps({"checksum": _sha256(body.encode()), "record": json.loads(body)}, indent=1)
+        write_atomically(self._cell(record["key"]), text.encode() + b"\n")
+
+    def read_record(self, key: str) -> dict[str, Any] | None:
+        """The record of a cell; None if there is none, or if it is damaged (then it is set aside)."""
+        path = self._cell(key)
+        try:
+            return _verified_record(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except Damaged:
+            self.set_aside(path)
+            return None
+
+    def records(self) -> list[dict[str, Any]]:
+        """All intact records; damaged ones are set aside."""
+        return [r for path in sorted((self.folder / "cells").glob("*.json")) if (r := self.read_record(path.stem))]
+
+    # ------------------------------------------------------------------ tensors
+
+    def write_tensors(
+        self, kind: str, key: str, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, Any]
+    ) -> None:
+        """Write named arrays with JSON metadata and a checksum over both; `kind` is "fits" or "logits"."""
+        from safetensors.numpy import save
+
+        notes = _canonical(metadata)
+        content = save(dict(tensors), {"metadata": notes, "checksum": _tensor_digest(tensors, notes)})
+        write_atomically(self.folder / kind / f"{key}.safetensors", content)
+
+    def read_tensors(self, kind: str, key: str) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
+        """Arrays and metadata; None if there are none, or if they are damaged (then they are set aside)."""
+        path = self.folder / kind / f"{key}.safetensors"
+        try:
+            return _verified_tensors(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except Damaged:
+            self.set_aside(path)
+            return None
+
+    # ------------------------------------------------------------------ files
+
+    def set_aside(self, path: Path) -> Path:
+        """Move a damaged file out of the way, keeping it for inspection."""
+        target = self.folder / "set-aside" / path.relative_to(self.folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(path, target)
+        return target
+
+    def write_tables(self) -> Path:
+        """Derive results.csv and costs.csv from the records; returns the path of the first."""
+        frame = results(self.folder)
+        write_atomically(self.folder / "costs.csv", costs_text(frame).encode())
+        path = self.folder / "results.csv"
+        write_atomically(path, csv_text(frame).encode())
+        return path
+
+    def _cell(self, key: str) -> Path:
+        return self.folder / "cells" / f"{key}.json"
+
+
+# ---------------------------------------------------------------------- frames
+
+
+def results(*folders: str | Path) -> pd.DataFrame:
+    """All records of one or several results folders as a pandas frame, one row per cell, in a fixed order.
+
+    A cell that stands in several folders (shards) counts once, a finished record before a failed one.
+    Raises UsageError for a folder that is not a results folder.
+    """
+    import pandas as pd
+
+    if not folders:
+        raise UsageError("name at least one results folder")
+    best: dict[str, dict[str, Any]] = {}
+    for record in (r for folder in folders for r in Store(folder, create=False).records()):
+        if record["key"] not in best or record["status"] == "done":
+            best[record["key"]] = record
+    rows = sorted(best.values(), key=_position)
+    columns = [*IDENTITY, *RESULTS, *SECONDS, *COSTS, "traceback"]
+    frame = pd.DataFrame(rows, columns=pd.Index(columns))
+    numeric = [c for c in columns if c in NUMBERS or c.startswith(NUMERIC_PREFIXES)]
+    return frame.astype(dict.fromkeys(numeric, float))
+
+
+def csv_text(frame: pd.DataFrame) -> str:
+    """results.csv: identity, results and seconds; equal runs give equal text but for the seconds."""
+    return _csv(frame, [*IDENTITY, *RESULTS, *SECONDS])
+
+
+def costs_text(frame: pd.DataFrame) -> str:
+    """costs.csv: what each cell took and where it ran."""
+    return _csv(frame, ["key", *ORDER[:-1], *SECONDS, *COSTS])
+
+
+def _csv(frame: pd.DataFrame, columns: list[str]) -> str:
+    table = frame[columns].copy()
+    for column in ("layer_density", "collapsed", "shift"):
+        if column in table:
+            table[column] = [json.dumps(v, sort_keys=True) if isinstance(v, dict | list) else "" for v in table[column]]
+    return table.to_csv(index=False, lineterminator="\n")
+
+
+def _position(record: Mapping[str, Any]) -> tuple:
+    target = record["sparsity_target"]
+    return tuple((2.0 if target is None else target) if name == "sparsity_target" else record[name] for name in ORDER)
+
+
+# ---------------------------------------------------------------------- integrity
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that a reader, or a crash, sees the old content or the new, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _check_schema(marker: Path) -> None:
+    try:
+        found = json.loads(marker.read_bytes()).get("schema")
+    except (ValueError, AttributeError):
+        found = "unreadable"
+    if found != SCHEMA:
+        raise UsageError(
+            f"{marker.parent} holds results of schema version {found}, this program reads version {SCHEMA}; "
+            "choose another folder, nothing was changed"
+        )
+
+
+def _verified_record(content: bytes) -> dict[str, Any]:
+    try:
+        envelope = json.loads(content)
+        record, checksum = envelope["record"], envelope["checksum"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise Damaged("not a record") from error
+    if _sha256(_canonical(record).encode()) != checksum:
+        raise Damaged("checksum")
+    return record
+
+
+def _verified_tensors(content: bytes) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        tensors = load(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
+        notes, checksum = header["metadata"], header["checksum"]
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise Damaged("not a tensor file") from error
+    if _tensor_digest(tensors, notes) != checksum:
+        raise Damaged("checksum")
+    return tensors, json.loads(notes)
+
+
+def _tensor_digest(tensors: Mapping[str, np.ndarray], notes: str) -> str:
+    parts: Iterable[bytes] = (
+        f"{name} {tensors[name].dtype} {tensors[name].shape}".encode() + tensors[name].tobytes()
+        for name in sorted(tensors)
+    )
+    digest = hashlib.sha256(notes.encode())
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

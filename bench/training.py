@@ -1,0 +1,118 @@
+"""The one training loop: every network of every method is trained, fine-tuned and refined here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from torch import nn
+
+from ..architectures.mask import Mask
+from ..datasets.data import Split
+from ..methods.pruner import Inference
+from ..methods.scoring import mean_loss
+
+
+class DivergedError(ArithmeticError):
+    """The training loss became infinite or NaN."""
+
+
+class Training(BaseModel):
+    """How networks are trained, the same for all methods. Weight decay is the inference's prior precision."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    epochs: PositiveInt = 30
+    batch_size: PositiveInt = 64
+    optimizer: Literal["adam", "sgd"] = "adam"
+    lr: PositiveFloat = 1e-3
+    schedule: Literal["constant", "cosine"] = "constant"
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+
+
+class Finetune(BaseModel):
+    """Training of the survivors after pruning; `lr` is that of the training unless given."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    epochs: int = Field(default=5, ge=0)
+    lr: PositiveFloat | None = None
+
+
+def train(
+    network: nn.Module,
+    split: Split,
+    inference: Inference,
+    settings: Training,
+    epochs: int,
+    generator: torch.Generator,
+    mask: Mask | None = None,
+    after_epoch: Callable[[int], Mask | None] | None = None,
+) -> None:
+    """Minimise mean negative log likelihood + penalty / N over `split`, in place.
+
+    Args:
+        network: trained in place and left in training mode.
+        split: training examples, on the network's device.
+        inference: gives the penalty, its own parameters, and the update after each epoch.
+        settings: optimiser and schedule; its number of epochs is not read.
+        epochs: passes over the split.
+        generator: CPU generator of the data order.
+        mask: enforced from the start and after every optimiser step.
+        after_epoch: told the number of epochs done, may return a new mask, enforced from then on.
+
+    Raises:
+        DivergedError: an epoch's loss was not finite.
+    """
+    optimizer, scheduler = _optimizer(network, inference, settings, epochs * steps_per_epoch(split, settings))
+    enforce = _enforcer(network, mask)
+    scale = 1 / len(split)
+    network.train()
+    for epoch in range(1, epochs + 1):
+        total = torch.zeros((), device=split.x.device)
+        for x, y in split.batches(settings.batch_size, generator):
+            optimizer.zero_grad()
+            loss = mean_loss(network(x), y)
+            loss.backward()
+            inference.backward_penalty(network, scale)
+            optimizer.step()
+            enforce()
+            if scheduler:
+                scheduler.step()
+            total += loss.detach()
+        if not math.isfinite(total.item()):
+            raise DivergedError(
+                f"the training loss became {total.item()} in epoch {epoch}; lower the learning rate {settings.lr}"
+            )
+        inference.update(network, split, epoch)
+        if after_epoch and (mask := after_epoch(epoch)):
+            enforce = _enforcer(network, mask)
+
+
+def steps_per_epoch(split: Split, settings: Training) -> int:
+    """Optimiser steps in one pass over `split`."""
+    return len(split.batch_sizes(settings.batch_size))
+
+
+def _optimizer(network: nn.Module, inference: Inference, settings: Training, steps: int):
+    parameters = [p for p in (*network.parameters(), *inference.parameters()) if p.requires_grad]
+    optimizer = (
+        torch.optim.Adam(parameters, settings.lr, fused=True)
+        if settings.optimizer == "adam"
+        else torch.optim.SGD(parameters, settings.lr, momentum=settings.momentum, fused=True)
+    )
+    cosine = settings.schedule == "cosine" and steps > 0
+    return optimizer, torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps) if cosine else None
+
+
+def _enforcer(network: nn.Module, mask: Mask | None) -> Callable[[], None]:
+    if mask is None:
+        return _nothing
+    mask.apply_(network)
+    return mask.enforcer(network)
+
+
+def _nothing() -> None: ...

@@ -1,0 +1,119 @@
+"""From raw arrays and positions to `Data`: float tensors, training statistics, content digest."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .data import Data, Kind, Scaling, Split
+from .source import Source
+from .splits import Index
+
+CHUNK = 4096  # examples held in float64 at a time
+
+
+def assemble(name: str, source: Source, parts: Mapping[str, Index], seed: int, resize: int | None) -> Data:
+    """The data set of a checked source, cut into `parts`: positions of training, validation and test."""
+    x = {part: np.ascontiguousarray(source.x[index]) for part, index in parts.items()}
+    y = {part: np.ascontiguousarray(source.y[index]) for part, index in parts.items()}
+    ood_name, ood = _partner(source, len(parts["test"]))
+    about = (source.kind, source.likelihood, resize, ood_name)
+    digest = content_digest(about, [*parts.values(), *x.values(), *y.values(), *ood])
+
+    train = floats(source.kind, x.pop("train"), resize)
+    scaling, limits = statistics(train), _limits(train)
+    inputs = {"train": scaling.apply_(train)}
+    inputs |= {part: scaling.apply_(floats(source.kind, values, resize)) for part, values in x.items()}
+    targets, undo = _targets(source, y)
+    return Data(
+        name=name,
+        likelihood=source.likelihood,
+        kind=source.kind,
+        outputs=source.y.shape[1] if source.likelihood == "gaussian" else len(source.classes or ()),
+        classes=source.classes,
+        digest=digest,
+        seed=seed,
+        ood_name=ood_name,
+        train=Split(inputs["train"], targets["train"]),
+        validation=Split(inputs["validation"], targets["validation"]),
+        scaling=scaling,
+        limits=limits,
+        target_mean=undo.mean.float() if undo else None,
+        target_std=undo.std.float() if undo else None,
+        _test=Split(inputs["test"], targets["test"]),
+        _partner=_foreign(scaling, floats(source.kind, ood[0], resize), targets["test"]) if ood else None,
+    )
+
+
+def floats(kind: Kind, values: np.ndarray, resize: int | None = None) -> Tensor:
+    """Raw inputs as real tensors: images in float32, resized to a square; tables in float64.
+
+    uint8 is divided by 255; other values may share memory with the tensor. Large offsets of a feature
+    survive in float64 until they are subtracted.
+    """
+    dtype = torch.float32 if kind == "image" else torch.float64
+    if values.dtype.kind == "f":
+        values = values.astype(np.float32 if kind == "image" else np.float64, copy=False)
+    elif values.dtype != np.uint8:
+        values = values.astype(np.float64)
+    tensor = torch.from_numpy(values).to(dtype)
+    if values.dtype == np.uint8:
+        tensor /= 255
+    if resize is not None and tensor.shape[-2:] != (resize, resize):
+        tensor = F.interpolate(tensor, size=(resize, resize), mode="bilinear", antialias=True)
+    return tensor
+
+
+def statistics(raw: Tensor) -> Scaling:
+    """Mean and deviation in float64: per channel of images (N, C, H, W), else per column of (N, F).
+
+    What is constant, to rounding, has deviation 1: it becomes zero, not noise.
+    """
+    axes = (0, 2, 3) if raw.ndim == 4 else (0,)
+    count = raw.numel() // raw.shape[1]
+    chunks = raw.split(CHUNK)
+    sums = [chunk.sum(axes, keepdim=True, dtype=torch.float64) for chunk in chunks]
+    mean = torch.stack(sums).sum(0) / count
+    squares = [(chunk.double() - mean).square_().sum(axes, keepdim=True) for chunk in chunks]
+    std = (torch.stack(squares).sum(0) / count).sqrt()
+    std = torch.where(std <= 1e-12 * mean.abs(), 1.0, std)  # also 0 <= 0
+    return Scaling(mean[0], std[0])
+
+
+def content_digest(about: tuple, arrays: Iterable[np.ndarray]) -> str:
+    """SHA-256 of `about` and of every array's dtype, shape and bytes, the same on every platform."""
+    digest = hashlib.sha256(repr(about).encode())
+    for array in arrays:
+        little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+        digest.update(repr((little.dtype.str, little.shape)).encode())
+        digest.update(little.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def _targets(source: Source, y: Mapping[str, np.ndarray]) -> tuple[dict[str, Tensor], Scaling | None]:
+    if source.likelihood == "categorical":
+        return {part: torch.from_numpy(values) for part, values in y.items()}, None
+    raw = {part: torch.from_numpy(values.astype(np.float64)) for part, values in y.items()}
+    scaling = statistics(raw["train"])
+    return {part: scaling.apply_(values) for part, values in raw.items()}, scaling
+
+
+def _limits(train: Tensor) -> tuple[float, float]:
+    low, high = (float(bound) for bound in torch.aminmax(train))
+    return min(low, 0.0), max(high, 1.0)
+
+
+def _partner(source: Source, size: int) -> tuple[str, list[np.ndarray]]:
+    """The out-of-distribution set's name, and as many of its images as there are test examples."""
+    if source.partner is not None and source.partner[1].shape[1:] == source.x.shape[1:]:
+        return source.partner[0], [source.partner[1][:size].copy()]
+    return ("strokes" if source.kind == "image" else "permuted"), []
+
+
+def _foreign(scaling: Scaling, raw: Tensor, targets: Tensor) -> Split:
+    return Split(scaling.apply_(raw), targets.new_zeros((len(raw), *targets.shape[1:])))

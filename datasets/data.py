@@ -1,0 +1,182 @@
+"""The data a run sees: three disjoint splits as tensors, shifted copies, inputs from elsewhere."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from . import ood, shift
+from .registry import UsageError, unknown
+from .seal import TestSplitError, guard, sealed
+
+__all__ = ["Data", "Kind", "Likelihood", "Scaling", "Split", "TestSplitError", "sealed"]
+
+Likelihood = Literal["categorical", "gaussian"]
+Kind = Literal["image", "table"]
+Device = str | torch.device
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Examples in memory: x float32 (N, ...); y int64 (N,) for classes, float32 (N, K) for regression."""
+
+    x: Tensor
+    y: Tensor
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, index: Tensor | slice) -> Split:
+        return Split(self.x[index], self.y[index])
+
+    def to(self, device: Device) -> Split:
+        """The same examples on `device`."""
+        return Split(self.x.to(device), self.y.to(device))
+
+    @property
+    def likelihood(self) -> Likelihood:
+        """Categorical for integer labels, Gaussian for real targets."""
+        return "gaussian" if self.y.is_floating_point() else "categorical"
+
+    def batch_sizes(self, size: int) -> list[int]:
+        """Sizes of the batches of one pass: `size`, then what is left, but never a batch of one example.
+
+        A last batch of one, from which BatchNorm cannot learn a variance, joins the batch before it.
+        """
+        full, rest = divmod(len(self), size)
+        sizes = [size] * full + ([rest] if rest else [])
+        return [*sizes[:-2], sizes[-2] + 1] if len(sizes) > 1 and sizes[-1] == 1 else sizes
+
+    def batches(self, size: int, generator: torch.Generator | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """One pass in batches of `batch_sizes(size)`.
+
+        In order, or shuffled by `generator`, which must live on the CPU: every device sees one order.
+        """
+        sizes = self.batch_sizes(size)
+        if generator is None:
+            yield from zip(self.x.split(sizes), self.y.split(sizes), strict=True)
+            return
+        order = torch.randperm(len(self), generator=generator).to(self.x.device)
+        for index in order.split(sizes):
+            yield self.x.index_select(0, index), self.y.index_select(0, index)
+
+
+@dataclass(frozen=True, eq=False)
+class Scaling:
+    """Training statistics, float64, one per channel (C, 1, 1) or per feature (F,)."""
+
+    mean: Tensor
+    std: Tensor
+
+    def apply_(self, raw: Tensor) -> Tensor:
+        """Standardised float32 values of raw ones (N, ...), which are overwritten."""
+        return raw.sub_(self.mean.to(raw.dtype)).div_(self.std.to(raw.dtype)).float()
+
+    def undo(self, x: Tensor) -> Tensor:
+        """Raw float32 values of standardised ones (N, ...)."""
+        return x.mul(self.std.to(x.dtype)).add_(self.mean.to(x.dtype))
+
+    def to(self, device: Device) -> Scaling:
+        """The same statistics on `device`."""
+        return Scaling(self.mean.to(device), self.std.to(device))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Data:
+    """A data set: standardised splits, and what is needed to corrupt the test split as raw values.
+
+    `outputs` is the number of classes or of regression targets; `digest` the SHA-256 of the raw content
+    and of the split; `limits` the range of raw image values; `target_mean` and `target_std` (K,) undo
+    the standardisation of regression targets and are None for classes.
+    """
+
+    name: str
+    likelihood: Likelihood
+    kind: Kind
+    outputs: int
+    classes: tuple[str, ...] | None
+    digest: str
+    seed: int
+    ood_name: str
+    train: Split
+    validation: Split
+    scaling: Scaling
+    limits: tuple[float, float] = (0.0, 1.0)
+    target_mean: Tensor | None = None
+    target_std: Tensor | None = None
+    _test: Split
+    _partner: Split | None = None
+
+    def __repr__(self) -> str:
+        sizes = f"{len(self.train)} + {len(self.validation)} + {len(self._test)}"
+        return f"Data({self.name!r}, {sizes} examples of {self.input_shape}, {self.outputs} outputs)"
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one example: (C, H, W) or (F,)."""
+        return tuple(self.train.x.shape[1:])
+
+    @property
+    def test(self) -> Split:
+        """The test split; raises TestSplitError inside `sealed`."""
+        guard(self.name, "the test split")
+        return self._test
+
+    @property
+    def ood(self) -> Split:
+        """Inputs from elsewhere, standardised like the training split; y is zero; guarded like `test`."""
+        guard(self.name, "the out-of-distribution partner")
+        return self._partner or self._twin
+
+    @property
+    def shifts(self) -> tuple[str, ...]:
+        """Names of the corruptions that apply to this kind of data."""
+        return tuple(shift.SEVERITIES[self.kind])
+
+    def shifted(self, kind: str, severity: int) -> Split:
+        """The test split with corrupted inputs, the same at every call.
+
+        `severity` runs from 1 to 5. Raises TestSplitError inside `sealed`, UsageError for a corruption
+        that does not exist or does not apply.
+        """
+        guard(self.name, "a shifted test split")
+        if kind not in self.shifts:
+            raise unknown(f"corruption of data set {self.name!r}", kind, self.shifts)
+        levels = shift.SEVERITIES[self.kind][kind]
+        if severity not in range(1, len(levels) + 1):
+            raise UsageError(f"severity {severity!r} of {kind!r} must be one of 1 to {len(levels)}")
+        if self.kind == "table":
+            return Split(shift.table_noise(self._test.x, levels[severity - 1], self.seed), self._test.y)
+        return self._like_test(shift.IMAGE[kind](self._unit_test(), levels[severity - 1], self.seed))
+
+    @functools.cached_property
+    def _twin(self) -> Split:
+        if self.kind == "table":
+            return Split(ood.permuted(self._test.x, self.seed), torch.zeros_like(self._test.y))
+        strokes = self._like_test(ood.strokes(self._unit_test(), self.seed))
+        return Split(strokes.x, torch.zeros_like(self._test.y))
+
+    @property
+    def _unit(self) -> Scaling:
+        """The scaling as if raw values ran from 0 to 1."""
+        low, high = self.limits
+        return Scaling((self.scaling.mean - low) / (high - low), self.scaling.std / (high - low))
+
+    def _unit_test(self) -> Tensor:
+        return self._unit.undo(self._test.x).clamp_(0, 1)
+
+    def _like_test(self, unit: Tensor) -> Split:
+        return Split(self._unit.apply_(unit), self._test.y)
+
+    def to(self, device: Device) -> Data:
+        """The same data on `device`."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        movable = {name: value for name, value in fields.items() if isinstance(value, Split | Scaling | Tensor)}
+        moved: dict[str, Any] = {name: value.to(device) for name, value in movable.items()}
+        return dataclasses.replace(self, **moved)

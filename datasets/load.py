@@ -1,0 +1,85 @@
+"""`load`: from a name to checked, split and standardised tensors."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Annotated, Any, Optional
+
+import numpy as np
+from pydantic import Field, TypeAdapter, ValidationError
+
+from . import registry, splits
+from .assemble import assemble
+from .data import Data
+from .files import data_root
+from .registry import UsageError, unknown
+from .seeds import numpy_stream
+from .source import Source, checked
+
+__all__ = ["data_root", "load", "options"]
+
+COMMON = ("subset", "resize")
+SIZE = TypeAdapter(Optional[Annotated[int, Field(gt=0)]])  # noqa: UP045  (| needs a class on its left)
+
+
+def load(name: str, seed: int = 0, *, subset: int | None = None, resize: int | None = None, **given: Any) -> Data:
+    """Load the data set `name`; `seed` decides splits, subset and everything else that is random.
+
+    Where no test split is published, 60 % of the examples are for training, 20 % for validation, 20 %
+    for the test; else 10 % of the training examples are for validation. Classes are stratified.
+    `subset` keeps that many training examples, `resize` makes images square with that side, further
+    options are the data set's own. Raises UsageError for unknown names and options, for data that is
+    not there, and for content that cannot be used (NaN, one class only, nothing).
+    """
+    if seed < 0:
+        raise UsageError(f"seed {seed} of data set {name!r} must not be negative")
+    chosen = options(name, {"subset": subset, "resize": resize, **given})
+    subset, resize = (chosen.pop(option, None) for option in COMMON)
+    source = checked(name, registry.build(name, **chosen))
+    if resize is not None and source.kind == "table":
+        raise UsageError(f"data set {name!r} is a table; resize={resize} is for images")
+    return assemble(name, source, _partition(name, source, seed, subset), seed, resize)
+
+
+def options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Check options of any data set, the common ones too; those equal to their default are left out.
+
+    Raises UsageError for an unknown name, an unknown option or a value of the wrong type.
+    """
+    builder, placeholders = registry.resolve(name)
+    own = [option for option in inspect.signature(builder).parameters if option not in placeholders]
+    for option in given:
+        if option not in (*COMMON, *own):
+            raise unknown(f"option of data set {name!r}", option, [*COMMON, *own])
+    common = {option: _common(name, option, given[option]) for option in COMMON if option in given}
+    rest = registry.options(name, {option: value for option, value in given.items() if option not in COMMON})
+    return {option: value for option, value in common.items() if value is not None} | rest
+
+
+def _common(name: str, option: str, value: Any) -> int | None:
+    try:
+        return SIZE.validate_python(value)
+    except ValidationError as error:
+        message = error.errors()[0]["msg"].lower()
+        raise UsageError(f"data set {name!r}: {option}={value!r} is not valid: {message}") from error
+
+
+def _partition(name: str, source: Source, seed: int, subset: int | None) -> dict[str, splits.Index]:
+    strata = source.y if source.likelihood == "categorical" else np.zeros(len(source.y), dtype=np.int64)
+    rng = numpy_stream(seed, "splits")
+    if fixed := source.fixed_split(seed):
+        (train, validation), test = splits.hold_out(fixed[0], strata, rng), fixed[1]
+    else:
+        train, validation, test = splits.split(strata, rng)
+    if subset is not None:
+        classes = len(np.unique(strata[train]))
+        if not classes <= subset <= len(train):
+            raise UsageError(
+                f"data set {name!r}: subset={subset} must lie between {classes}, its number of "
+                f"classes, and {len(train)}, its number of training examples"
+            )
+        train, _ = splits.take(train, strata, subset, rng, leave=0)
+    if not (len(train) and len(validation) and len(test)):
+        raise UsageError(f"data set {name!r}: {len(strata)} examples are too few for three splits")
+    return {"train": train, "validation": validation, "test": test}

@@ -1,0 +1,97 @@
+"""The user's own data: an npz file, or a function that returns arrays."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from . import register
+from .files import FOUR, read_npz
+from .registry import UsageError
+from .source import Source, pooled
+
+
+@register("npz:<path>")
+def npz(*, path: str) -> Source:
+    """Your npz file: x_train, y_train, x_test, y_test, or x and y for seeded splits."""
+    name = f"npz:{path}"
+    return from_arrays(name, read_npz(name, Path(path).expanduser(), FOUR, ("x", "y")))
+
+
+@register("<module>:<function>")
+def function(*, module: str, function: str) -> Source:
+    """Your function, called without arguments: (x, y) or (x_train, y_train, x_test, y_test)."""
+    name = f"{module}:{function}"
+    try:
+        returned = import_function("data set", module, function)()
+        arrays = [_array(value) for value in returned]
+    except UsageError:
+        raise
+    except Exception as error:
+        raise UsageError(f"data set {name!r} failed: {type(error).__name__}: {error}") from error
+    if len(arrays) not in (2, 4):
+        raise UsageError(f"data set {name!r} must return (x, y) or {FOUR}; {len(arrays)} values given")
+    return from_arrays(name, arrays)
+
+
+def import_function(kind: str, module: str, function: str) -> Callable[..., Any]:
+    """What `module` calls `function`; the current folder is searched too. Raises UsageError."""
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        found = getattr(importlib.import_module(module), function, None)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UsageError(f"{kind} '{module}:{function}': cannot import {module!r}: {reason}") from error
+    finally:
+        sys.path.remove(here)
+    if not callable(found):
+        raise UsageError(f"{kind} '{module}:{function}': module {module!r} has no function {function!r}")
+    return found
+
+
+def from_arrays(name: str, arrays: Sequence[np.ndarray], **fields: Any) -> Source:
+    """A source of (x, y) or (x_train, y_train, x_test, y_test).
+
+    x is a table (N, F) or images (N, H, W), (N, H, W, C) or (N, C, H, W), where channels are fewer than
+    rows and columns. y is regression if it is floating-point and two-dimensional or not whole-numbered,
+    else classes.
+    """
+    for x, y in zip(arrays[::2], arrays[1::2], strict=True):
+        if x.ndim == 0 or y.ndim == 0 or len(x) != len(y):
+            raise UsageError(f"data set {name!r}: as many targets as inputs are needed; x is {x.shape}, y is {y.shape}")
+    if len(arrays) == 4 and (arrays[0].shape[1:], arrays[0].dtype) != (arrays[2].shape[1:], arrays[2].dtype):
+        raise UsageError(
+            f"data set {name!r}: x_train and x_test must agree in shape and type; "
+            f"{arrays[0].dtype} {arrays[0].shape} and {arrays[2].dtype} {arrays[2].shape} given"
+        )
+    inputs = [channels_first(x) for x in arrays[::2]]
+    likelihood, targets = _targets(arrays[1::2])
+    pairs = list(zip(inputs, targets, strict=True))
+    if len(pairs) == 1:
+        return Source(x=inputs[0], y=targets[0], likelihood=likelihood, **fields)
+    return pooled(*pairs, likelihood=likelihood, **fields)
+
+
+def channels_first(x: np.ndarray) -> np.ndarray:
+    """Images (N, H, W), (N, H, W, C) or (N, C, H, W) as (N, C, H, W); anything else as it is."""
+    if x.ndim == 3:
+        return x[:, None]
+    return x.transpose(0, 3, 1, 2) if x.ndim == 4 and x.shape[3] <= x.shape[1] else x
+
+
+def _targets(ys: Sequence[np.ndarray]) -> tuple[Any, list[np.ndarray]]:
+    floating = all(y.dtype.kind == "f" for y in ys)
+    if floating and any(y.ndim == 2 or (y != y.round()).any() for y in ys):
+        return "gaussian", [y[:, None] if y.ndim == 1 else y for y in ys]
+    return "categorical", [y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y for y in ys]
+
+
+def _array(value: Any) -> np.ndarray:
+    return value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)

@@ -1,0 +1,275 @@
+"""Names: how data sets, architectures and methods are found, listed and built, with errors that help.
+
+A registry lists what its package holds by reading the source of the package's modules, not by importing
+them, so that `bayesprune list` and `--help` never load torch. A name with a placeholder, `"timm/<model>"`,
+stands for a family: the placeholder reaches the builder as a keyword argument.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import functools
+import hashlib
+import importlib
+import importlib.metadata
+import importlib.util
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+BUILT_IN = "built-in"
+
+
+class UsageError(ValueError):
+    """The user asked for something that cannot be: one sentence that names the value and the fix."""
+
+
+class PluginError(UsageError):
+    """A plug-in file or entry point could not be loaded."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One registered name, as a listing shows it."""
+
+    name: str
+    summary: str
+    module: str
+    options: Mapping[str, str] = field(default_factory=dict)
+    origin: str = BUILT_IN
+
+
+class Registry:
+    """Builders by name.
+
+    `kind` is the word that error messages use; `package` the package whose modules hold the built-in
+    builders; `entry_points` the entry-point group through which installed packages add theirs.
+    """
+
+    def __init__(self, kind: str, package: str, entry_points: str | None = None):
+        self.kind, self.package, self.entry_points = kind, package, entry_points
+        self._builders: dict[str, Callable[..., Any]] = {}
+        self._origins: dict[str, str] = {}
+        self._loading: str | None = None
+
+    def register(self, name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """Register the decorated builder under `name`; raises UsageError if another builder holds it."""
+        if not re.fullmatch(r"[\w./:<>+-]+", name):
+            raise UsageError(f"{self.kind} name {name!r} may hold only letters, digits and . / : + - _")
+
+        def keep(builder: Callable[..., Any]) -> Callable[..., Any]:
+            module = builder.__module__
+            holder = self._builders.get(name)
+            owner = (
+                holder.__module__
+                if holder is not None
+                else self._source_entries().get(name, Entry(name, "", module)).module
+            )
+            if owner != module:
+                raise UsageError(f"{self.kind} name {name!r} is taken by {owner}; choose another name")
+            self._builders[name] = builder
+            self._origins.setdefault(name, self._loading or (BUILT_IN if module.startswith(self.package) else module))
+            return builder
+
+        return keep
+
+    # ------------------------------------------------------------------ listing
+
+    @functools.cache  # noqa: B019  (one registry per kind, alive as long as the process)
+    def _source_entries(self) -> dict[str, Entry]:
+        return {entry.name: entry for path in _module_files(self.package) for entry in _entries_in(path, self.package)}
+
+    def catalogue(self) -> dict[str, Entry]:
+        """Every known name, sorted: built-in ones read from source, others as registered."""
+        self.load_entry_points()
+        entries = dict(self._source_entries())
+        for name, builder in self._builders.items():
+            if name not in entries:
+                entries[name] = Entry(
+                    name,
+                    _first_line(inspect.getdoc(builder)),
+                    builder.__module__,
+                    {n: str(p).partition(":")[2].strip() for n, p in _option_parameters(builder).items()},
+                    self._origins[name],
+                )
+        return dict(sorted(entries.items()))
+
+    # ------------------------------------------------------------------ building
+
+    def resolve(self, name: str) -> tuple[Callable[..., Any], dict[str, str]]:
+        """The builder behind `name`, and the values of the name's placeholders."""
+        catalogue = self.catalogue()
+        if name in catalogue and "<" not in name:
+            return self._loaded(catalogue[name]), {}
+        for entry in sorted(catalogue.values(), key=lambda e: -e.name.find("<")):
+            if "<" in entry.name and (match := re.fullmatch(_pattern(entry.name), name)):
+                return self._loaded(entry), match.groupdict()
+        raise unknown(self.kind, name, catalogue)
+
+    def options(self, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Check `given` against the builder's signature; values come back in the annotated types."""
+        from pydantic import TypeAdapter, ValidationError
+
+        builder, placeholders = self.resolve(name)
+        annotations = _annotations(builder)
+        known = {n: p for n, p in _option_parameters(builder).items() if n not in placeholders}
+        checked = {}
+        for option, value in given.items():
+            if option not in known:
+                raise unknown(f"option of {self.kind} {name!r}", option, known)
+            try:
+                checked[option] = TypeAdapter(annotations.get(option, Any)).validate_python(value)
+            except ValidationError as error:
+                raise UsageError(
+                    f"{self.kind} {name!r}: {option}={value!r} is not valid: {error.errors()[0]['msg'].lower()}"
+                ) from error
+        missing = [n for n, p in known.items() if p.default is p.empty and n not in checked]
+        if missing:
+            raise UsageError(f"{self.kind} {name!r} needs the option {missing[0]!r}")
+        return {n: v for n, v in checked.items() if v != known[n].default}
+
+    def option_names(self, name: str) -> tuple[str, ...]:
+        """The options that the builder of `name` takes."""
+        builder, placeholders = self.resolve(name)
+        return tuple(n for n in _option_parameters(builder) if n not in placeholders)
+
+    def build(self, name: str, *context: Any, **options: Any) -> Any:
+        """Build the thing called `name`; `context` fills the builder's positional-only parameters."""
+        builder, placeholders = self.resolve(name)
+        return builder(*context, **placeholders, **self.options(name, options))
+
+    def source_digest(self, name: str) -> str | None:
+        """SHA-256 of a plug-in's source, part of a result's identity; None for what the package ships."""
+        builder, _ = self.resolve(name)
+        if builder.__module__.startswith(f"{self.package}."):
+            return None
+        path = inspect.getsourcefile(builder)
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else None
+
+    def _loaded(self, entry: Entry) -> Callable[..., Any]:
+        if entry.name not in self._builders:
+            importlib.import_module(entry.module)
+        return self._builders[entry.name]
+
+    # ------------------------------------------------------------------ plug-ins
+
+    def load_plugin(self, path: str | Path) -> ModuleType:
+        """Import a plug-in file; raises PluginError, with the file and line, when that fails."""
+        path = Path(path).resolve()
+        if not path.is_file():
+            raise PluginError(f"plug-in {path} is not a file")
+        name = f"bayesprune_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+        if name in sys.modules:
+            return sys.modules[name]
+        spec = importlib.util.spec_from_file_location(name, path)
+        if spec is None or spec.loader is None:
+            raise PluginError(f"plug-in {path} is not a Python file; its name must end in .py")
+        module = sys.modules[name] = importlib.util.module_from_spec(spec)
+        self._import(lambda: spec.loader.exec_module(module), name, str(path))  # pyright: ignore[reportOptionalMemberAccess]
+        return module
+
+    def load_entry_points(self) -> list[str]:
+        """Load installed plug-ins, once; returns a warning for each that could not be loaded."""
+        if not hasattr(self, "_entry_point_warnings"):
+            self._entry_point_warnings: list[str] = []
+            points = importlib.metadata.entry_points(group=self.entry_points) if self.entry_points else ()
+            for point in points:
+                try:
+                    self._import(point.load, point.module, f"entry point {point.name} = {point.value}")
+                except PluginError as error:
+                    self._entry_point_warnings.append(str(error))
+        return self._entry_point_warnings
+
+    def _import(self, load: Callable[[], Any], module: str, origin: str) -> None:
+        before = dict(self._builders)
+        self._loading = origin
+        try:
+            load()
+        except Exception as error:
+            self._builders = before
+            sys.modules.pop(module, None)
+            raise PluginError(
+                f"plug-in {origin} failed to load: {_where(error)}{type(error).__name__}: {error}"
+            ) from error
+        finally:
+            self._loading = None
+
+
+def unknown(kind: str, name: Any, known: Iterable[str]) -> UsageError:
+    """The error for a name that nobody knows, with the nearest valid spelling."""
+    known = list(known)
+    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known)) or 'none'}"
+    return UsageError(f"unknown {kind} {name!r}; {hint}")
+
+
+def _where(error: BaseException) -> str:
+    if isinstance(error, SyntaxError) and error.lineno:
+        return f"line {error.lineno}: "
+    frames = (
+        [
+            f
+            for f in inspect.getinnerframes(error.__traceback__)
+            if "bayesprune_plugin" in f.frame.f_globals.get("__name__", "")
+        ]
+        if error.__traceback__
+        else []
+    )
+    return f"line {frames[-1].lineno}: " if frames else ""
+
+
+def _pattern(name: str) -> str:
+    parts = re.split(r"<(\w+)>", name)
+    return "".join(re.escape(p) if i % 2 == 0 else f"(?P<{p}>.+)" for i, p in enumerate(parts))
+
+
+def _module_files(package: str) -> list[Path]:
+    spec = importlib.util.find_spec(package)
+    folders = spec.submodule_search_locations if spec else None
+    return sorted(p for folder in folders or () for p in Path(folder).glob("*.py"))
+
+
+def _entries_in(path: Path, package: str) -> Iterable[Entry]:
+    for node in ast.parse(path.read_text(encoding="utf-8"), str(path)).body:
+        if isinstance(node, ast.FunctionDef):
+            for name in filter(None, map(_registered_name, node.decorator_list)):
+                yield Entry(
+                    name, _first_line(ast.get_docstring(node)), f"{package}.{path.stem}", _written_options(node, name)
+                )
+
+
+def _registered_name(decorator: ast.expr) -> str | None:
+    match decorator:
+        case ast.Call(func=ast.Name(id="register"), args=[ast.Constant(value=str(name))]):
+            return name
+    return None
+
+
+def _written_options(node: ast.FunctionDef, name: str) -> dict[str, str]:
+    placed = [*node.args.args]
+    defaults: list[ast.expr | None] = [None] * (len(placed) - len(node.args.defaults)) + [*node.args.defaults]
+    pairs = [*zip(placed, defaults, strict=True), *zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)]
+    return {
+        arg.arg: " = ".join(ast.unparse(part) for part in (arg.annotation, default) if part is not None)
+        for arg, default in pairs
+        if f"<{arg.arg}>" not in name
+    }
+
+
+def _option_parameters(builder: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {n: p for n, p in inspect.signature(builder).parameters.items() if p.kind in kinds}
+
+
+def _annotations(builder: Callable[..., Any]) -> dict[str, Any]:
+    return inspect.get_annotations(builder, eval_str=True)
+
+
+def _first_line(text: str | None) -> str:
+    return text.strip().splitlines()[0] if text and text.strip() else ""

@@ -1,0 +1,155 @@
+"""The diagonal of the curvature of the summed negative log likelihood, from per-example gradients.
+
+For an output Hessian written as a sum (or expectation) of outer products, diag(p) - p p' = Σ_k v_k v_k',
+the generalised Gauss-Newton diagonal of one example is Σ_k (∂(f·v_k)/∂θ)², f the network's output
+(Schraudolph, "Fast curvature matrix-vector products", Neural Computation 14, 2002; Martens, JMLR 21, 2020).
+The choices of v_k for a categorical likelihood with probabilities p:
+
+    ggn         √p_c (e_c - p), c = 1..C       exact
+    mc          e_y - p, y drawn from p        unbiased (the true Fisher by sampling)
+    rademacher  Σ_c ±√p_c (e_c - p)            unbiased, about half the error of mc
+    ef          e_y - p, y the label           the empirical Fisher, biased
+
+For a Gaussian likelihood of unit noise the output Hessian is the identity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vjp, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from ..datasets.data import Likelihood
+from ..datasets.registry import UsageError
+from .cost import count_passes
+
+CurvatureKind = Literal["ggn", "mc", "rademacher", "ef"]
+
+# Bytes that the per-example gradients of one chunk may take.
+CHUNK_BYTES = 1 << 28
+
+
+def diagonal(
+    network: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    likelihood: Likelihood = "categorical",
+    kind: CurvatureKind = "ggn",
+    generator: torch.Generator | None = None,
+) -> dict[str, Tensor]:
+    """Curvature diagonal of the negative log likelihood, summed over the examples.
+
+    Args:
+        network: evaluated in evaluation mode; left as it was.
+        x: inputs of shape (N, ...).
+        y: labels (N,) or targets (N, K).
+        likelihood: "categorical", or "gaussian" with unit noise.
+        kind: the vectors sent backward; "mc" and "rademacher" draw them from `generator` (on the CPU).
+        generator: required by the kinds that draw.
+
+    Returns:
+        float64 tensors by the name of every trainable parameter.
+
+    Raises:
+        UsageError: no examples, or nothing trainable.
+        ArithmeticError: a curvature that is not finite.
+    """
+    parameters = trainable(network)
+    if not len(x):
+        raise UsageError("the curvature needs at least one example, got none")
+    if not parameters:
+        raise UsageError("the curvature needs trainable parameters, but all are frozen")
+    sums = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in parameters.items()}
+    with evaluating(network), differentiable_attention(), torch.no_grad():
+        for chunk in torch.arange(len(x), device=x.device).split(_chunk_size(network, x, parameters, kind)):
+            vectors = _output_vectors(network(x[chunk]), y[chunk], likelihood, kind, generator)
+            for name, squares in _squared_gradients(network, parameters, x[chunk], vectors).items():
+                sums[name] += squares
+            count_passes(len(chunk) * vectors.shape[1])
+    for name, total in sums.items():
+        if not torch.isfinite(total).all():
+            raise ArithmeticError(
+                f"the curvature of {name!r} is not finite: the network has diverged, lower the learning rate"
+            )
+    return sums
+
+
+def trainable(network: nn.Module) -> dict[str, nn.Parameter]:
+    """Parameters that training may change, by name."""
+    return {name: p for name, p in network.named_parameters() if p.requires_grad}
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Evaluation mode for a while; afterwards every module is in the mode it had."""
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def differentiable_attention():
+    """Attention in the form that can be differentiated twice and per example (the fused kernels cannot)."""
+    return sdpa_kernel(SDPBackend.MATH)
+
+
+def _squared_gradients(
+    network: nn.Module, parameters: dict[str, nn.Parameter], x: Tensor, vectors: Tensor
+) -> dict[str, Tensor]:
+    """Sum over examples n and vectors k of (∂(f_n·v_nk)/∂θ)²; vectors has shape (N, K, C)."""
+    constants = {name: p for name, p in network.named_parameters() if name not in parameters}
+    buffers = dict(network.named_buffers())
+
+    def gradients(example: Tensor, directions: Tensor) -> dict[str, Tensor]:
+        def output(free: dict[str, Tensor]) -> Tensor:
+            return functional_call(network, {**free, **constants, **buffers}, (example.unsqueeze(0),)).squeeze(0)
+
+        pull_back = vjp(output, {name: p.detach() for name, p in parameters.items()})[1]
+        return vmap(lambda v: pull_back(v)[0])(directions)
+
+    per_example = vmap(gradients)(x, vectors)
+    return {name: g.square_().sum((0, 1), dtype=torch.float64) for name, g in per_example.items()}
+
+
+def _output_vectors(
+    outputs: Tensor, y: Tensor, likelihood: Likelihood, kind: CurvatureKind, generator: torch.Generator | None
+) -> Tensor:
+    """Vectors v of shape (N, K, C) whose outer products sum to the output Hessian."""
+    if kind in ("mc", "rademacher") and generator is None:
+        raise UsageError(f"curvature kind {kind!r} draws at random: pass a generator")
+    exact = _gaussian_roots(outputs) if likelihood == "gaussian" else _categorical_roots(outputs)
+    if kind == "ggn":
+        return exact
+    if kind == "rademacher":
+        signs = torch.randint(0, 2, exact.shape[:2], generator=generator).to(exact) * 2 - 1
+        return (signs.unsqueeze(2) * exact).sum(1, keepdim=True)
+    if likelihood == "gaussian":
+        noise = torch.randn(outputs.shape, generator=generator).to(outputs) if kind == "mc" else outputs - y
+        return noise.unsqueeze(1)
+    p = outputs.softmax(1)
+    label = torch.multinomial(p.cpu(), 1, generator=generator).to(y.device).squeeze(1) if kind == "mc" else y
+    return (nn.functional.one_hot(label, p.shape[1]) - p).unsqueeze(1)
+
+
+def _categorical_roots(logits: Tensor) -> Tensor:
+    p = logits.softmax(1)
+    identity = torch.eye(p.shape[1], dtype=p.dtype, device=p.device)
+    return p.sqrt().unsqueeze(2) * (identity - p.unsqueeze(1))
+
+
+def _gaussian_roots(outputs: Tensor) -> Tensor:
+    return torch.eye(outputs.shape[1], dtype=outputs.dtype, device=outputs.device).expand(len(outputs), -1, -1)
+
+
+def _chunk_size(network: nn.Module, x: Tensor, parameters: dict[str, nn.Parameter], kind: CurvatureKind) -> int:
+    vectors = network(x[:1]).shape[1] if kind == "ggn" else 1
+    per_example = vectors * sum(p.numel() * p.element_size() for p in parameters.values())
+    return max(1, min(len(x), CHUNK_BYTES // per_example))

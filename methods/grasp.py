@@ -1,0 +1,60 @@
+"""GraSP: gradient signal preservation (Wang, Zhang, Grosse, ICLR 2020, arXiv 2002.07376).
+
+Removing θ_q changes the gradient flow |g|² by -2 θ_q (Hg)_q to first order (equation 8). The paper's
+score S = -θ ∘ (Hg) is high for weights whose removal would raise the flow; those are removed. Here larger is
+kept, so the score is θ ∘ (Hg). g and H are of the loss of the outputs divided by a temperature.
+
+Deviations from the published code: the linear layers of the scored copy are not initialised anew,
+and counts are exact (it keeps one weight too many).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from .gaussian import MAP
+from .posteriors import Gaussian
+from .pruner import Pruner, State, register
+from .scoring import BatchNormMode, mean_loss, scoring_batch, scratch
+
+
+@register("grasp")
+def grasp_pruner(
+    temperature: float = 200.0,
+    examples_per_class: int = 10,
+    absolute: bool = False,
+    batch_norm: BatchNormMode = "train",
+    precision: float = 1.0,
+) -> Pruner[Gaussian]:
+    """Gradient signal preservation θ·(Hg) at initialisation (GraSP, Wang et al. 2020)."""
+    score = partial(
+        grasp, temperature=temperature, examples_per_class=examples_per_class, absolute=absolute, batch_norm=batch_norm
+    )
+    return Pruner(partial(MAP, precision), score, when="before")
+
+
+def grasp(
+    state: State, temperature: float, examples_per_class: int, absolute: bool, batch_norm: BatchNormMode
+) -> Tensor:
+    """θ ∘ (Hg), or its absolute value, summed over a unit's weights; shape (units.n,).
+
+    For real targets `examples_per_class` counts ten classes, and the temperature divides nothing.
+    """
+    categorical = state.train.likelihood == "categorical"
+    classes = int(state.train.y.max()) + 1 if categorical else 10
+    batch = scoring_batch(state, examples_per_class * classes)
+    with scratch(state.network, batch_norm) as (network, weights):
+        outputs = network(batch.x) / (temperature if categorical else 1.0)
+        products = hessian_gradient_product(mean_loss(outputs, batch.y), list(weights.values()))
+    worth = {n: (w * hg).detach() for (n, w), hg in zip(weights.items(), products, strict=True)}
+    return state.units.gather({n: w.abs() for n, w in worth.items()} if absolute else worth)
+
+
+def hessian_gradient_product(loss: Tensor, weights: list[Tensor]) -> tuple[Tensor, ...]:
+    """Hg, the Hessian of `loss` times its own gradient, by differentiating <stop(g), g>."""
+    gradients = torch.autograd.grad(loss, weights, create_graph=True)
+    flow = torch.stack([(g.detach() * g).sum() for g in gradients]).sum()
+    return torch.autograd.grad(flow, weights)

@@ -1,0 +1,27 @@
+"""Magnitude pruning: small weights go first (Han et al., "Learning both weights and connections", NIPS 2015).
+
+One-shot after training by default. The gradual schedule of Zhu & Gupta (arXiv 1710.01878) is
+`when: during`, Han's iterative form `rounds: n`, uniform layer densities `allocation: layerwise`.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Literal
+
+from torch import Tensor
+
+from .gaussian import MAP
+from .posteriors import Gaussian
+from .pruner import Pruner, State, register
+
+
+@register("magnitude")
+def magnitude_pruner(precision: float | Literal["tuned"] = 1.0) -> Pruner[Gaussian]:
+    """Weight magnitude |θ| after MAP training (Han et al. 2015)."""
+    return Pruner(partial(MAP, precision), magnitude)
+
+
+def magnitude(state: State) -> Tensor:
+    """|θ|, summed over a unit's weights; shape (units.n,)."""
+    return state.units.gather({name: weight.abs() for name, weight in state.weights().items()})

@@ -1,0 +1,134 @@
+"""The interface every method lives in: an inference, a score, a moment, and perhaps its own threshold.
+
+A :class:`Pruner` answers three questions about a method. How is the network trained (an
+:class:`Inference`)? What is a unit worth (a score: larger is kept)? When are units removed (before,
+during or after training)? A method that decides the sparsity by itself adds the threshold on its score.
+The harness owns everything else: data, budgets, selection, masks, fine-tuning, timing, files.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from typing import Any, Generic, Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from ..architectures.mask import Mask
+from ..architectures.units import Units, prunable
+from ..datasets.data import Split
+from . import registry
+
+register = registry.register
+
+Posterior = TypeVar("Posterior")
+When = Literal["before", "during", "after"]
+Allocation = Literal["global", "layerwise", "erk", "lamp"]
+
+
+@dataclass
+class Inference(ABC, Generic[Posterior]):
+    """How a network is trained, and the posterior over its weights that this yields.
+
+    Subclasses are dataclasses: their fields are the hyperparameters and, with the class's name, their
+    identity. What is learned beside the network's own parameters lives in attributes that are not
+    fields, is exposed by `tensors`, and is put back by `load_tensors`. Penalties are in nats for the
+    whole training set; the training loop divides by the number of examples, once.
+    """
+
+    @abstractmethod
+    def penalty(self, network: nn.Module) -> Tensor:
+        """Negative log prior, or KL divergence, of the current network: a scalar in nats."""
+
+    @abstractmethod
+    def posterior(self, network: nn.Module, train: Split) -> Posterior:
+        """The posterior over the parameters of the trained `network`."""
+
+    def backward_penalty(self, network: nn.Module, scale: float) -> None:
+        """Add the gradient of `scale * penalty` to the gradients; override where it has a closed form."""
+        (scale * self.penalty(network)).backward()
+
+    def candidates(self) -> Sequence[Inference[Posterior]]:
+        """The inferences among which the validation split chooses; one by default: this one."""
+        return (self,)
+
+    def attach(self, network: nn.Module, units: Units, train: Split) -> None:
+        """Prepare for training `network`: create own parameters, add hooks."""
+
+    def parameters(self) -> Iterable[nn.Parameter]:
+        """Own parameters for the optimiser, beside the network's."""
+        return ()
+
+    def update(self, network: nn.Module, train: Split, epoch: int) -> None:
+        """After each epoch (counted from 1): what the loss does not train, such as evidence steps."""
+
+    def reduce(self, network: nn.Module, mask: Mask) -> None:
+        """Units have left: stop penalising them."""
+
+    def detach(self, network: nn.Module) -> None:
+        """Training has ended: fold what was learned into the network and remove every hook."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What was learned beside the network's parameters, by name."""
+        return {}
+
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Put back what `tensors` returned."""
+
+    def identity(self) -> dict[str, Any]:
+        """Name and hyperparameters: inferences of equal identity train equal networks."""
+        kind = type(self)
+        name = (
+            kind.__qualname__
+            if kind.__module__.startswith(__package__ or "")
+            else f"{kind.__module__}.{kind.__qualname__}"
+        )
+        return {"name": name, **{f.name: getattr(self, f.name) for f in fields(self)}}
+
+
+@dataclass
+class State(Generic[Posterior]):
+    """What a score may read: the network, its units, the training split, and the posterior on demand.
+
+    `generator` is a CPU generator for whatever the score draws. Scores never change the network.
+    """
+
+    network: nn.Module
+    units: Units
+    train: Split
+    inference: Inference[Posterior]
+    generator: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(0))
+
+    @cached_property
+    def posterior(self) -> Posterior:
+        """The inference's posterior, computed when first read, so that magnitude never pays for curvature."""
+        return self.inference.posterior(self.network, self.train)
+
+    def weights(self) -> dict[str, Tensor]:
+        """Prunable weights by parameter name, detached."""
+        return {name: weight.detach() for name, weight in prunable(self.network).items()}
+
+
+@dataclass(frozen=True)
+class Pruner(Generic[Posterior]):
+    """A pruning method, as a value.
+
+    Attributes:
+        inference: makes a fresh inference; with no arguments left to give.
+        score: maps a state to worths of shape (units.n,), larger is kept, finite.
+        keep_above: the method's own threshold on the score, if it has one; it answers `sparsity: auto`.
+        when: remove units before training (at initialisation), after it, or gradually during it.
+        rounds: score and prune in so many rounds, keeping the same fraction of the rest in each.
+        allocation: how a budget is shared among layers: one global ranking, the same density in each
+            layer, or the densities of Erdős-Rényi-Kernel (ERK) or LAMP, ranking within layers by the score.
+    """
+
+    inference: Callable[[], Inference[Posterior]]
+    score: Callable[[State[Posterior]], Tensor]
+    keep_above: float | None = None
+    when: When = "after"
+    rounds: int = 1
+    allocation: Allocation = "global"

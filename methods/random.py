@@ -1,0 +1,40 @@
+"""Random pruning, the control: any units, or any units at the layer densities of another method.
+
+Frankle et al., "Pruning neural networks at initialization: why are we missing the mark?" (ICLR 2021, arXiv
+2009.08576): a method that is not better than its own mask shuffled within layers chooses only densities.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from . import registry
+from .gaussian import MAP
+from .pruner import Pruner, State, register
+
+
+@register("random")
+def random_pruner(like: str | None = None, precision: float | Literal["tuned"] = 1.0) -> Pruner[Any]:
+    """Random units; `like: METHOD` keeps that method's layer densities and shuffles within layers."""
+    if like is None:
+        return Pruner(partial(MAP, precision), random)
+    other: Pruner = registry.build(like)
+    return replace(other, score=partial(shuffled_within_layers, other=other), keep_above=None)
+
+
+def random(state: State) -> Tensor:
+    """Uniform noise from the state's generator; shape (units.n,)."""
+    return torch.rand(state.units.n, generator=state.generator, dtype=torch.float64)
+
+
+def shuffled_within_layers(state: State, other: Pruner) -> Tensor:
+    """The scores of `other`, permuted inside each layer: the same layer densities at every sparsity."""
+    layers = state.units.split(other.score(state))
+    return torch.cat(
+        [scores[torch.randperm(len(scores), generator=state.generator).to(scores.device)] for scores in layers]
+    )

@@ -1,0 +1,32 @@
+"""SNIP: single-shot network pruning (Lee, Ajanthan, Torr, ICLR 2019, arXiv 1810.02340).
+
+The sensitivity of the loss to a connection's multiplicative mask c at c = 1 is |∂L/∂c_j| = |θ_j ∂L/∂θ_j|
+(equation 4 up to its normaliser, which does not change the order), measured on one mini-batch at
+initialisation. Gradients are summed over the batch before the absolute value is taken.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from .gaussian import MAP
+from .posteriors import Gaussian
+from .pruner import Pruner, State, register
+from .scoring import BatchNormMode, mean_loss, scoring_batch, scratch
+
+
+@register("snip")
+def snip_pruner(examples: int = 128, batch_norm: BatchNormMode = "eval", precision: float = 1.0) -> Pruner[Gaussian]:
+    """Connection sensitivity |θ·∂L/∂θ| at initialisation (SNIP, Lee et al. 2019)."""
+    return Pruner(partial(MAP, precision), partial(snip, examples=examples, batch_norm=batch_norm), when="before")
+
+
+def snip(state: State, examples: int, batch_norm: BatchNormMode) -> Tensor:
+    """|θ ∂L/∂θ|, summed over a unit's weights; shape (units.n,)."""
+    batch = scoring_batch(state, examples)
+    with scratch(state.network, batch_norm) as (network, weights):
+        gradients = torch.autograd.grad(mean_loss(network(batch.x), batch.y), list(weights.values()))
+    return state.units.gather({n: (w * g).detach().abs() for (n, w), g in zip(weights.items(), gradients, strict=True)})

@@ -1,0 +1,41 @@
+"""SynFlow: iterative synaptic flow pruning without data (Tanaka, Kunin, Yamins, Ganguli, NeurIPS 2020, 2006.05467).
+
+With every weight replaced by its absolute value and an input of ones, R is the sum of the outputs and the
+score is θ ∘ ∂R/∂θ (equation 2), computed anew in each of 100 rounds (algorithm 1). Float64 throughout:
+the product over many layers leaves the range of float32. Whole network in evaluation mode.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from .gaussian import MAP
+from .posteriors import Gaussian
+from .pruner import Pruner, State, register
+from .scoring import scratch
+
+
+@register("synflow")
+def synflow_pruner(rounds: int = 100, precision: float = 1.0) -> Pruner[Gaussian]:
+    """Synaptic flow |θ|·∂R/∂|θ| at initialisation, without data, in rounds (Tanaka et al. 2020)."""
+    return Pruner(partial(MAP, precision), synflow, when="before", rounds=rounds)
+
+
+def synflow(state: State) -> Tensor:
+    """|θ| ∂R/∂|θ|, summed over a unit's weights; shape (units.n,)."""
+    with scratch(state.network, "eval") as (network, weights):
+        linearised = _absolute_(network.double())
+        flow = linearised(torch.ones_like(state.train.x[:1], dtype=torch.float64)).sum()
+        gradients = torch.autograd.grad(flow, list(weights.values()))
+    return state.units.gather({n: (w * g).detach() for (n, w), g in zip(weights.items(), gradients, strict=True)})
+
+
+@torch.no_grad()
+def _absolute_(network: nn.Module) -> nn.Module:
+    """Every parameter and floating buffer replaced by its absolute value, in place."""
+    for tensor in [*network.parameters(), *(b for b in network.buffers() if b.is_floating_point())]:
+        tensor.abs_()
+    return network

@@ -1,0 +1,64 @@
+"""Slow and right: explicit Hessians, brute force, enumeration. Tests trust these more than the package."""
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+
+def tiny_conv_net(batch_norm: bool = False) -> nn.Module:
+    """A convolutional network small enough for an explicit Hessian (114 weights), in float64."""
+    torch.manual_seed(3)
+    norm = nn.BatchNorm2d(3, dtype=torch.float64) if batch_norm else nn.Identity()
+    return nn.Sequential(
+        nn.Conv2d(1, 3, 3, padding=1, dtype=torch.float64),
+        norm,
+        nn.Tanh(),
+        nn.AvgPool2d(2),
+        nn.Conv2d(3, 2, 3, padding=1, dtype=torch.float64),
+        nn.Tanh(),
+        nn.Flatten(),
+        nn.Linear(8, 4, dtype=torch.float64),
+    )
+
+
+def weights_of(network: nn.Module) -> dict[str, Tensor]:
+    return {n: p.detach() for n, p in network.named_parameters() if p.dim() > 1}
+
+
+def flat(tensors) -> Tensor:
+    return torch.cat([t.flatten() for t in tensors])
+
+
+def flat_loss(network: nn.Module, loss):
+    """`loss(outputs)` as a function of the flat vector of weights (not biases); also that vector."""
+    weights = weights_of(network)
+    rest = {n: p.detach() for n, p in network.named_parameters() if n not in weights}
+    buffers = {n: b.clone() for n, b in network.named_buffers()}
+
+    def function(vector: Tensor, x: Tensor) -> Tensor:
+        parts = vector.split([w.numel() for w in weights.values()])
+        named = {n: part.view_as(w) for (n, w), part in zip(weights.items(), parts, strict=True)}
+        return loss(functional_call(network, {**named, **rest, **{n: b.clone() for n, b in buffers.items()}}, (x,)))
+
+    return function, flat(weights.values())
+
+
+def hessian_gradient(network: nn.Module, x: Tensor, loss) -> tuple[Tensor, Tensor]:
+    """Gradient g and Hg over all weights, with the Hessian formed explicitly by double reverse mode."""
+    function, at = flat_loss(network, loss)
+    at = at.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(function(at, x), at, create_graph=True)
+    rows = [torch.autograd.grad(g, at, retain_graph=True)[0] for g in gradient]
+    return gradient.detach(), torch.stack(rows) @ gradient.detach()
+
+
+def jacobians(network: nn.Module, x: Tensor) -> tuple[Tensor, list[str]]:
+    """Outputs' derivatives with respect to every parameter: (N, C, P), one autograd call per entry."""
+    parameters = dict(network.named_parameters())
+    rows = []
+    for example in x:
+        output = network(example.unsqueeze(0))[0]
+        rows.append(
+            torch.stack([flat(torch.autograd.grad(o, list(parameters.values()), retain_graph=True)) for o in output])
+        )
+    return torch.stack(rows), list(parameters)

@@ -1,0 +1,132 @@
+"""Selection: exact counts, stable ties, allocations."""
+
+import math
+
+import pytest
+import torch
+from bayesprune.architectures.build import build
+from bayesprune.architectures.units import group_units, weight_units
+from bayesprune.bench.select import ScoreError, above, apportion, keep_count, select
+from bayesprune.datasets.data import Split
+from bayesprune.datasets.registry import UsageError
+from bayesprune.methods.gaussian import MAP
+from bayesprune.methods.lamp import lamp_scores
+from bayesprune.methods.pruner import State
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+
+def state_of(network, granularity=weight_units):
+    return State(network, granularity(network), Split(torch.zeros(2, 4), torch.tensor([0, 1])), MAP())
+
+
+@pytest.fixture(scope="module")
+def state():
+    return state_of(build("mlp", (4,), 2, seed=0, widths=[7, 5]))
+
+
+@settings(deadline=None)
+@given(st.integers(1, 10_000), st.floats(0, 0.999))
+def test_keep_count_is_the_rounded_share(n, sparsity):
+    if math.floor((1 - sparsity) * n + 0.5 + 1e-9) < 1:
+        with pytest.raises(UsageError, match="remove every one"):
+            keep_count(n, sparsity)
+    else:
+        assert abs(keep_count(n, sparsity) - (1 - sparsity) * n) <= 0.5 + 1e-9
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data())
+def test_global_selection_is_exact_best_and_stable(state, data):
+    n = state.units.n
+    scores = torch.tensor(data.draw(st.lists(st.sampled_from([0.0, 1.0, 2.0, -3.5]), min_size=n, max_size=n)))
+    keep = data.draw(st.integers(1, n))
+    kept = select(scores, state, keep)
+    expected = sorted(range(n), key=lambda i: (-scores[i].item(), i))[:keep]
+    assert kept.nonzero().flatten().tolist() == sorted(expected)
+
+
+@settings(deadline=None, max_examples=40)
+@given(keep=st.integers(1, 73), allocation=st.sampled_from(["global", "layerwise", "erk", "lamp"]), seed=st.integers(0, 9))
+def test_every_allocation_keeps_exactly_the_budget_and_ranks_inside_layers(state, keep, allocation, seed):
+    scores = torch.rand(state.units.n, generator=torch.Generator().manual_seed(seed))
+    kept = select(scores, state, keep, allocation)
+    assert int(kept.sum()) == keep
+    for layer, chosen in zip(state.units.split(scores), state.units.split(kept), strict=True):
+        if chosen.any() and not chosen.all():
+            assert layer[chosen].min() >= layer[~chosen].max()
+
+
+def test_layerwise_gives_every_layer_the_same_density(state):
+    kept = select(torch.rand(state.units.n), state, state.units.n // 2, "layerwise")
+    for chosen in state.units.split(kept):
+        assert abs(chosen.double().mean().item() - 0.5) <= 0.5 / len(chosen) + 0.05
+
+
+def test_erk_densities_of_a_known_network():
+    """[64,3,3,3], [128,64,3,3], [10,128] at 10 %: densities 0.9967, 0.06336 and 1."""
+    network = nn.ModuleList([nn.Conv2d(3, 64, 3), nn.Conv2d(64, 128, 3), nn.Linear(128, 10)])
+    state = state_of(network)
+    kept = select(torch.rand(state.units.n), state, keep_count(state.units.n, 0.9), "erk")
+    densities = [chosen.double().mean().item() for chosen in state.units.split(kept)]
+    assert densities == pytest.approx([0.9967, 0.06336, 1.0], abs=2e-3)
+
+
+def test_lamp_allocation_counts_like_a_global_lamp_ranking(state):
+    keep = 30
+    scores = torch.cat([lamp_scores(w).flatten() for w in state.weights().values()])
+    best = scores.argsort(descending=True)[:keep]
+    expected = torch.zeros(state.units.n, dtype=torch.bool).index_fill_(0, best, True)
+    kept = select(torch.rand(state.units.n), state, keep, "lamp")
+    assert [int(c.sum()) for c in state.units.split(kept)] == [int(c.sum()) for c in state.units.split(expected)]
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 50), st.floats(0.1, 100)), min_size=1, max_size=8), st.data())
+def test_apportion_sums_respects_capacity_and_floor(layers, data):
+    capacity, weights = [c for c, _ in layers], [w for _, w in layers]
+    floor = data.draw(st.integers(0, 2))
+    low = sum(min(floor, c) for c in capacity)
+    keep = data.draw(st.integers(low, sum(capacity)))
+    counts = apportion(weights, capacity, keep, floor)
+    assert sum(counts) == keep
+    assert all(min(floor, c) <= k <= c for k, c in zip(counts, capacity, strict=True))
+
+
+def test_what_was_removed_stays_removed(state):
+    among = torch.zeros(state.units.n, dtype=torch.bool)
+    among[::2] = True
+    for allocation in ("global", "layerwise", "lamp"):
+        assert not (select(torch.rand(state.units.n), state, 10, allocation, among) & ~among).any()
+
+
+def test_groups_keep_a_floor_in_every_layer():
+    state = state_of(build("mlp", (4,), 2, seed=0, widths=[7, 5]), group_units)
+    scores = torch.tensor([9.0] * 7 + [1.0] * 5)
+    for allocation in ("global", "layerwise"):
+        kept = select(scores, state, 3, allocation, floor=1)
+        assert int(kept.sum()) == 3
+        assert all(chosen.any() for chosen in state.units.split(kept))
+    with pytest.raises(UsageError, match="lower sparsity"):
+        select(scores, state, 1, floor=1)
+    with pytest.raises(UsageError, match="ERK"):
+        select(scores, state, 3, "erk")
+
+
+def test_own_threshold_is_the_same_operation(state):
+    scores = torch.linspace(-1, 1, state.units.n)
+    kept = above(scores, state, 0.0)
+    assert torch.equal(kept, select(scores, state, int(kept.sum())))
+    with pytest.raises(UsageError, match="remove every unit"):
+        above(scores, state, 5.0)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_scores_that_cannot_rank_are_refused(state, bad):
+    scores = torch.rand(state.units.n)
+    scores[3] = bad
+    with pytest.raises(ScoreError, match="1 of 73 scores are not finite"):
+        select(scores, state, 5)
+    with pytest.raises(ScoreError, match="shape"):
+        select(scores[1:], state, 5)
