@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -110,10 +111,10 @@ def _residual_std(outputs: Tensor, y: Tensor) -> Tensor:
     return (outputs - y).square().mean(0).sqrt().clamp_min(1e-6)
 
 
-def _shifted_tests(data: Data) -> Iterator[tuple[str, int, Split]]:
-    for kind in data.shifts:
-        for severity in SEVERITIES:
-            yield kind, severity, data.shifted(kind, severity)
+@lru_cache(maxsize=1)
+def _shifted_tests(data: Data) -> list[tuple[str, int, Split]]:
+    """Made once for all the networks that are evaluated on one data set."""
+    return [(kind, severity, data.shifted(kind, severity)) for kind in data.shifts for severity in SEVERITIES]
 
 
 def _shifted(network: nn.Module, split: Split) -> dict[str, float]:

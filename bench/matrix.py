@@ -123,8 +123,8 @@ def _checked(choice: Choice, options: Any) -> Choice:
 
 
 def _located(path: Path, node: yaml.Node | None, error: ValidationError) -> UsageError:
-    first = error.errors()[0]
-    place = [p for p in first["loc"] if not (isinstance(p, str) and ("[" in p or p in ("float", "literal")))]
+    first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")  # a misspelt key is also a missing one
+    place = list(_written(node, first["loc"]))
     where = f"{path}:{_line(node, place)}"
     name = ".".join(map(str, place))
     if first["type"] == "extra_forbidden":
@@ -137,6 +137,18 @@ def _located(path: Path, node: yaml.Node | None, error: ValidationError) -> Usag
     if place and place[0] == "sparsity" and len(place) > 1:
         message = "a sparsity is a number in [0, 1) or auto"
     return UsageError(f"{where}: {name}: {message}{given}")
+
+
+def _written(node: yaml.Node | None, loc: Iterable[Any]) -> Iterator[Any]:
+    """The part of an error's location that stands in the file; what follows names alternatives of a type."""
+    for part in loc:
+        if isinstance(node, yaml.MappingNode):
+            node = next((value for key, value in node.value if key.value == part), None)
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
+            node = node.value[part]
+        else:
+            return
+        yield part
 
 
 def _fields_at(place: list[Any]) -> Iterable[str]:

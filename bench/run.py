@@ -13,6 +13,8 @@ from ..datasets import registry as datasets
 from ..methods import registry as methods
 from .training import Finetune, Training
 
+TRANSPORT = ("download",)
+
 
 class Choice(BaseModel):
     """A registered name with options, those at their default left out."""
@@ -23,11 +25,15 @@ class Choice(BaseModel):
     options: dict[str, Any] = {}
 
     @property
+    def deciding(self) -> dict[str, Any]:
+        """The options that can change a result: all but how data reaches the machine."""
+        return {name: value for name, value in sorted(self.options.items()) if name not in TRANSPORT}
+
+    @property
     def label(self) -> str:
         """`name` or `name(option=value, ...)`, as tables and figures show it."""
-        if not self.options:
-            return self.name
-        return f"{self.name}({', '.join(f'{k}={_short(v)}' for k, v in sorted(self.options.items()))})"
+        inside = ", ".join(f"{name}={_short(value)}" for name, value in self.deciding.items())
+        return f"{self.name}({inside})" if inside else self.name
 
 
 class Run(BaseModel):
@@ -57,7 +63,9 @@ class Run(BaseModel):
             for kind, registry in chosen.items()
             if (digest := registry.source_digest(getattr(self, kind).name)) is not None
         }
-        return self.model_dump(mode="json", exclude_defaults=True) | ({"sources": sources} if sources else {})
+        dataset = Choice(name=self.dataset.name, options=self.dataset.deciding)
+        form = self.model_copy(update={"dataset": dataset}).model_dump(mode="json", exclude_defaults=True)
+        return form | ({"sources": sources} if sources else {})
 
     @property
     def key(self) -> str:

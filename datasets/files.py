@@ -30,7 +30,8 @@ def read_npz(name: str, path: Path, *alternatives: Sequence[str]) -> list[np.nda
     objects, or lacks a key.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file:  # numpy leaves a file that is no archive open
+            archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise ValueError("it holds one bare array")
             for keys in alternatives:

@@ -12,3 +12,20 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 @pytest.fixture
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def forget_plugins():
+    """Methods that a test registers are gone after it."""
+    import sys
+
+    from bayesprune.methods import registry
+
+    builders, modules = dict(registry._builders), set(sys.modules)
+    yield
+    registry._builders = {
+        n: b for n, b in registry._builders.items() if n in builders or b.__module__.startswith("bayesprune.")
+    }
+    for name in set(sys.modules) - modules:
+        if name.startswith("bayesprune_plugin_"):
+            del sys.modules[name]

@@ -1,0 +1,76 @@
+"""Every registered pruner keeps the contract on every tiny architecture; broken ones are found out."""
+
+import pytest
+from bayesprune.bench.check import TINY, check, check_on
+from bayesprune.datasets.registry import UsageError
+from bayesprune.methods import registry
+
+HEAD = """
+from functools import partial
+from bayesprune.methods.gaussian import MAP
+from bayesprune.methods.pruner import Pruner, register
+"""
+
+CHEATS = {
+    "never reads the test split": """
+def score(state):
+    from bayesprune.datasets.load import load
+    try:
+        load("digits").test
+    except RuntimeError:
+        pass
+    return state.units.gather({n: w.abs() for n, w in state.weights().items()})
+""",
+    "deterministic under a seed": """
+import itertools
+calls = itertools.count()
+def score(state):
+    return state.units.gather({n: (w + next(calls)).abs() for n, w in state.weights().items()})
+""",
+    "scoring leaves the network as it was": """
+def score(state):
+    next(state.network.parameters()).data.mul_(0.5)
+    return state.units.gather({n: w.abs() for n, w in state.weights().items()})
+""",
+    "scores are finite and rank": """
+def score(state):
+    return state.units.gather({n: w.sign() for n, w in state.weights().items()})
+""",
+}
+
+
+def verdict_of(text, promise, folder, name):
+    file = folder / f"{name}.py"
+    file.write_text(HEAD + text + f'\n@register("{name}")\ndef build():\n    return Pruner(partial(MAP, 1.0), score)\n')
+    registry.load_plugin(file)
+    return {v.promise: v for v in check_on(name, TINY[0], "weights")}[promise]
+
+
+@pytest.mark.parametrize("architecture", TINY, ids=lambda choice: choice.label)
+@pytest.mark.parametrize("method", registry.catalogue())
+def test_contract(method, architecture):
+    for granularity in ("weights", "groups"):
+        for verdict in check_on(method, architecture, granularity):
+            assert not verdict.problem, f"{verdict.promise}: {verdict.problem}\n{verdict.traceback}"
+
+
+@pytest.mark.parametrize("promise", CHEATS)
+def test_a_pruner_that_breaks_a_promise_is_found_out(promise, tmp_path):
+    name = f"cheat-{list(CHEATS).index(promise)}"
+    verdict = verdict_of(CHEATS[promise], promise, tmp_path, name)
+    assert verdict.problem, promise
+
+
+@pytest.mark.parametrize("schedule", [{"when": "during"}, {"rounds": 3}, {"when": "before", "rounds": 2}])
+@pytest.mark.parametrize("allocation", ["global", "layerwise", "erk", "lamp"])
+def test_every_schedule_and_allocation(schedule, allocation):
+    for verdict in check_on("magnitude", TINY[0], "weights", allocation=allocation, **schedule):
+        assert not verdict.problem, f"{verdict.promise}: {verdict.problem}\n{verdict.traceback}"
+
+
+def test_a_plugin_without_methods_and_unknown_names_are_refused(tmp_path):
+    (tmp_path / "empty.py").write_text("x = 1\n")
+    with pytest.raises(UsageError, match="registers no method"):
+        check(tmp_path / "empty.py")
+    with pytest.raises(UsageError, match="did you mean 'magnitude'"):
+        check("magnitudes")
