@@ -6,13 +6,13 @@ Their weights can be pruned; groups are known for the classes that `groups` list
 from __future__ import annotations
 
 import difflib
-import importlib
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..datasets.registry import UsageError, unknown
+from ..datasets.own import import_function
+from ..datasets.registry import UsageError
 from . import register
 from .checks import image
 
@@ -21,9 +21,7 @@ _SIDE_OUTPUTS = ("googlenet", "inception_v3")
 
 
 @register("timm/<model>")
-def timm_network(
-    input_shape: tuple[int, ...], outputs: int, /, model: str, pretrained: bool = False
-) -> nn.Module:
+def timm_network(input_shape: tuple[int, ...], outputs: int, /, model: str, pretrained: bool = False) -> nn.Module:
     """Any classification network of timm, by its name there; pretrained: load timm's weights."""
     import timm
 
@@ -81,15 +79,7 @@ def _load_matching(name: str, network: nn.Module, weights: Any) -> None:
 def own_network(input_shape: tuple[int, ...], outputs: int, /, module: str, function: str) -> nn.Module:
     """The user's own: function(input_shape, outputs) of an importable module returns the network."""
     name = f"{module}:{function}"
-    try:
-        home = importlib.import_module(module)
-    except Exception as error:
-        raise UsageError(
-            f"architecture {name!r}: cannot import {module!r}: {type(error).__name__}: {error}"
-        ) from error
-    builder = getattr(home, function, None)
-    if not callable(builder):
-        raise unknown(f"function of {module!r}", function, [n for n, v in vars(home).items() if callable(v)])
+    builder = import_function("architecture", module, function)
     try:
         network = builder(input_shape, outputs)
     except Exception as error:
@@ -101,9 +91,7 @@ def own_network(input_shape: tuple[int, ...], outputs: int, /, module: str, func
 
 def _unknown(library: str, model: str, known: list[str], listing: str) -> UsageError:
     nearest = difflib.get_close_matches(model, known, n=1, cutoff=0)[0]
-    return UsageError(
-        f"unknown {library} network {model!r}; the nearest name is {nearest!r}, {listing} has all"
-    )
+    return UsageError(f"unknown {library} network {model!r}; did you mean {nearest!r}? {listing} has all")
 
 
 def _tried(name: str, network: nn.Module, input_shape: tuple[int, ...], outputs: int) -> nn.Module:

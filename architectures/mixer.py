@@ -30,13 +30,13 @@ def mixer(
     patch: int | None = None,
     dim: int = 32,
     depth: int = 2,
-    mlp_ratio: tuple[float, float] = (0.5, 2.0),
+    mlp_ratio: tuple[float, float] = (0.5, 4.0),
 ) -> nn.Module:
     """Small MLP-Mixer (timm) of any patch, dim and depth.
 
     `mlp_ratio` is the number of hidden units of the token mixing and of the channel mixing, in dims.
     Without `patch`, the smallest one that divides the image into at most 8 x 8 patches: 2 for 8x8 digits,
-    4 for 28x28 and 32x32. The classifier starts at small random values, not at timm's zeros: with a zero
+    4 for 28x28 and 32x32. The classifier starts like any linear layer, not at timm's zeros: with a zero
     classifier no gradient reaches any other layer, and pruning at initialisation would see only ties.
     """
     tokens, channel = mlp_ratio
@@ -51,5 +51,5 @@ def mixer(
         embed_dim=dim,
         mlp_ratio=mlp_ratio,
     )
-    nn.init.trunc_normal_(network.head.weight, std=0.02)  # pyright: ignore[reportArgumentType]
+    network.head.reset_parameters()  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
     return network

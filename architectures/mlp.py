@@ -44,8 +44,7 @@ def mlp_groups(network: MLP) -> tuple[Group, ...]:
     """The neurons of every hidden layer: incoming row, bias and outgoing column."""
     names = [f"layers.{i}" for i in range(len(network.layers))]
     return tuple(
-        parallel(network, f"{a} neurons", "neuron", writes=[a], reads=[b])
-        for a, b in itertools.pairwise(names)
+        parallel(network, f"{a} neurons", "neuron", writes=[a], reads=[b]) for a, b in itertools.pairwise(names)
     )
 
 

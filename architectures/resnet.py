@@ -209,7 +209,5 @@ def resnet(
         below = max(blocks, 1) * 2 * STAGES + 2
         raise UsageError(f"architecture 'resnet': depth={depth} is not 6n+2; use {below} or {below + 6}")
     if norm == "group" and width % CHANNELS_PER_GROUP:
-        raise UsageError(
-            f"architecture 'resnet': norm='group' needs a width that is a multiple of 4, not {width}"
-        )
+        raise UsageError(f"architecture 'resnet': norm='group' needs a width that is a multiple of 4, not {width}")
     return ResNet(image("resnet", input_shape)[0], outputs, blocks, width, norm)

@@ -122,7 +122,12 @@ def report(results: tuple[str, ...], out: str, title: str) -> None:
 @click.argument("kind", type=click.Choice(KINDS), required=False)
 @_PLUGIN
 def list_(kind: str | None, plugins: tuple[str, ...]) -> None:
-    """List methods, architectures, data sets and matrices, with their options."""
+    """List methods, architectures, data sets and matrices, with their options.
+
+    Each option stands with its type and default, as it may be written in a matrix file: the line
+    `depth: int = 8` under resnet means {name: resnet, depth: 14} there. A name in angle brackets stands for
+    many: timm/<model> is timm/resnet18 and all others.
+    """
     from ..architectures import registry as architectures
     from ..datasets import registry as datasets
     from ..methods import registry as methods

@@ -13,7 +13,7 @@ import torch
 
 from . import register
 from .files import FOUR, read_npz
-from .registry import UsageError
+from .registry import UsageError, unknown
 from .source import Source, pooled
 
 
@@ -45,14 +45,15 @@ def import_function(kind: str, module: str, function: str) -> Callable[..., Any]
     here = str(Path.cwd())
     sys.path.insert(0, here)
     try:
-        found = getattr(importlib.import_module(module), function, None)
+        home = importlib.import_module(module)
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         raise UsageError(f"{kind} '{module}:{function}': cannot import {module!r}: {reason}") from error
     finally:
         sys.path.remove(here)
+    found = getattr(home, function, None)
     if not callable(found):
-        raise UsageError(f"{kind} '{module}:{function}': module {module!r} has no function {function!r}")
+        raise unknown(f"function of {module!r}", function, [n for n, v in vars(home).items() if callable(v)])
     return found
 
 

@@ -30,8 +30,8 @@ from .cost import count_passes
 
 CurvatureKind = Literal["ggn", "mc", "rademacher", "ef"]
 
-# Bytes that the per-example gradients of one chunk may take.
-CHUNK_BYTES = 1 << 28
+# Bytes that the per-example gradients of one chunk may take: about what a processor's cache holds.
+CHUNK_BYTES = 1 << 24
 
 
 def diagonal(

@@ -6,9 +6,8 @@ from bayesprune.architectures.build import build
 from bayesprune.datasets.registry import UsageError
 from bayesprune.methods import curvature
 from bayesprune.methods.curvature import diagonal
-from torch import nn
-
 from oracles import flat, jacobians, tiny_conv_net
+from torch import nn
 
 FAMILIES = ["mlp", "lenet5", "resnet", "vit", "mixer"]
 
@@ -63,7 +62,9 @@ def test_random_kinds_are_unbiased(kind):
     x, y = batch(4, (3,))
     exact = flat(diagonal(network, x, y).values())
     many_x, many_y = x.repeat(8000, 1), y.repeat(8000)
-    draws = flat(diagonal(network, many_x, many_y, kind=kind, generator=torch.Generator().manual_seed(0)).values()) / 8000
+    draws = (
+        flat(diagonal(network, many_x, many_y, kind=kind, generator=torch.Generator().manual_seed(0)).values()) / 8000
+    )
     torch.testing.assert_close(draws, exact, rtol=0.05, atol=1e-3)
 
 

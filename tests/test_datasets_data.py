@@ -48,6 +48,13 @@ def test_batches_in_order_and_shuffled():
         assert torch.equal(y, y2)
 
 
+@pytest.mark.parametrize(("n", "sizes"), [(8, [4, 4]), (9, [4, 5]), (10, [4, 4, 2]), (1, [1]), (3, [3]), (0, [])])
+def test_no_batch_of_one_is_left_over(n, sizes):
+    part = Split(torch.arange(float(n)), torch.arange(n))
+    assert part.batch_sizes(4) == sizes
+    assert [len(x) for x, _ in part.batches(4, torch.Generator())] == sizes
+
+
 def test_each_pass_shuffles_anew():
     part, generator = Split(torch.arange(50.0), torch.arange(50)), torch.Generator().manual_seed(1)
     first, second = (torch.cat([y for _, y in part.batches(7, generator)]) for _ in range(2))

@@ -235,7 +235,7 @@ def test_function_of_tensors(module):
     ("def make(): return [1.0], [[1], [2]]", "as many targets as inputs"),
     ("def make(): return 5", "TypeError"),
     ("def make(): raise OSError('disk on fire')", "OSError: disk on fire"),
-    ("make = 3", "has no function 'make'"),
+    ("make = 3", "unknown function of 'their_data.*' 'make'"),
     ("import no_such_module_anywhere", "cannot import .*no_such_module_anywhere"),
 ])  # fmt: skip
 def test_bad_function_is_refused(module, body, message):

@@ -19,9 +19,8 @@ from bayesprune.methods.scoring import balanced_batch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from torch import nn
-
 from oracles import flat, hessian_gradient, tiny_conv_net, weights_of
+from torch import nn
 
 
 def conv_state(batch_norm=False, n=8):
@@ -51,7 +50,9 @@ def test_grasp_is_the_explicit_hessian_gradient_product(temperature, with_norm, 
     expected = flat(weights_of(state.network).values()) * hg
     torch.testing.assert_close(pruner.score(state), expected, rtol=1e-9, atol=1e-12 * expected.abs().max().item())
     absolute = build_pruner("grasp", temperature=temperature, batch_norm=batch_norm, absolute=True)
-    torch.testing.assert_close(absolute.score(state), expected.abs(), rtol=1e-9, atol=1e-12 * expected.abs().max().item())
+    torch.testing.assert_close(
+        absolute.score(state), expected.abs(), rtol=1e-9, atol=1e-12 * expected.abs().max().item()
+    )
 
 
 def test_grasp_keeps_the_weights_whose_removal_lowers_the_gradient_flow():
@@ -71,7 +72,9 @@ def test_grasp_keeps_the_weights_whose_removal_lowers_the_gradient_flow():
         weight.data.view(-1)[i] *= 1 - step
         changes.append((flow(state.network) - base) / step)
         weight.data.view(-1)[i] = original
-    torch.testing.assert_close(-2 * score[-weight.numel() :], torch.tensor(changes, dtype=torch.float64), rtol=0.02, atol=1e-6)
+    torch.testing.assert_close(
+        -2 * score[-weight.numel() :], torch.tensor(changes, dtype=torch.float64), rtol=0.02, atol=1e-6
+    )
 
 
 def test_grasp_sums_to_minus_the_gradient_norm_behind_batch_norm():
@@ -95,7 +98,9 @@ def test_snip_is_the_derivative_with_respect_to_the_mask():
     weights = weights_of(state.network)
     masks = {n: torch.ones_like(w, requires_grad=True) for n, w in weights.items()}
     rest = {n: p for n, p in state.network.named_parameters() if n not in weights}
-    outputs = torch.func.functional_call(state.network, {n: w * masks[n] for n, w in weights.items()} | rest, state.train.x)
+    outputs = torch.func.functional_call(
+        state.network, {n: w * masks[n] for n, w in weights.items()} | rest, state.train.x
+    )
     cross_entropy(state.train.y)(outputs).backward()
     expected = flat(m.grad.abs() for m in masks.values())
     torch.testing.assert_close(build_pruner("snip").score(state), expected, rtol=1e-10, atol=1e-15)
@@ -149,7 +154,9 @@ def test_synflow_rounds_avoid_the_layer_collapse_of_one_shot_magnitude():
     state = State(network, units, Split(torch.randn(2, 1, 8, 8), torch.tensor([0, 1])), MAP())
     pruner, kept = build_pruner("synflow"), None
     for i in range(pruner.rounds):
-        mask = Mask(units, select(pruner.score(state), state, keep_count(units.n, 1 - 0.005 ** ((i + 1) / 100)), among=kept))
+        mask = Mask(
+            units, select(pruner.score(state), state, keep_count(units.n, 1 - 0.005 ** ((i + 1) / 100)), among=kept)
+        )
         mask.apply_(network)
         kept = mask.kept
     assert mask.count == keep_count(units.n, 0.995)
@@ -201,7 +208,9 @@ def test_random_like_another_method_has_its_layer_counts(seed, sparsity):
 def test_random_like_takes_over_the_moment_and_differs():
     assert build_pruner("random", like="snip").when == "before"
     state = conv_state()
-    assert not torch.equal(build_pruner("random", like="magnitude").score(state), build_pruner("magnitude").score(state))
+    assert not torch.equal(
+        build_pruner("random", like="magnitude").score(state), build_pruner("magnitude").score(state)
+    )
 
 
 def test_opd_is_half_posterior_precision_times_square_for_a_linear_gaussian_model():
@@ -223,7 +232,9 @@ def test_opd_is_half_posterior_precision_times_square_for_a_linear_gaussian_mode
         theta = mode.clone()
         theta[k] = 0
         increases.append(negative_log_joint(theta) - negative_log_joint(mode))
-    torch.testing.assert_close(build_pruner("opd", precision=delta).score(state), torch.stack(increases), rtol=1e-10, atol=0)
+    torch.testing.assert_close(
+        build_pruner("opd", precision=delta).score(state), torch.stack(increases), rtol=1e-10, atol=0
+    )
 
 
 def test_opd_is_invariant_under_rescaling_of_relu_layers_where_magnitude_is_not():
@@ -272,7 +283,9 @@ def test_map_refuses_an_impossible_precision(precision):
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=60), st.integers(1, 40), st.integers(0, 99))
 def test_balanced_batch_is_as_even_as_the_classes_allow(labels, size, seed):
     y = torch.tensor(labels)
-    batch = balanced_batch(Split(torch.arange(len(y)).float().unsqueeze(1), y), size, torch.Generator().manual_seed(seed))
+    batch = balanced_batch(
+        Split(torch.arange(len(y)).float().unsqueeze(1), y), size, torch.Generator().manual_seed(seed)
+    )
     assert len(batch) == min(size, len(y))
     assert len(batch.x.unique()) == len(batch)
     taken, there = torch.bincount(batch.y, minlength=5), torch.bincount(y, minlength=5)

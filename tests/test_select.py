@@ -48,7 +48,9 @@ def test_global_selection_is_exact_best_and_stable(state, data):
 
 
 @settings(deadline=None, max_examples=40)
-@given(keep=st.integers(1, 73), allocation=st.sampled_from(["global", "layerwise", "erk", "lamp"]), seed=st.integers(0, 9))
+@given(
+    keep=st.integers(1, 73), allocation=st.sampled_from(["global", "layerwise", "erk", "lamp"]), seed=st.integers(0, 9)
+)
 def test_every_allocation_keeps_exactly_the_budget_and_ranks_inside_layers(state, keep, allocation, seed):
     scores = torch.rand(state.units.n, generator=torch.Generator().manual_seed(seed))
     kept = select(scores, state, keep, allocation)

@@ -1,0 +1,55 @@
+# Everything runs in one virtual environment, made on first use and again when its requirements change.
+
+PYTHON ?= python3
+VENV ?= .venv
+JOBS ?=
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install bench test check speed constraints clean
+
+help: ## Say what there is to make.
+	@sed -n 's/^\([a-z]*\):[^#]*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
+	@echo
+	@echo "Variables: PYTHON=$(PYTHON) (makes the environment), VENV=$(VENV), JOBS=N (worker processes of bench)"
+
+install: $(STAMP) ## Make the environment in .venv: the package, editable, with everything the tests need.
+
+bench: $(STAMP) ## Run the default matrix into results/ (resumes if interrupted) and write report/index.html.
+	$(BIN)/bayesprune run digits --out results $(if $(JOBS),--jobs $(JOBS))
+	$(BIN)/bayesprune report results --out report
+	@echo "Open $(CURDIR)/report/index.html in a browser."
+
+test: $(STAMP) ## Run the tests.
+	$(BIN)/pytest
+
+check: $(STAMP) ## Everything a change must pass: ruff, pyright, import-linter, the tests.
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+	$(BIN)/pytest
+
+speed: $(STAMP) ## Run the benchmarks of the suite's own speed.
+	$(BIN)/pytest bench/speed
+
+constraints: $(STAMP) ## Write the installed versions to constraints.txt.
+	@$(BIN)/python -m pip freeze --all --exclude-editable --exclude pip > $(VENV)/frozen.txt
+	@{ head -n 1 constraints.txt; LC_ALL=C sort -f $(VENV)/frozen.txt; } > $(VENV)/constraints.txt
+	@mv $(VENV)/constraints.txt constraints.txt
+	@touch $(STAMP)
+
+clean: ## Remove build products and caches; .venv, results and report stay.
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .benchmarks .hypothesis .import_linter_cache
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +
+
+$(STAMP): pyproject.toml constraints.txt
+	@command -v $(PYTHON) > /dev/null || { echo "bayesprune needs Python 3.11 or newer, but there is no" \
+	  "$(PYTHON); name one with make PYTHON=/path/to/python" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("bayesprune needs Python 3.11 or newer, but \
+	$(PYTHON) is %d.%d; name another with make PYTHON=/path/to/python" % sys.version_info[:2])'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]'
+	@touch $@

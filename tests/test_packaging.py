@@ -1,0 +1,334 @@
+"""What is shipped, what it says of itself, and how it installs."""
+
+import ast
+import doctest
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import bayesprune
+import pytest
+from bayesprune.architectures import registry as architectures
+from bayesprune.bench import store
+from bayesprune.bench.check import TINY, check_on
+from bayesprune.bench.matrix import Matrix, load_matrix
+from bayesprune.datasets import registry as datasets
+from bayesprune.methods import registry as methods
+from bayesprune.methods.build import build
+
+ROOT = Path(__file__).parents[1]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+README = (ROOT / "README.md").read_text()
+HEAVY = ("torch", "pandas", "matplotlib", "scipy", "sklearn")
+SHIPPED = ("*.py", "py.typed", "matrices/*.yaml", "templates/*", "*.mplstyle")
+BUILD_PRODUCTS = shutil.ignore_patterns("__pycache__", "*.egg-info", "build", "dist", ".*")
+
+
+def run(*command, cwd=ROOT, **environment):
+    done = subprocess.run(
+        [str(part) for part in command], cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, f"{command} failed:\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def folders():
+    """Folders of the sub-packages, by import name."""
+    names = PYPROJECT["tool"]["setuptools"]["packages"]
+    return {name: ROOT.joinpath(*name.split(".")[1:]) for name in names}
+
+
+# ---------------------------------------------------------------------- layout
+
+
+def test_the_root_holds_no_module_but_init():
+    assert [p.name for p in ROOT.glob("*.py")] == ["__init__.py"]
+
+
+def test_every_sub_package_is_declared():
+    found = {f"bayesprune.{p.parent.name}" for p in ROOT.glob("*/__init__.py")}
+    assert found | {"bayesprune"} == set(folders())
+
+
+def test_root_docstring():
+    assert doctest.testmod(bayesprune).failed == 0
+
+
+def test_the_face_has_every_name_it_promises():
+    assert all(callable(getattr(bayesprune, name)) for name in bayesprune.__all__)
+    with pytest.raises(AttributeError, match="offers"):
+        bayesprune.prone  # noqa: B018
+
+
+# ---------------------------------------------------------------------- imports
+
+
+@pytest.mark.parametrize(
+    ("statement", "unwanted"),
+    [
+        ("import bayesprune", (*HEAVY, "numpy", "click")),
+        ("call(['--help'])", HEAVY),
+        *((f"call(['list', '{kind}'])", HEAVY) for kind in ("methods", "architectures", "datasets", "matrices")),
+        ("import bayesprune.reports.build", ("torch",)),
+        ("call(['report', 'no such folder'])", ("torch",)),
+    ],
+)
+def test_what_must_start_fast_imports_nothing_heavy(statement, unwanted, tmp_path):
+    driver = f"""
+import sys
+def call(arguments):
+    from bayesprune.bench.cli import main
+    try:
+        main(arguments)
+    except SystemExit:
+        pass
+{statement}
+print()
+print([name for name in {unwanted!r} if name in sys.modules])
+"""
+    assert run(sys.executable, "-c", driver, cwd=tmp_path).splitlines()[-1] == "[]"
+
+
+def test_imports_go_down_only():
+    linter = Path(sys.executable).with_name("lint-imports")
+    if not linter.exists():
+        pytest.skip("import-linter is not installed")
+    assert "1 kept, 0 broken" in run(linter, "--no-cache")
+
+
+# ---------------------------------------------------------------------- the wheel
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The wheel as `python -m build` makes it: from the source archive of a clean copy."""
+    pytest.importorskip("build")
+    source = tmp_path_factory.mktemp("wheel") / "source"
+    source.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE", "__init__.py", "py.typed"):
+        shutil.copy(ROOT / name, source)
+    for folder in [*list(folders().values())[1:], ROOT / "tests"]:
+        shutil.copytree(folder, source / folder.name, ignore=BUILD_PRODUCTS)
+    run(sys.executable, "-m", "build", "--no-isolation", source, cwd=source.parent)
+    return next((source / "dist").glob("*.whl"))
+
+
+def test_the_wheel_holds_the_package_and_nothing_else(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        held = {name for name in archive.namelist() if ".dist-info/" not in name}
+    expected = {
+        "/".join((*package.split("."), path.relative_to(folder).as_posix()))
+        for package, folder in folders().items()
+        for pattern in SHIPPED
+        for path in folder.glob(pattern)
+    }
+    assert held == expected
+
+
+def test_the_wheel_works_from_a_clean_folder(wheel, tmp_path):
+    site, empty = tmp_path / "site", tmp_path / "empty"
+    empty.mkdir()
+    run(sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target", site, wheel)
+    home = run(sys.executable, "-c", "import bayesprune; print(bayesprune.__file__)", cwd=empty, PYTHONPATH=str(site))
+    assert Path(home.strip()) == site / "bayesprune" / "__init__.py"
+    listing = run(sys.executable, "-m", "bayesprune.bench.cli", "list", cwd=empty, PYTHONPATH=str(site))
+    for name in ("magnitude", "resnet", "digits", "smoke"):
+        assert f"  {name} " in listing
+    assert not list(empty.iterdir())
+
+
+# ---------------------------------------------------------------------- the Makefile
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Calls make in a folder with the Makefile and a Python that only notes what it is asked to do."""
+    if not shutil.which("make"):
+        pytest.skip("make is not installed")
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    log = tmp_path / "log"
+    noting = f'#!/bin/sh\necho "$(basename "$0") $*" >> {log}\n'
+    python = tmp_path / "fake-python"
+    copies = "".join(f"cp {tmp_path}/tool env/bin/{name}\n" for name in ("python", "pytest", "bayesprune"))
+    python.write_text(f'#!/bin/sh\n[ "$1" = -c ] && exec {sys.executable} "$@"\nmkdir -p env/bin\n{copies}')
+    (tmp_path / "tool").write_text(noting)
+    for script in ("fake-python", "tool"):
+        (tmp_path / script).chmod(0o755)
+
+    def call(*targets):
+        log.write_text("")
+        run("make", *targets, f"PYTHON={python}", "VENV=env", cwd=tmp_path, MAKEFLAGS="")
+        return log.read_text().splitlines()
+
+    return call
+
+
+INSTALL = "python -m pip install --constraint constraints.txt --editable .[dev]"
+
+
+def test_make_installs_once_and_again_when_requirements_change(make, tmp_path):
+    assert make("bench", "JOBS=2") == [
+        INSTALL,
+        "bayesprune run digits --out results --jobs 2",
+        "bayesprune report results --out report",
+    ]
+    assert make("test") == ["pytest "]
+    for name in ("pyproject.toml", "constraints.txt"):
+        later = (tmp_path / "env" / ".installed").stat().st_mtime + 10
+        os.utime(tmp_path / name, (later, later))
+        assert make("test") == [INSTALL, "pytest "]
+        os.utime(tmp_path / name, (0, 0))
+
+
+def test_make_alone_explains_itself(make, tmp_path):
+    listed = run("make", cwd=tmp_path, MAKEFLAGS="")
+    assert all(f"make {target} " in listed for target in ("bench", "test", "check", "speed", "constraints", "clean"))
+
+
+def test_make_refuses_an_old_python(make, tmp_path):
+    old = tmp_path / "old-python"
+    old.write_text(
+        f'#!/bin/sh\nexec {sys.executable} -c "import sys; sys.version_info = (3, 9); exec(sys.argv[1])" "$2"\n'
+    )
+    old.chmod(0o755)
+    with pytest.raises(AssertionError, match=r"needs Python 3\.11 or newer, but \S+ is 3\.9"):
+        run("make", "test", f"PYTHON={old}", "VENV=env", cwd=tmp_path, MAKEFLAGS="")
+    assert not (tmp_path / "env").exists()
+
+
+def test_constraints_pin_every_direct_requirement():
+    pinned = dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
+    project = PYPROJECT["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    names = {re.split(r"[<>=!~\[; ]", requirement)[0].lower() for requirement in wanted}
+    assert names <= {name.lower().replace("_", "-") for name in pinned}
+
+
+# ---------------------------------------------------------------------- the texts
+
+
+def tracked():
+    if not (ROOT / ".git").exists() or not shutil.which("git"):
+        pytest.skip("not a git checkout")
+    listed = run("git", "ls-files", "--cached", "--others", "--exclude-standard")
+    return [ROOT / name for name in listed.splitlines() if (ROOT / name).is_file()]
+
+
+@pytest.mark.parametrize(
+    "unwanted",
+    [
+        r"pypi\.org|pythonhosted|download\.pytorch|index-url|find-links",
+        r"(?<![\w.])/(work|root|workspace|tmp/\w)/?\b",
+        r"(?i)\bsessions?\b(?![\"'])|\bworkplaces?\b",
+    ],
+    ids=["registry host", "path of one machine", "how it was made"],
+)
+def test_no_file_names_what_belongs_to_one_place(unwanted):
+    found = [
+        f"{path.relative_to(ROOT)}: {match[0]}"
+        for path in tracked()
+        if path != Path(__file__) and (match := re.search(unwanted, path.read_text(errors="replace")))
+    ]
+    assert not found
+
+
+def table(kind):
+    """The README's table of a registry's built-in entries."""
+    registry = {"methods": methods, "architectures": architectures, "datasets": datasets}[kind]
+    entries = [entry for entry in registry.catalogue().values() if entry.origin == "built-in"]
+    rows = [
+        (f"`{e.name}`", e.summary.replace("|", r"\|"), *(_traits(e.name) if kind == "methods" else ()), _options(e))
+        for e in entries
+    ]
+    head = ("name", "what it is", *(("when", "auto") if kind == "methods" else ()), "options")
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ("---",) * len(head), *rows))
+
+
+def _traits(name):
+    pruner = build(name)
+    return pruner.when, "no" if pruner.keep_above is None else "yes"
+
+
+def _options(entry):
+    """Names and defaults; an option without a default is its name alone."""
+    return ", ".join(
+        f"`{name}{'=' + text.rpartition(' = ')[2] if ' = ' in text else ''}`" for name, text in entry.options.items()
+    )
+
+
+@pytest.mark.parametrize("kind", ["methods", "architectures", "datasets"])
+def test_tables_of_the_readme_are_those_of_the_registries(kind):
+    written = README.partition(f"<!-- {kind} -->\n")[2].partition("\n<!-- end -->")[0]
+    assert written == table(kind), f"the table of {kind} in README.md must read:\n\n{table(kind)}\n"
+
+
+def test_the_readme_names_every_column_of_a_record():
+    columns = (*store.IDENTITY, *store.RESULTS, *store.SECONDS, *store.COSTS, "traceback")
+    assert [c for c in columns if f"`{c}`" not in README] == []
+
+
+def test_the_readme_explains_every_key_of_a_matrix():
+    text = README.partition("## A matrix file")[2].partition("\n## ")[0]
+    assert [key for key in Matrix.model_fields if f"`{key}`" not in text] == []
+
+
+def block(language, containing):
+    blocks = re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    return next(text for text in blocks if containing in text)
+
+
+def test_the_matrix_of_the_readme_is_valid(tmp_path):
+    file = tmp_path / "matrix.yaml"
+    file.write_text(block("yaml", "datasets:"))
+    assert len(load_matrix(file).cells()) == 2 * 3 * 3 * 5 * 4  # architectures x units, less the excluded one
+
+
+def test_the_python_of_the_readme_runs(capsys):
+    text = block("python", "bp.prune").replace("finetune=5", "finetune=1")
+    names = {}
+    exec(text, names)
+    assert names["pruned"].mask.count == round(0.1 * (20 * 64 + 64 * 3))
+    assert "kept 147 of 1,472 units" in capsys.readouterr().out
+
+
+@pytest.fixture
+def plugin(tmp_path, monkeypatch):
+    """The plug-in of the README, loaded from a file for the time of a test."""
+    file = tmp_path / "my_evidence.py"
+    file.write_text(block("python", '@register("my-'))
+    monkeypatch.setattr(methods, "_builders", dict(methods._builders))
+    return file
+
+
+def test_the_plug_in_of_the_readme_is_short(plugin):
+    lines = [line for line in plugin.read_text().splitlines() if line.strip()]
+    assert len(lines) < 10
+    ast.parse(plugin.read_text())
+
+
+@pytest.mark.parametrize("units", ["weights", "groups"])
+def test_the_plug_in_of_the_readme_keeps_the_contract(plugin, units):
+    methods.load_plugin(plugin)
+    assert [v.problem for v in check_on("my-evidence", TINY[0], units)] == [""] * 7
+
+
+def test_the_plug_in_of_the_readme_is_listed_and_runs(plugin, tmp_path):
+    command = [sys.executable, "-m", "bayesprune.bench.cli"]
+    assert "my-evidence" in run(*command, "list", "methods", "--plugin", plugin)
+    matrix = tmp_path / "matrix.yaml"
+    matrix.write_text(
+        "datasets: [digits]\narchitectures: [{name: mlp, widths: [16]}]\nmethods: [my-evidence]\n"
+        "sparsity: [0.5, auto]\nseeds: [0]\ntraining: {epochs: 2}\nfinetune: {epochs: 1}\n"
+    )
+    out = tmp_path / "results"
+    run(*command, "run", matrix, "--plugin", plugin, "--out", out, "--jobs", "1")
+    records = [json.loads(path.read_text())["record"] for path in (out / "cells").iterdir()]
+    assert [r["status"] for r in records] == ["done", "done"]
+    assert {r["sparsity_auto"] for r in records} == {True, False}
