@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 import platform
 import subprocess
 import traceback
@@ -87,13 +88,19 @@ class Workbench:
         """Structures leave at least one unit in every layer, so that the network stays connected."""
         return 1 if self.run.units == "groups" else 0
 
+    def prune(self, sparsity: float | None) -> Outcome:
+        """Prune and train at the moments the method asks for; None is the method's own threshold."""
+        _ = self.fit  # its dense control is evaluated on the test split, which is then sealed
+        with sealed():
+            return PRUNE[self.pruner.when](self, sparsity)
+
     def start(self) -> tuple[nn.Module, Inference]:
         """A fresh copy of the network that the method scores first, with its inference."""
         if self.pruner.when == "after":
             return copy.deepcopy((self.fit.network, self.fit.inference))
         network = initial_network(self.run, self.data).to(self.device)
         inference = replace(self.fit.inference)  # anew, with the hyperparameters that validation chose
-        with sealed(), seeded(self.run.seed, "attach"):
+        with seeded(self.run.seed, "attach"):
             inference.attach(network, units(network, "weights"), self.data.train)
         return network, inference
 
@@ -206,7 +213,7 @@ def _train_in_full(
     """Train for as many epochs as a post-hoc method trains and fine-tunes together, so that all are paired."""
     run = bench.run
     epochs = run.training.epochs + run.finetune.epochs
-    with measured(network, bench.device) as cost, sealed(), seeded(run.seed, "training"):
+    with measured(network, bench.device) as cost, seeded(run.seed, "training"):
         train(
             network,
             bench.data.train,
@@ -269,7 +276,7 @@ def identity(run: Run) -> dict[str, Any]:
 
 def _results(run: Run, bench: Workbench, store: Store) -> dict[str, Any]:
     sparsity = None if run.sparsity == "auto" else run.sparsity
-    outcome = PRUNE[bench.pruner.when](bench, sparsity)
+    outcome = bench.prune(sparsity)
     _check_mask(outcome, sparsity, bench.units)
     values, outputs = evaluate(outcome.network, bench.data)
     store.write_tensors("logits", run.key, {"outputs": outputs.numpy(), "y": bench.data.test.y.cpu().numpy()}, {})
@@ -362,11 +369,18 @@ def _cpu_model() -> str:
 
 
 @contextmanager
-def threads(n: int) -> Iterator[None]:
-    """Run with n threads inside operators: sums are added in another order with another number."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(n)
+def repeatable(run: Run, device: torch.device) -> Iterator[None]:
+    """Arithmetic that gives the same bits again: a fixed number of threads, deterministic GPU algorithms.
+
+    With another number of threads, sums are added in another order.
+    """
+    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(run.threads)
+    if device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(before[0])
+        torch.use_deterministic_algorithms(before[1])

@@ -21,7 +21,7 @@ from ..datasets.data import Data, TestSplitError
 from ..datasets.load import load
 from ..datasets.registry import UsageError
 from ..methods import registry
-from .cell import PRUNE, Workbench
+from .cell import Workbench
 from .run import Choice, Run
 from .select import checked_scores, keep_count
 from .store import Store
@@ -184,7 +184,7 @@ def sparsity_monotone(bench: Workbench) -> None:
 
 def trains_to_the_end(bench: Workbench) -> None:
     """A whole cell runs: the count is exact, removed weights are zero, outputs finite, no hooks remain."""
-    outcome = PRUNE[bench.pruner.when](bench, 0.6)
+    outcome = bench.prune(0.6)
     if outcome.mask.count != keep_count(bench.units.n, 0.6):
         raise Broken(f"{outcome.mask.count} units kept at the end, expected {keep_count(bench.units.n, 0.6)}")
     for name, mask in outcome.mask.tensors.items():

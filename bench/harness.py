@@ -289,14 +289,15 @@ def _fail(tasks: Iterable[Task], error: BaseException, setting: Setting, store: 
 
 def _fit(runs: list[Run], setting: Setting) -> None:
     """Task: train, or find in the store, the network that these cells share."""
-    with cell.threads(runs[0].threads):
-        fitted(runs[0], _data(runs[0], setting.device), Store(setting.folder), torch.device(setting.device))
+    device = torch.device(setting.device)
+    with cell.repeatable(runs[0], device):
+        fitted(runs[0], _data(runs[0], setting.device), Store(setting.folder), device)
 
 
 def _cells(runs: list[Run], setting: Setting) -> None:
     """Task: all cells of one method on one fit."""
     store, device = Store(setting.folder), torch.device(setting.device)
-    with cell.threads(runs[0].threads):
+    with cell.repeatable(runs[0], device):
         bench = cell.Workbench(runs[0], _data(runs[0], setting.device), store, device)
         for r in runs:
             cell.execute(r, bench, store)

@@ -80,7 +80,7 @@ def _measure(run: Run, device: torch.device) -> tuple[float, float]:
     data = harness._data(run, str(device))
     network = initial_network(run, data).to(device)
     inference = inference_of(run).candidates()[0]
-    with cell.threads(run.threads):
+    with cell.repeatable(run, device):
         start = time.perf_counter()
         train(network, data.train, inference, run.training, 1, stream(run.seed, "estimate"))
         middle = time.perf_counter()
