@@ -27,10 +27,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from ..datasets.data import Likelihood
 from ..datasets.registry import UsageError
 from .cost import count_passes
+from .squared_gradients import SquaredGradients
 
 CurvatureKind = Literal["ggn", "mc", "rademacher", "ef"]
 
-# Bytes that the per-example gradients of one chunk may take: about what a processor's cache holds.
+# Examples in one forward pass.
+BATCH = 64
+# Bytes that per-example gradients may take where they have to be formed: about what a cache holds.
 CHUNK_BYTES = 1 << 24
 
 
@@ -64,19 +67,38 @@ def diagonal(
         raise UsageError("the curvature needs at least one example, got none")
     if not parameters:
         raise UsageError("the curvature needs trainable parameters, but all are frozen")
-    sums = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in parameters.items()}
-    with evaluating(network), differentiable_attention(), torch.no_grad():
-        for chunk in torch.arange(len(x), device=x.device).split(_chunk_size(network, x, parameters, kind)):
-            vectors = _output_vectors(network(x[chunk]), y[chunk], likelihood, kind, generator)
-            for name, squares in _squared_gradients(network, parameters, x[chunk], vectors).items():
-                sums[name] += squares
-            count_passes(len(chunk) * vectors.shape[1])
+    with evaluating(network), torch.no_grad():
+        sums = _fast(network, parameters, x, y, likelihood, kind, generator)
     for name, total in sums.items():
         if not torch.isfinite(total).all():
             raise ArithmeticError(
                 f"the curvature of {name!r} is not finite: the network has diverged, lower the learning rate"
             )
     return sums
+
+
+def _fast(
+    network: nn.Module, parameters: dict[str, nn.Parameter], x: Tensor, y: Tensor, likelihood: Likelihood,
+    kind: CurvatureKind, generator: torch.Generator | None,
+) -> dict[str, Tensor]:  # fmt: skip
+    """One forward pass and one backward pass per vector; parameters that this cannot follow, one by one."""
+    collected = SquaredGradients(parameters)
+    strays: dict[str, Tensor] = {}
+    for index in torch.arange(len(x), device=x.device).split(BATCH):
+        collected.new_batch()
+        with torch.enable_grad(), collected:
+            outputs = network(x[index])
+        vectors = _output_vectors(outputs.detach(), y[index], likelihood, kind, generator)
+        for k in range(vectors.shape[1]):
+            last = k == vectors.shape[1] - 1
+            torch.autograd.grad(
+                outputs, list(parameters.values()), vectors[:, k], retain_graph=not last, allow_unused=True
+            )
+        if collected.fallback:
+            lost = {name: parameters[name] for name in sorted(collected.fallback)}
+            for name, squares in _one_by_one(network, lost, x[index], vectors).items():
+                strays[name] = strays.get(name, 0) + squares
+    return collected.sums | strays
 
 
 def trainable(network: nn.Module) -> dict[str, nn.Parameter]:
@@ -101,11 +123,11 @@ def differentiable_attention():
     return sdpa_kernel(SDPBackend.MATH)
 
 
-def _squared_gradients(
+def _one_by_one(
     network: nn.Module, parameters: dict[str, nn.Parameter], x: Tensor, vectors: Tensor
 ) -> dict[str, Tensor]:
-    """Sum over examples n and vectors k of (∂(f_n·v_nk)/∂θ)²; vectors has shape (N, K, C)."""
-    constants = {name: p for name, p in network.named_parameters() if name not in parameters}
+    """Sum over examples n and vectors k of (∂(f_n·v_nk)/∂θ)² for any operation; vectors has shape (N, K, C)."""
+    constants = {name: p.detach() for name, p in network.named_parameters() if name not in parameters}
     buffers = dict(network.named_buffers())
 
     def gradients(example: Tensor, directions: Tensor) -> dict[str, Tensor]:
@@ -115,8 +137,15 @@ def _squared_gradients(
         pull_back = vjp(output, {name: p.detach() for name, p in parameters.items()})[1]
         return vmap(lambda v: pull_back(v)[0])(directions)
 
-    per_example = vmap(gradients)(x, vectors)
-    return {name: g.square_().sum((0, 1), dtype=torch.float64) for name, g in per_example.items()}
+    per_example = vectors.shape[1] * sum(p.numel() * p.element_size() for p in parameters.values())
+    size = max(1, CHUNK_BYTES // per_example)
+    sums = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in parameters.items()}
+    with differentiable_attention():
+        for part_x, part_v in zip(x.split(size), vectors.split(size), strict=True):
+            for name, g in vmap(gradients)(part_x, part_v).items():
+                sums[name] += g.square_().sum((0, 1), dtype=torch.float64)
+    count_passes(len(x) * vectors.shape[1])
+    return sums
 
 
 def _output_vectors(
@@ -147,9 +176,3 @@ def _categorical_roots(logits: Tensor) -> Tensor:
 
 def _gaussian_roots(outputs: Tensor) -> Tensor:
     return torch.eye(outputs.shape[1], dtype=outputs.dtype, device=outputs.device).expand(len(outputs), -1, -1)
-
-
-def _chunk_size(network: nn.Module, x: Tensor, parameters: dict[str, nn.Parameter], kind: CurvatureKind) -> int:
-    vectors = network(x[:1]).shape[1] if kind == "ggn" else 1
-    per_example = vectors * sum(p.numel() * p.element_size() for p in parameters.values())
-    return max(1, min(len(x), CHUNK_BYTES // per_example))

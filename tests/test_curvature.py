@@ -6,10 +6,19 @@ from bayesprune.architectures.build import build
 from bayesprune.datasets.registry import UsageError
 from bayesprune.methods import curvature
 from bayesprune.methods.curvature import diagonal
+from bayesprune.methods.squared_gradients import SquaredGradients
 from oracles import flat, jacobians, tiny_conv_net
 from torch import nn
 
-FAMILIES = ["mlp", "lenet5", "resnet", "vit", "mixer"]
+FAMILIES = [
+    ("mlp", {}),
+    ("lenet5", {}),
+    ("resnet", {}),
+    ("resnet", {"norm": "group"}),
+    ("resnet", {"norm": "fixup"}),
+    ("vit", {}),
+    ("mixer", {}),
+]
 
 
 def batch(n=6, shape=(1, 4, 4), classes=4):
@@ -38,9 +47,11 @@ def test_equals_explicit_jacobians(kind, batch_norm):
     torch.testing.assert_close(found, explicit(network, x, y, kind), rtol=1e-10, atol=1e-14)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_against_explicit_jacobians(family):
-    network = build(family, (1, 8, 8), 3, seed=0).double().eval()
+@pytest.mark.parametrize(("family", "options"), FAMILIES)
+def test_every_family_against_explicit_jacobians(family, options):
+    network = build(family, (1, 8, 8), 3, seed=0, **options).double().eval()
+    for p in network.parameters():  # no zeros of an initialisation may hide a mistake
+        p.data += 0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel()), dtype=p.dtype)
     x, y = batch(2, (1, 8, 8), 3)
     found = diagonal(network, x, y)
     expected = explicit(network, x, y, "ggn").split([p.numel() for p in network.parameters()])
@@ -73,7 +84,7 @@ def test_batches_and_order_do_not_matter(monkeypatch):
     whole = flat(diagonal(network, x, y).values())
     order = torch.randperm(16)
     for size in (1, 5):
-        monkeypatch.setattr(curvature, "_chunk_size", lambda *_, size=size: size)
+        monkeypatch.setattr(curvature, "BATCH", size)
         torch.testing.assert_close(flat(diagonal(network, x[order], y[order]).values()), whole, rtol=1e-12, atol=0)
 
 
@@ -119,3 +130,51 @@ def test_bad_input_is_refused():
         diagonal(network, x * float("inf"), y)
     with pytest.raises(UsageError, match="frozen"):
         diagonal(network.requires_grad_(False), x, y)
+
+
+class Odd(nn.Module):
+    """Tied weights, a grouped and a strided convolution, an embedding, and operations that nobody foresaw."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Embedding(5, 6)
+        self.grouped = nn.Conv1d(6, 6, 1)
+        self.convolution = nn.Conv2d(2, 4, 3, stride=2, padding=1, groups=2, bias=False)
+        self.same = nn.Conv2d(4, 4, 3, padding="same")
+        self.tied = nn.Linear(6, 6)
+        self.scale = nn.Parameter(torch.rand(6))
+        self.power = nn.Parameter(torch.rand(6))
+        self.head = nn.Linear(6 + 4, 3)
+
+    def forward(self, x):
+        tokens = self.table((x.flatten(1)[:, :7] * 3).round().long().abs() % 5)
+        tokens = self.tied(self.tied(tokens).tanh()) * self.scale + tokens.abs() ** self.power
+        tokens = self.grouped(tokens.transpose(1, 2)).mean(2)
+        return self.head(torch.cat([tokens, self.same(self.convolution(x)).mean((2, 3))], 1))
+
+
+def test_unforeseen_operations_and_tied_weights_are_exact_too():
+    torch.manual_seed(0)
+    network = Odd().double()
+    x, y = batch(5, (2, 5, 5), 3)
+    found = diagonal(network, x, y)
+    expected = explicit(network, x, y, "ggn").split([p.numel() for p in network.parameters()])
+    for (name, value), oracle in zip(found.items(), expected, strict=True):
+        torch.testing.assert_close(value.flatten(), oracle, rtol=1e-8, atol=1e-13, msg=name)
+
+
+@pytest.mark.parametrize("model", ["convnext_atto", "mobilenetv3_small_050"])
+def test_networks_of_timm_against_explicit_jacobians(model):
+    network = build(f"timm/{model}", (3, 32, 32), 2, seed=0).double().eval()
+    x, y = batch(1, (3, 32, 32), 2)
+    found = flat(diagonal(network, x, y).values())
+    torch.testing.assert_close(found, explicit(network, x, y, "ggn"), rtol=1e-6, atol=1e-12)
+
+
+def test_our_own_families_need_no_fallback():
+    for family, options in FAMILIES:
+        network = build(family, (1, 8, 8), 3, seed=0, **options).eval()
+        collected = SquaredGradients(curvature.trainable(network))
+        with collected:
+            network(torch.randn(2, 1, 8, 8))
+        assert not collected.fallback, family
