@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors import torch as safetensors
 from torch import Tensor, nn
 
+from ..datasets.atomic import write_atomically
 from ..datasets.registry import UsageError
 from .units import Units
 
@@ -91,7 +90,7 @@ class Mask:
     def save(self, path: str | Path) -> None:
         """Write the mask as safetensors, one boolean tensor per group; `path` is replaced in one step."""
         parts = zip(self.units.layer_names, self.units.split(self.kept.cpu()), strict=True)
-        _replace(Path(path), safetensors.save({name: part.clone() for name, part in parts}))
+        write_atomically(Path(path), safetensors.save({name: part.clone() for name, part in parts}))
 
     @classmethod
     def load(cls, path: str | Path, units: Units) -> Mask:
@@ -109,14 +108,3 @@ class Mask:
                 f"and {expected.get(name, 0)} here"
             )
         return cls(units, torch.cat([parts[name] for name in units.layer_names]))
-
-
-def _replace(path: Path, content: bytes) -> None:
-    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.replace(draft, path)
-    except BaseException:
-        Path(draft).unlink(missing_ok=True)
-        raise

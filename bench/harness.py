@@ -24,6 +24,7 @@ from typing import Any
 import torch
 
 from ..architectures.units import units as units_of
+from ..datasets.atomic import write_atomically
 from ..datasets.data import Data
 from ..datasets.load import load
 from ..datasets.registry import UsageError
@@ -33,7 +34,7 @@ from .fits import fit_key, fitted, inference_of, initial_network
 from .matrix import Matrix, load_matrix
 from .run import Choice, Run
 from .select import keep_count
-from .store import Store, write_atomically
+from .store import Store
 
 POLL_SECONDS = 0.5
 MAX_CRASHES = 2

@@ -96,8 +96,14 @@ def _floor(ranking: Tensor, units: Units, floor: int) -> Tensor:
 
 
 def _best(ranking: Tensor, k: int) -> Tensor:
-    order = torch.argsort(ranking, descending=True, stable=True)
-    return torch.zeros_like(ranking, dtype=torch.bool).index_fill_(0, order[:k], True)
+    """The k largest, the first of equal ones; a threshold is found in linear time, without sorting."""
+    if k <= 0 or k >= len(ranking):
+        return torch.full_like(ranking, k > 0, dtype=torch.bool)
+    threshold = ranking.kthvalue(len(ranking) - k + 1).values
+    kept = ranking > threshold
+    ties = (ranking == threshold).nonzero().flatten()
+    kept[ties[: k - int(kept.sum())]] = True
+    return kept
 
 
 # ------------------------------------------------------------------ how many units each layer keeps

@@ -15,11 +15,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..datasets.atomic import write_atomically
 from ..datasets.registry import UsageError
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ def _csv(frame: pd.DataFrame, columns: list[str]) -> str:
     table = frame[columns].copy()
     for column in ("layer_density", "collapsed", "shift"):
         if column in table:
-            table[column] = [json.dumps(v, sort_keys=True) if isinstance(v, dict | list) else "" for v in table[column]]
+            table[column] = [json.dumps(v) if isinstance(v, dict | list) else "" for v in table[column]]
     return table.to_csv(index=False, lineterminator="\n")
 
 
@@ -190,21 +190,6 @@ def _position(record: Mapping[str, Any]) -> tuple:
 
 
 # ---------------------------------------------------------------------- integrity
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a reader, or a crash, sees the old content or the new, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def _check_schema(marker: Path) -> None:
@@ -257,7 +242,8 @@ def _tensor_digest(tensors: Mapping[str, np.ndarray], notes: str) -> str:
 
 
 def _canonical(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    """JSON in the order given, which is that of the layers in a network; reading keeps it."""
+    return json.dumps(value, separators=(",", ":"), allow_nan=False)
 
 
 def _sha256(content: bytes) -> str:

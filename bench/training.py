@@ -70,16 +70,16 @@ def train(
     parameters = [p for p in (*network.parameters(), *inference.parameters()) if p.requires_grad]
     optimizer, scheduler = _optimizer(parameters, settings, epochs * steps_per_epoch(split, settings))
     enforce = _enforcer(network, mask)
-    scale = 1 / len(split)
     network.train()
     for epoch in range(1, epochs + 1):
+        penalise = inference.penalizer(network, 1 / len(split))
         total = torch.zeros((), device=split.x.device)
         for x, y in split.batches(settings.batch_size, generator):
             for parameter in parameters:  # as optimizer.zero_grad(), whose bookkeeping costs more than the penalty
                 parameter.grad = None
             loss = mean_loss(network(x), y)
             loss.backward()
-            inference.backward_penalty(network, scale)
+            penalise()
             optimizer.step()
             enforce()
             if scheduler:

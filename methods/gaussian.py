@@ -8,7 +8,7 @@ negative log likelihood, here the diagonal of the generalised Gauss-Newton matri
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -48,13 +48,16 @@ class MAP(Inference[Gaussian]):
         """½ δ |θ|², in nats for the whole training set."""
         return 0.5 * self._delta * torch.stack([p.square().sum() for p in trainable(network).values()]).sum()
 
-    @torch.no_grad()
-    def backward_penalty(self, network: nn.Module, scale: float) -> None:
-        """Add scale · δ · θ to the gradients, in one fused step."""
-        if self._delta:
-            pairs = [(p.grad, p) for p in network.parameters() if p.grad is not None]
-            gradients, parameters = zip(*pairs, strict=True)
-            torch._foreach_add_(gradients, parameters, alpha=scale * self._delta)  # pyright: ignore
+    def penalizer(self, network: nn.Module, scale: float) -> Callable[[], None]:
+        """Adds scale · δ · θ to the gradients, in one fused step."""
+        parameters = list(trainable(network).values())
+
+        @torch.no_grad()
+        def add() -> None:
+            penalised = [p for p in parameters if p.grad is not None]
+            torch._foreach_add_([p.grad for p in penalised], penalised, alpha=scale * self._delta)  # pyright: ignore
+
+        return add if self._delta and parameters else lambda: None
 
     def posterior(self, network: nn.Module, train: Split) -> Gaussian:
         """Laplace posterior at the network's parameters: precision H + δ."""

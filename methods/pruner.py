@@ -47,9 +47,12 @@ class Inference(ABC, Generic[Posterior]):
     def posterior(self, network: nn.Module, train: Split) -> Posterior:
         """The posterior over the parameters of the trained `network`."""
 
-    def backward_penalty(self, network: nn.Module, scale: float) -> None:
-        """Add the gradient of `scale * penalty` to the gradients; override where it has a closed form."""
-        (scale * self.penalty(network)).backward()
+    def penalizer(self, network: nn.Module, scale: float) -> Callable[[], None]:
+        """A function to call after each backward pass: it adds the gradient of `scale * penalty`.
+
+        Override it where that gradient has a closed form; parameters are bound once, not at every step.
+        """
+        return lambda: (scale * self.penalty(network)).backward()
 
     def candidates(self) -> Sequence[Inference[Posterior]]:
         """The inferences among which the validation split chooses; one by default: this one."""

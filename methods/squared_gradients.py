@@ -304,8 +304,8 @@ class _Embedding(torch.autograd.Function):
 
 
 def _embedding(
-    sink: SquaredGradients, input: Tensor, weight: Tensor, padding_idx: int | None = None, max_norm: float | None = None,
-    norm_type: float = 2.0, scale_grad_by_freq: bool = False, sparse: bool = False,
+    sink: SquaredGradients, input: Tensor, weight: Tensor, padding_idx: int | None = None,
+    max_norm: float | None = None, norm_type: float = 2.0, scale_grad_by_freq: bool = False, sparse: bool = False,
 ) -> Tensor | None:  # fmt: skip
     if padding_idx is not None or max_norm is not None or scale_grad_by_freq:
         return None

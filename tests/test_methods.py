@@ -265,7 +265,7 @@ def test_map_penalty_is_the_negative_log_prior_and_its_shortcut_is_its_gradient(
     by_autograd = [p.grad.clone() for p in network.parameters()]
     for p in network.parameters():
         p.grad = torch.zeros_like(p)
-    inference.backward_penalty(network, scale)
+    inference.penalizer(network, scale)()
     for p, g in zip(network.parameters(), by_autograd, strict=True):
         torch.testing.assert_close(p.grad, g)
 

@@ -115,7 +115,8 @@ def coarsen(patch, folder, formats=("svg",)):
     from bayesprune.reports import layout, style
 
     sheet = folder / "coarse.mplstyle"
-    sheet.write_text(re.sub(r"savefig.dpi: .*", "savefig.dpi: 20", style.SHEET.read_text()))
+    text = re.sub(r"savefig.dpi: .*", "savefig.dpi: 20", style.SHEET.read_text())
+    sheet.write_text(text.replace("fonttype: path", "fonttype: none").replace("fonttype: 42", "fonttype: 3"))
     patch.setattr(style, "SHEET", sheet)
     patch.setattr(layout, "FORMATS", {name: layout.FORMATS[name] for name in formats})
 
@@ -210,7 +211,12 @@ def test_results_csv_holds_every_record(everything):
 
 
 def test_the_same_frame_gives_the_same_bytes(tmp_path):
-    frame = pd.DataFrame([*records(**SMALL | {"seeds": (0, 1)}), record("opd", "mlp", "digits", 0, 0.8, auto=True)])
+    frame = pd.DataFrame(
+        [
+            *records(**SMALL | {"methods": ("magnitude",), "seeds": (0,)}),
+            record("opd", "mlp", "digits", 0, 0.8, auto=True),
+        ]
+    )
     contents = []
     for name in ("a", "b"):
         html_of(frame, tmp_path / name)
@@ -235,7 +241,7 @@ def test_all_formats_of_a_figure_have_the_same_bytes_every_time(monkeypatch, tmp
 
 
 def test_order_of_rows_changes_no_table_and_no_text(tmp_path, unsaved):
-    frame = pd.DataFrame(records(**SMALL))
+    frame = frame_of(sparsities=(0.9,))
     html_of(frame, tmp_path / "a")
     html_of(frame.sample(frac=1, random_state=1), tmp_path / "b")
     for name in ("index.html", "tables/accuracy.md", "tables/ranking.tex"):
@@ -307,7 +313,7 @@ def chosen(sparsity):
 
 
 def ten_long_names():
-    return frame_of(methods=tuple(f"method-{i}_{'x' * 60}" for i in range(10)), seeds=(0, 1))
+    return frame_of(methods=tuple(f"method-{i}_{'x' * 60}" for i in range(10)), sparsities=(0.9,), seeds=(0, 1))
 
 
 def few_columns():
@@ -485,6 +491,19 @@ def test_layer_names_and_densities_stay_short():
         "50",
         "100",
     ]
+
+
+def test_layers_keep_their_order_and_sorted_ones_are_ordered_by_number():
+    from bayesprune.reports.heatmap import in_order, layer_densities
+
+    assert in_order(["stem", "b.10", "b.2", "head"]) == ["stem", "b.10", "b.2", "head"]
+    assert in_order(["b.1.w", "b.10.w", "b.2.w", "head"]) == ["b.1.w", "b.2.w", "b.10.w", "head"]
+    rows = pd.DataFrame(
+        {"label": ["x", "x"], "layer_density": [{"stem": 0.5, "head": 0.1}, {"stem": 0.7, "head": 0.3}]}
+    )
+    table = layer_densities(rows)
+    assert list(table.columns) == ["stem", "head"]
+    np.testing.assert_allclose(table.to_numpy(), [[0.6, 0.2]])
 
 
 def test_tick_labels_are_thinned_but_keep_the_largest():

@@ -47,7 +47,7 @@ def test_mean_band_resamples_whole_seeds_and_leaves_gaps_out():
 
 
 def test_bootstrap_covers_as_it_should():
-    samples = rng(1).standard_normal((40, 2000)) + 3
+    samples = rng(1).standard_normal((40, 1000)) + 3
     _, low, high = st.mean_band(samples, rng(2), draws=400)
     assert abs(np.mean((low <= 3) & (high >= 3)) - 0.94) < 0.02
 
@@ -144,7 +144,7 @@ def test_friedman_equals_scipy_and_the_formula():
 
 
 def test_friedman_rejects_too_often_never_and_too_seldom_never():
-    p_values = np.array([st.compare(scores).p_value for scores in rng(13).random((400, 12, 4))])
+    p_values = np.array([st.compare(scores).p_value for scores in rng(13).random((200, 12, 4))])
     assert abs(np.mean(p_values < 0.05) - 0.05) < 0.035
 
 

@@ -5,8 +5,9 @@ import threading
 
 import numpy as np
 import pytest
-from bayesprune.bench import store as store_module
-from bayesprune.bench.store import SCHEMA, Store, csv_text, results, write_atomically
+from bayesprune.bench.store import SCHEMA, Store, csv_text, results
+from bayesprune.datasets import atomic
+from bayesprune.datasets.atomic import write_atomically
 from bayesprune.datasets.registry import UsageError
 
 
@@ -70,7 +71,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_missing(store, damage):
 def test_a_crash_while_writing_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "file"
     write_atomically(path, b"old")
-    monkeypatch.setattr(store_module.os, "fsync", lambda fd: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr(atomic.os, "fsync", lambda fd: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"

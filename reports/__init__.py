@@ -1,0 +1,1 @@
+"""Reports from records: statistics, tables, figures, one self-contained page. Never imports torch."""

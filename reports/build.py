@@ -1,0 +1,107 @@
+"""One call writes a report: a self-contained page, figures and tables for a paper, and the records as CSV."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+import pandas as pd
+from markupsafe import Markup
+
+from ..bench.store import IDENTITY, RESULTS, SECONDS, csv_text
+from ..datasets.atomic import write_atomically
+from ..datasets.registry import UsageError
+from . import render, summary
+from .figures import drawings
+from .frame import prepare
+from .layout import Drawing, save
+from .ranking import rankings
+from .render import Table
+from .tables import tables
+
+TRACEBACKS = 20
+
+
+@dataclass(frozen=True)
+class _Image:
+    """A figure as the page holds it: inside the file, with links to the files beside it."""
+
+    drawing: Drawing
+    source: str
+    width: int
+
+
+def report(frame: pd.DataFrame, out: Path | str, *, title: str = "Pruning report") -> Path:
+    """Write a report of the records in `frame` to the folder `out`; returns the path of index.html.
+
+    Written are index.html (one file that needs no other and no network), figures/*.{pdf,svg,png},
+    tables/*.{md,tex} and results.csv. The same frame gives the same bytes. index.html comes last and in one
+    piece. Raises UsageError if `out` cannot be a folder.
+    """
+    out = _folder(Path(out))
+    prepared = prepare(frame)
+    images = [_image(drawing, out / "figures") for drawing in drawings(prepared)]
+    found = tables(prepared)
+    for table in found:
+        _write(out / "tables" / f"{table.name}.md", render.markdown(table))
+        _write(out / "tables" / f"{table.name}.tex", render.latex(table))
+    _write(out / "results.csv", _csv(frame))
+    _write(out / "index.html", page(prepared, images, found, title))
+    return out / "index.html"
+
+
+def page(frame: pd.DataFrame, images: list[_Image], found: list[Table], title: str) -> str:
+    """The page as HTML; every text of the records is escaped."""
+    ranked = rankings(frame)
+    return _template().render(
+        title=title,
+        facts=summary.facts(frame),
+        headlines=summary.headlines(frame, ranked),
+        doubts=summary.doubts(frame, ranked),
+        missing=summary.missing_controls(frame),
+        images=images,
+        tables=[(table, Markup(render.html_table(table))) for table in found if table.name != "failures"],  # noqa: S704
+        failures=[(table, Markup(render.html_table(table))) for table in found if table.name == "failures"],  # noqa: S704
+        tracebacks=_tracebacks(frame),
+    )
+
+
+def _template() -> jinja2.Template:
+    folder = Path(__file__).with_name("templates")
+    loader = jinja2.FileSystemLoader(folder, encoding="utf-8")
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template("report.html.j2")
+
+
+def _image(drawing: Drawing, folder: Path) -> _Image:
+    data = base64.b64encode(save(drawing, folder)).decode("ascii")
+    return _Image(drawing, f"data:image/svg+xml;base64,{data}", round(96 * drawing.figure.get_figwidth()))
+
+
+def _tracebacks(frame: pd.DataFrame) -> list[tuple[str, str]]:
+    """One (cell, traceback) for each different traceback of the failed cells."""
+    failed = frame[(frame["status"] == "failed") & (frame["traceback"] != "")].drop_duplicates("traceback")
+    names = failed[["method", "dataset", "architecture", "units"]].agg(" · ".join, axis=1) if len(failed) else []
+    return list(zip(names, failed["traceback"], strict=True))[:TRACEBACKS]
+
+
+def _csv(frame: pd.DataFrame) -> str:
+    """results.csv as the store writes it, also for a frame that lacks some of its columns."""
+    return csv_text(frame.reindex(columns=list(dict.fromkeys([*frame.columns, *IDENTITY, *RESULTS, *SECONDS]))))
+
+
+def _folder(out: Path) -> Path:
+    try:
+        for folder in ("figures", "tables"):
+            (out / folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot write a report to {str(out)!r}: {error.strerror}; choose another folder") from error
+    return out
+
+
+def _write(path: Path, text: str) -> None:
+    write_atomically(path, text.encode())

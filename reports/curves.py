@@ -1,0 +1,137 @@
+"""A metric against sparsity: lines with bands over seeds, the dense reference, self-chosen operating points."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from . import layout
+from . import statistics as st
+from .frame import Panel, by_seed, dense_by_seed, halvings, labels, panels, prepare, pruned
+from .layout import styled
+from .metrics import METRICS, Metric
+from .style import Style, styles
+
+
+@styled
+def curves(frame: pd.DataFrame, metric: str = "accuracy", only: Sequence[Panel] | None = None) -> Figure:
+    """A metric against sparsity: one panel per data set and architecture, a line with a band per method.
+
+    The x axis counts halvings of the network, so that 50 to 99 % are equally legible. A dashed black line is
+    the unpruned network, a star the sparsity that a method chose itself, an open marker a network in which a
+    layer lost all its units.
+    """
+    frame = prepare(frame)
+    there = panels(frame, metric) if only is None else list(only)
+    look = styles(labels(frame))
+    shown = pd.concat([panel.rows(pruned(frame)) for panel in there]) if there else pruned(frame)
+    shown = shown[shown[metric].notna()]
+    figure, axes = layout.grid(len(there), _curve_legend(frame, shown, there, METRICS[metric], look))
+    both = frame["units"].nunique() > 1
+    for axis, panel in zip(axes, there, strict=True):
+        _curve_panel(axis, frame, panel, METRICS[metric], look)
+        layout.title(axis, panel, both)
+    return figure
+
+
+def _curve_legend(
+    frame: pd.DataFrame, shown: pd.DataFrame, there: Sequence[Panel], metric: Metric, look: Mapping[str, Style]
+) -> list[Line2D]:
+    extra = [layout.dense_handle()] if any(len(dense_by_seed(frame, p, metric)) for p in there) else []
+    extra += [layout.star_handle()] if shown["auto"].any() else []
+    extra += [layout.open_handle()] if shown["collapsed"].map(has_items).any() else []
+    return layout.handles({name: look[name] for name in look if name in set(shown["label"])}, *extra)
+
+
+def _curve_panel(axis: Axes, frame: pd.DataFrame, panel: Panel, metric: Metric, look: Mapping[str, Style]) -> None:
+    rng = st.generator()
+    rows = panel.rows(pruned(frame))
+    rows = rows[rows[metric.name].notna() & rows["sparsity"].notna()]
+    for label in sorted(set(rows["label"])):
+        own = rows[rows["label"] == label]
+        _line(axis, own, metric, look[label], rng)
+        _star(axis, own[own["auto"]], metric, look[label], rng)
+    _dense_line(axis, dense_by_seed(frame, panel, metric), metric, rng)
+    layout.sparsity_axis(axis, sorted({*rows["target"].dropna(), *_realised_auto(rows)}))
+    _ticks_at_targets(axis, rows)
+    axis.set_ylabel(metric.label)
+    if metric.logarithmic:
+        layout.log_if_wide(axis, [*rows[metric.name], *dense_by_seed(frame, panel, metric)])
+
+
+def _realised_auto(rows: pd.DataFrame) -> list[float]:
+    return list(rows[rows["auto"]].groupby("label")["sparsity"].mean())
+
+
+def _ticks_at_targets(axis: Axes, rows: pd.DataFrame) -> None:
+    """Ticks stand where a sparsity was asked for; the limits still hold the stars."""
+    asked = sorted(set(rows["target"].dropna()))
+    if asked:
+        limits = axis.get_xlim()
+        layout.sparsity_axis(axis, asked)
+        axis.set_xlim(limits)
+
+
+def _line(axis: Axes, rows: pd.DataFrame, metric: Metric, style: Style, rng: np.random.Generator) -> None:
+    values = by_seed(rows, metric.name)
+    if not values.size:
+        return
+    x = halvings(by_seed(rows, "sparsity").mean().to_numpy(float))
+    mean, low, high = st.mean_band(metric.scale * values.to_numpy(float), rng)
+    axis.plot(x, mean, color=style.color, marker=style.marker, linestyle=style.line)
+    axis.fill_between(x, low, high, color=style.color, alpha=0.15, linewidth=0)
+    lost = by_seed(rows.assign(lost=rows["collapsed"].map(has_items).astype(float)), "lost").max().to_numpy(float) > 0
+    axis.plot(
+        x[lost], mean[lost], color=style.color, marker=style.marker, linestyle="none", markerfacecolor="white", zorder=4
+    )
+
+
+def has_items(value: object) -> bool:
+    """Whether a record's list is there and not empty."""
+    return isinstance(value, Sequence) and not isinstance(value, str) and len(value) > 0
+
+
+def _star(axis: Axes, rows: pd.DataFrame, metric: Metric, style: Style, rng: np.random.Generator) -> None:
+    if not len(rows):
+        return
+    per_seed = rows.groupby("seed")[["sparsity", metric.name]].mean()
+    spread = st.mean_interval(metric.scale * per_seed[metric.name].to_numpy(float), rng)
+    x = float(halvings(per_seed["sparsity"].mean()))
+    axis.plot(
+        [x],
+        [spread.value],
+        marker="*",
+        markersize=13,
+        color=style.color,
+        markeredgecolor="black",
+        markeredgewidth=0.7,
+        linestyle="none",
+        zorder=5,
+    )
+    axis.plot(
+        [x],
+        [spread.value],
+        marker=style.marker,
+        markersize=2.6,
+        color="white",
+        markeredgewidth=0,
+        linestyle="none",
+        zorder=6,
+    )
+    if math.isfinite(spread.low):
+        axis.plot([x, x], [spread.low, spread.high], color=style.color, linewidth=1.2, zorder=4)
+
+
+def _dense_line(axis: Axes, dense: pd.Series, metric: Metric, rng: np.random.Generator) -> None:
+    if not len(dense):
+        return
+    spread = st.mean_interval(metric.scale * dense.to_numpy(float), rng)
+    axis.axhline(spread.value, color="black", linestyle=(0, (5, 2)), linewidth=1.0, zorder=1.5)
+    if math.isfinite(spread.low):
+        axis.axhspan(spread.low, spread.high, color="black", alpha=0.07, linewidth=0, zorder=1)

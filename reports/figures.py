@@ -1,0 +1,86 @@
+"""The figures of a report, in its order, with captions: each is a pure function of the frame of records."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from . import captions, layout
+from .curves import curves
+from .frame import Panel, labels, panels, percent, prepare, reference_sparsity
+from .heatmap import densities, density_panels
+from .layout import Drawing
+from .metrics import METRICS, Metric
+from .points import calibration, calibration_panels, cost, cost_panels, ranks, shift, shift_panels
+from .ranking import Ranking, rankings
+from .style import styles
+
+__all__ = ["calibration", "cost", "curves", "densities", "drawings", "ranks", "shift"]
+
+CURVES = ("accuracy", "rmse", "nll", "ece", "ood_auroc")
+HEAT_MAPS_PER_PAGE = 4
+
+
+def drawings(frame: pd.DataFrame) -> list[Drawing]:
+    """Every figure that the frame has numbers for, panels split over pages, in the order of the report."""
+    frame = prepare(frame)
+    at = reference_sparsity(frame)
+    found = [drawing for metric in CURVES for drawing in _against_sparsity(frame, METRICS[metric])]
+    found += [_average_ranks(frame, ranking) for ranking in rankings(frame) if len(ranking.standings) > 1]
+    return found + (_at(frame, at) if math.isfinite(at) else [])
+
+
+def _against_sparsity(frame: pd.DataFrame, metric: Metric) -> list[Drawing]:
+    name = f"{metric.name.replace('_', '-')}-sparsity"
+    title = f"{metric.label[0].upper()}{metric.label[1:]} against sparsity"
+    there = panels(frame, metric.name)
+    return _paged(name, title, captions.curves(frame, metric), there, lambda page: curves(frame, metric.name, page))
+
+
+def _average_ranks(frame: pd.DataFrame, ranking: Ranking) -> Drawing:
+    several = frame["units"].nunique() > 1
+    name = f"ranks-{ranking.units}" if several else "ranks"
+    title = f"Average ranks, units: {ranking.units}" if several else "Average ranks"
+    return Drawing(name, title, captions.ranks(ranking), ranks(ranking, styles(labels(frame))))
+
+
+def _at(frame: pd.DataFrame, at: float) -> list[Drawing]:
+    """The figures at one target sparsity."""
+    kinds = [
+        ("cost", "Quality against cost", captions.cost, cost_panels, cost),
+        ("density", "What is kept in each layer", captions.density, density_panels, densities),
+        ("calibration", "Calibration before and after temperature scaling", captions.calibration, calibration_panels,
+         calibration),
+        ("shift", "Accuracy under shift", captions.shift, shift_panels, shift),
+    ]  # fmt: skip
+    return [
+        drawing
+        for name, title, caption, there, draw in kinds
+        for drawing in _paged(
+            name,
+            f"{title} at {percent(at)} pruned",
+            caption(frame, at),
+            there(frame, at),
+            functools.partial(draw, frame, at),
+        )
+    ]
+
+
+def _paged(
+    name: str,
+    title: str,
+    caption: str,
+    there: Sequence[Panel],
+    draw: Callable[[list[Panel]], Figure],
+) -> list[Drawing]:
+    """One drawing, or several numbered ones; none without panels."""
+    pages = layout.pages(there, HEAT_MAPS_PER_PAGE if name == "density" else layout.PER_PAGE)
+    if len(pages) == 1:
+        return [Drawing(name, title, caption, draw(pages[0]))]
+    return [
+        Drawing(f"{name}-{i}", f"{title} ({i} of {len(pages)})", caption, draw(page)) for i, page in enumerate(pages, 1)
+    ]

@@ -1,0 +1,223 @@
+"""The frame of records as reports read it: every column there, panels and labels named, seeds aligned."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from .metrics import METRICS, Metric, primary
+
+DENSE = "dense"
+_TEXT = (
+    "key",
+    "status",
+    "reason",
+    "traceback",
+    "method",
+    "architecture",
+    "dataset",
+    "units",
+    "when",
+    "inference",
+    "likelihood",
+    "predictive",
+    "started",
+    "device",
+    "version_bayesprune",
+    "version_torch",
+    "version_python",
+    "git_revision",
+    "host_cpu",
+)
+_NUMBERS = (
+    *METRICS,
+    "sparsity_target",
+    "sparsity",
+    "kept",
+    "total",
+    "compression",
+    "temperature",
+    "dense_accuracy",
+    "dense_nll",
+    "dense_ece",
+    "dense_rmse",
+    "flops_dense",
+    "flops_nonzero",
+    "flops_ratio",
+    "seconds_train",
+    "seconds_score",
+    "seconds_finetune",
+    "passes_train",
+    "passes_score",
+    "passes_finetune",
+    "peak_bytes_train",
+    "peak_bytes_score",
+    "peak_bytes_finetune",
+    "threads",
+)
+_STRUCTURES = ("layer_density", "collapsed", "shift")
+_CELL = ["dataset", "architecture", "units", "method", "seed", "target", "auto"]
+
+
+@dataclass(frozen=True, order=True)
+class Panel:
+    """One comparison that makes sense on its own: a data set, an architecture and what its units are."""
+
+    dataset: str
+    architecture: str
+    units: str
+
+    def rows(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """The rows of `frame` that belong here."""
+        same = (frame["dataset"] == self.dataset) & (frame["architecture"] == self.architecture)
+        return frame[same & (frame["units"] == self.units)]
+
+    def name(self, frame: pd.DataFrame) -> str:
+        """Short text; says the kind of units only where the frame holds more than one kind."""
+        parts = [self.dataset, self.architecture] + ([self.units] if frame["units"].nunique() > 1 else [])
+        return " · ".join(part for part in parts if part)
+
+
+def prepare(frame: pd.DataFrame) -> pd.DataFrame:
+    """A copy with all columns of a record and four more; the input may lack columns or be empty.
+
+    Added: `target` (the sparsity asked for, NaN where the method chose), `auto`, `label` (the method, made
+    distinct where one name ran with several inferences or moments) and `seconds` (train + score +
+    fine-tune). Infinite metrics become NaN. Preparing twice changes nothing.
+    """
+    columns = {name: _text(frame, name) for name in _TEXT} | {name: _numbers(frame, name) for name in _NUMBERS}
+    columns |= {name: _objects(frame, name) for name in _STRUCTURES}
+    columns["layer_density"] = columns["layer_density"].map(_as_mapping)
+    out = frame.assign(**columns).reset_index(drop=True)
+    out["seed"] = _numbers(out, "seed").fillna(0).astype(int)
+    out["auto"] = _objects(out, "sparsity_auto").map(lambda flag: flag is True or flag is np.True_).astype(bool)
+    out["target"] = out["sparsity_target"].round(9).mask(out["auto"])
+    out["seconds"] = out[["seconds_train", "seconds_score", "seconds_finetune"]].sum(axis=1, min_count=1)
+    out["label"] = _labels(out)
+    return out
+
+
+def _text(frame: pd.DataFrame, name: str) -> pd.Series:
+    return _objects(frame, name).map(lambda value: str(value) if _given(value) else "").astype(object)
+
+
+def _numbers(frame: pd.DataFrame, name: str) -> pd.Series:
+    values = pd.to_numeric(_objects(frame, name), errors="coerce").astype(float)
+    return values.where(np.isfinite(values))
+
+
+def _objects(frame: pd.DataFrame, name: str) -> pd.Series:
+    return frame[name].astype(object) if name in frame else pd.Series([None] * len(frame), frame.index, dtype=object)
+
+
+def _as_mapping(value: object) -> object:
+    """Pairs of (layer, share) as a mapping in the same order; anything else unchanged."""
+    return dict(value) if isinstance(value, list | tuple) else value
+
+
+def _given(value: object) -> bool:
+    return value is not None and value is not pd.NA and not (isinstance(value, float) and math.isnan(value))
+
+
+def _labels(frame: pd.DataFrame) -> pd.Series:
+    """Method names; where the same cell ran in several ways, the way is added: `magnitude [before]`."""
+    labels = frame["method"].copy()
+    twins = frame[frame.duplicated(_CELL, keep=False)]
+    for method, rows in twins.groupby("method"):
+        mine = frame["method"] == method
+        for column in ("when", "inference", "predictive"):
+            if rows[column].nunique() > 1:
+                labels[mine] += " [" + frame.loc[mine, column] + "]"
+    return labels
+
+
+def done(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows with a result."""
+    return frame[frame["status"] == "done"]
+
+
+def pruned(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows with a result of a pruned network: without the unpruned control."""
+    rows = done(frame)
+    return rows[rows["method"] != DENSE]
+
+
+def panels(frame: pd.DataFrame, metric: str | None = None) -> list[Panel]:
+    """The panels with at least one pruned network; single weights first, then by name.
+
+    `metric` names a column that must have a value.
+    """
+    rows = pruned(frame)
+    rows = rows if metric is None else rows[rows[metric].notna()]
+    found = {Panel(*key) for key in zip(rows["dataset"], rows["architecture"], rows["units"], strict=True)}
+    return sorted(found, key=lambda panel: (panel.units != "weights", panel))
+
+
+def panel_metric(frame: pd.DataFrame, panel: Panel) -> Metric:
+    """The metric that ranks networks in this panel."""
+    likelihoods = panel.rows(done(frame))["likelihood"]
+    return primary(likelihoods.iloc[0] if len(likelihoods) else "categorical")
+
+
+def labels(frame: pd.DataFrame) -> list[str]:
+    """The labels of all pruning methods in the frame, sorted, failed ones too."""
+    return sorted(set(frame.loc[frame["method"] != DENSE, "label"]))
+
+
+def targets(frame: pd.DataFrame) -> list[float]:
+    """The sparsities that were asked for, rising."""
+    return sorted(set(frame.loc[frame["method"] != DENSE, "target"].dropna()))
+
+
+def by_seed(rows: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Values as a table, one row per seed and one column per target sparsity; NaN where there is none."""
+    at = rows[rows["target"].notna()]
+    return at.groupby(["seed", "target"])[column].mean().unstack("target")
+
+
+def dense_by_seed(frame: pd.DataFrame, panel: Panel, metric: Metric) -> pd.Series:
+    """The unpruned network's metric, one value per seed: from `dense` runs, else as the pruned runs recorded it."""
+    rows = done(frame)
+    rows = rows[(rows["dataset"] == panel.dataset) & (rows["architecture"] == panel.architecture)]
+    own = rows[rows["method"] == DENSE].groupby("seed")[metric.name].mean().dropna()
+    if len(own) or metric.dense_column not in rows:
+        return own
+    return rows.groupby("seed")[metric.dense_column].mean().dropna()
+
+
+def reference_sparsity(frame: pd.DataFrame, wanted: float = 0.95) -> float:
+    """The target sparsity with results that lies nearest to `wanted` in compression; NaN if there is none."""
+    there = np.array(targets(pruned(frame)))
+    return float(there[np.argmin(abs(halvings(there) - halvings(wanted)))]) if len(there) else math.nan
+
+
+def halvings(sparsity: float | Sequence[float] | np.ndarray) -> np.ndarray:
+    """How often the number of units was halved: log2 of the compression 1 / (1 - sparsity)."""
+    return -np.log2(np.clip(1.0 - np.asarray(sparsity, dtype=float), 1e-6, 1.0))
+
+
+def at_sparsity(frame: pd.DataFrame, sparsity: float) -> pd.DataFrame:
+    """The pruned networks at one target sparsity."""
+    rows = pruned(frame)
+    return rows[np.isclose(rows["target"].to_numpy(dtype=float), sparsity, rtol=0, atol=1e-9)]
+
+
+def seed_counts(frame: pd.DataFrame) -> list[int]:
+    """How many seeds stand behind each result of a pruned network."""
+    cells = ["dataset", "architecture", "units", "label", "target", "auto"]
+    return list(pruned(frame).groupby(cells, dropna=False)["seed"].nunique())
+
+
+def span(counts: Sequence[int]) -> str:
+    """`3`, or `2–3` where the counts differ; `0` for none."""
+    low, high = (min(counts), max(counts)) if len(counts) else (0, 0)
+    return str(low) if low == high else f"{low}–{high}"
+
+
+def percent(share: float) -> str:
+    """A share as a short percentage: 0.875 is `87.5 %`."""
+    return f"{100 * share:.4g} %"

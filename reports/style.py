@@ -1,0 +1,124 @@
+"""One fixed colour, marker and line per method: the same in every figure of every report.
+
+Names in the table keep their look for ever; append, never reorder. A variant (`grasp(absolute=True)`) has the
+colour of its base, dashed, with another marker; `random(like=opd)` has the marker of `opd`. Names that are
+not in the table take what is left, in alphabetical order.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+SHEET = Path(__file__).with_name("bayesprune.mplstyle")
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a method is drawn; markers are filled ones, since an open marker means a collapsed layer."""
+
+    color: str
+    marker: str
+    line: tuple[float, Sequence[float]] | Literal["-"] = "-"
+
+
+# Okabe and Ito (2008), then Tol's muted set: all pairs of colour and marker differ.
+_BLUE, _RED, _GREEN, _ORANGE, _PINK, _SKY = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9"
+_INDIGO, _WINE, _OLIVE, _TEAL, _BROWN, _GREY, _BLACK = (
+    "#332288",
+    "#882255",
+    "#808000",
+    "#44AA99",
+    "#8C510A",
+    "#7A7A7A",
+    "#000000",
+)
+_COLORS = (_BLUE, _RED, _GREEN, _ORANGE, _PINK, _SKY, _INDIGO, _WINE, _OLIVE, _TEAL, _BROWN)
+_MARKERS = ("o", "s", "^", "D", "v", "P", "<", ">", "p", "h", "d", "8", "H")
+_DASHES = ((0, (4, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.2, 1.2, 1.2)), (0, (7, 2)))
+
+BUILT_IN: dict[str, Style] = {
+    "dense": Style(_BLACK, "o", (0, (5, 2))),
+    "magnitude": Style(_BLUE, "o"),
+    "random": Style(_GREY, "p"),
+    "opd": Style(_RED, "s"),
+    "grasp": Style(_GREEN, "^"),
+    "snip": Style(_ORANGE, "v"),
+    "synflow": Style(_PINK, "D"),
+    "lamp": Style(_SKY, "P"),
+    "obd": Style(_INDIGO, "<"),
+    "bmr": Style(_WINE, ">"),
+    "bmrs-n": Style(_TEAL, "H"),
+    "bmrs-u": Style(_BROWN, "h"),
+    "snr": Style(_OLIVE, "d"),
+    "pip": Style(_INDIGO, "D"),
+    "spam": Style(_WINE, "s"),
+    "sparse-vd": Style(_TEAL, "v"),
+    "spike-slab": Style(_BROWN, "^"),
+    "horseshoe": Style(_OLIVE, "P"),
+    "group-horseshoe": Style(_INDIGO, "p"),
+    "obs": Style(_WINE, "h"),
+}
+
+
+def styles(labels: Iterable[str]) -> dict[str, Style]:
+    """A style for each label, all different; depends on the set of labels only."""
+    table: dict[str, Style] = {}
+    taken = {(style.color, style.marker) for style in BUILT_IN.values()}
+    for label in sorted(set(labels), key=lambda name: (not _known(name), name)):
+        table[label] = BUILT_IN.get(label) or next(s for s in _candidates(label) if (s.color, s.marker) not in taken)
+        taken.add((table[label].color, table[label].marker))
+    return table
+
+
+def _known(label: str) -> bool:
+    return _base(label) in BUILT_IN
+
+
+def _base(label: str) -> str:
+    return re.split(r"[(\[ ]", label, maxsplit=1)[0]
+
+
+def _candidates(label: str) -> Iterator[Style]:
+    """Styles in the order of preference; endless."""
+    base, like = BUILT_IN.get(_base(label)), BUILT_IN.get(_like(label))
+    dashes = itertools.cycle(_DASHES)
+    if base and like:
+        yield Style(base.color, like.marker, _DASHES[0])
+    if base:
+        yield from (Style(base.color, marker, next(dashes)) for marker in _MARKERS)
+    yield from _mixed()
+    yield from (Style(_GREY, f"${number}$", _DASHES[1]) for number in itertools.count(1))
+
+
+def _mixed() -> Iterator[Style]:
+    """All pairs of colour and marker, with both changing from one to the next."""
+    for shift, (index, color) in itertools.product(range(len(_MARKERS)), enumerate(_COLORS)):
+        yield Style(color, _MARKERS[(index + shift + 4) % len(_MARKERS)], _DASHES[2])
+
+
+def _like(label: str) -> str:
+    found = re.search(r"like=['\"]?([\w.+-]+)", label)
+    return found.group(1) if found else ""
+
+
+@contextmanager
+def sheet() -> Iterator[None]:
+    """Draw and save under this report's own style, whatever the user's settings are."""
+    import matplotlib.style
+
+    with matplotlib.style.context(SHEET, after_reset=True):
+        yield
+
+
+def shortened(text: str, length: int) -> str:
+    """At most `length` characters, the middle replaced by an ellipsis."""
+    if len(text) <= length:
+        return text
+    head = length // 2
+    return f"{text[:head]}…{text[len(text) - (length - 1 - head) :]}"

@@ -1,0 +1,215 @@
+"""The first screen of a report: what ran, the finding with its interval and n, and every reason for doubt."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pandas as pd
+
+from . import statistics as st
+from .frame import Panel, dense_by_seed, done, labels, panel_metric, panels, percent, pruned, seed_counts, span, targets
+from .metrics import METRICS, PRIMARY
+from .ranking import BASELINE, Ranking, Standing
+from .tables import interval_text, p_text
+
+
+def facts(frame: pd.DataFrame) -> list[tuple[str, str]]:
+    """What ran, where and with what, as (name, text); expects a prepared frame."""
+    counts = frame["status"].value_counts()
+    cells = ", ".join(f"{int(counts.get(status, 0))} {status}" for status in ("done", "failed", "skipped"))
+    found = [
+        ("Cells", f"{len(frame)}: {cells}"),
+        ("Data sets", _listed(frame["dataset"])),
+        ("Architectures", _listed(frame["architecture"])),
+        ("Methods", _listed(frame["label"])),
+        ("Units", _listed(frame["units"])),
+        ("Sparsities", _sparsities(frame)),
+        (
+            "Seeds",
+            f"{_listed(map(str, frame['seed']))} (n = {span(seed_counts(frame))} per result)" if len(frame) else "",
+        ),
+        ("Inference", _listed(frame["inference"])),
+        ("Predictive", _listed(frame["predictive"])),
+        ("Hardware", "; ".join(filter(None, (_listed(frame["device"]), _listed(frame["host_cpu"]), _threads(frame))))),
+        ("Versions", _versions(frame)),
+        ("Revision", _listed(frame["git_revision"])),
+        ("Started", " to ".join(sorted({min(frame["started"], default=""), max(frame["started"], default="")}))),
+    ]
+    return [(name, text) for name, text in found if text]
+
+
+def _listed(values: Iterable[str]) -> str:
+    """Distinct non-empty texts in the order of their names, numbers by size."""
+    return ", ".join(
+        sorted({str(v) for v in values if v}, key=lambda v: (not v.isdigit(), int(v) if v.isdigit() else 0, v))
+    )
+
+
+def _sparsities(frame: pd.DataFrame) -> str:
+    chosen = ["chosen by the method"] if frame["auto"].any() else []
+    return ", ".join([*map(percent, targets(frame)), *chosen])
+
+
+def _versions(frame: pd.DataFrame) -> str:
+    texts = {part: _listed(frame[f"version_{part}"]) for part in ("bayesprune", "torch", "python")}
+    return "; ".join(f"{part} {text}" for part, text in texts.items() if text)
+
+
+def _threads(frame: pd.DataFrame) -> str:
+    counts = sorted({int(n) for n in frame["threads"].dropna()})
+    return f"{', '.join(map(str, counts))} thread{'s' * (counts != [1])}" if counts else ""
+
+
+# ---------------------------------------------------------------- the finding
+
+
+def headlines(frame: pd.DataFrame, rankings: Sequence[Ranking]) -> list[str]:
+    """The finding in sentences, one entry per kind of units; or why there is none."""
+    if len(pruned(frame)) == 0:
+        return [
+            "There are no results of pruned networks yet."
+            + (" Every cell failed or was skipped." if len(frame) else " The results are empty.")
+        ]
+    found = [_headline(frame, ranking) for ranking in rankings]
+    return found or ["No two results can be compared: no panel has a method with a value at a target sparsity."]
+
+
+def _headline(frame: pd.DataFrame, ranking: Ranking) -> str:
+    best = ranking.standings[0]
+    scope = f"Units: {ranking.units}. " if frame["units"].nunique() > 1 else ""
+    if len(ranking.standings) == 1:
+        return f"{scope}Only one method has comparable results: {_kept(ranking, [best])}."
+    blocks = ranking.comparison.blocks
+    others = [s for s in ranking.standings[1:] if s.label == BASELINE]
+    return (
+        f"{scope}Over {blocks} block{'s' * (blocks != 1)} of data set × architecture and {_range(ranking.sparsities)}, "
+        f"{_leaders(ranking)} the best mean rank, {interval_text(best.rank, 1, 2)} of {len(ranking.standings)} methods "
+        f"(n = {span(ranking.seeds)} seeds, 95 % interval over seeds): {_kept(ranking, [best, *others])}. "
+        f"{_caution(ranking)}"
+    )
+
+
+def _leaders(ranking: Ranking) -> str:
+    names = [s.label for s in ranking.standings if s.rank.value == ranking.standings[0].rank.value]
+    return f"{', '.join(names)} {'has' if len(names) == 1 else 'share'}"
+
+
+def _range(sparsities: Sequence[float]) -> str:
+    if len(sparsities) == 1:
+        return f"at {percent(sparsities[0])} pruned"
+    return f"{len(sparsities)} sparsities from {percent(sparsities[0])} to {percent(sparsities[-1])}"
+
+
+def _kept(ranking: Ranking, standings: Sequence[Standing]) -> str:
+    """`opd keeps 97.1 [96.9, 97.4] % of the dense network's accuracy, magnitude 96.0 [...] %`."""
+    if not math.isfinite(standings[0].area.value):
+        return "how much of the dense network's quality it keeps is not known, for lack of a dense reference"
+    first, *rest = (f"{interval_text(s.area, 100, 1)} %" for s in standings)
+    more = "".join(f", {s.label} {text}" for s, text in zip(standings[1:], rest, strict=True))
+    only_accuracy = ranking.metrics == {"accuracy"}
+    what = "accuracy" if only_accuracy else "quality (accuracy; for gaussian data dense RMSE / RMSE)"
+    return f"{standings[0].label} keeps {first} of the dense network's {what}{more}"
+
+
+def _caution(ranking: Ranking) -> str:
+    """What the ranks do not show."""
+    c, best = ranking.comparison, ranking.standings[0]
+    if not math.isfinite(c.critical_difference):
+        return "With a single block no test of the ranks is possible."
+    near = [s.label for s in ranking.standings[1:] if s.rank.value - best.rank.value < c.critical_difference]
+    p = f"Friedman {p_text(c.p_value)}; " if math.isfinite(c.p_value) else ""
+    if math.isfinite(c.p_value) and c.p_value > 0.05:
+        return f"{p}the ranks do not show that any method differs from another."
+    told = f"it cannot be told apart from {', '.join(near)}" if near else "it differs from every other method"
+    return f"{p}by Nemenyi's critical difference of {c.critical_difference:.2f} ranks {told}."
+
+
+# ---------------------------------------------------------------- doubts
+
+
+def doubts(frame: pd.DataFrame, rankings: Sequence[Ranking]) -> list[str]:
+    """Reasons not to believe too much: few seeds and blocks, values that are missing, records that do not match."""
+    counts = seed_counts(frame)
+    found = [*st.few_seeds(min(counts)), *st.thin_intervals(int(np.median(counts)))] if counts else []
+    found += [text for ranking in rankings for text in ranking.comparison.warnings]
+    return list(dict.fromkeys([*found, *_failed(frame), *_missing_values(frame), *_twins(frame), *_mixed(frame)]))
+
+
+def _failed(frame: pd.DataFrame) -> list[str]:
+    count = int((frame["status"] == "failed").sum())
+    verb = "cell failed and is" if count == 1 else "cells failed and are"
+    return [f"{count} {verb} missing from figures and means; the table of failures gives the reasons."] if count else []
+
+
+def _missing_values(frame: pd.DataFrame) -> list[str]:
+    """Metrics that some done cells lack although others of the same likelihood have them."""
+    found = []
+    for name, kind in (("accuracy", "categorical"), ("rmse", "gaussian"), ("nll", ""), ("ece", "categorical")):
+        rows = done(frame)
+        rows = rows[rows["likelihood"].str.contains(kind)] if kind else rows
+        count = int(rows[name].isna().sum())
+        if count and (name in PRIMARY.values() or count < len(rows)):
+            found.append(f"{count} of {len(rows)} done cells have no finite {METRICS[name].label}.")
+    return found
+
+
+def _twins(frame: pd.DataFrame) -> list[str]:
+    cell = ["dataset", "architecture", "units", "label", "seed", "target", "auto"]
+    count = int(done(frame).duplicated(cell).sum())
+    if not count:
+        return []
+    verb = "result repeats" if count == 1 else "results repeat"
+    return [
+        f"{count} {verb} a cell (same method, data, seed and sparsity, trained in another way): their values are "
+        "averaged here; report folders of different training settings one by one."
+    ]
+
+
+_ORIGIN = {
+    "device": "devices",
+    "host_cpu": "processors",
+    "version_torch": "versions of torch",
+    "git_revision": "revisions",
+}
+
+
+def _mixed(frame: pd.DataFrame) -> list[str]:
+    rows = done(frame)
+    found = [word for column, word in _ORIGIN.items() if len(set(rows[column]) - {""}) > 1]
+    return (
+        [f"The records come from several {', '.join(found)}: seconds and last digits may not compare."] if found else []
+    )
+
+
+# ---------------------------------------------------------------- controls
+
+
+def missing_controls(frame: pd.DataFrame) -> list[str]:
+    """Which of the standard controls are not there, and where; expects a prepared frame."""
+    there = panels(frame)
+    found = [_control("dense", [p for p in there if not len(dense_by_seed(frame, p, panel_metric(frame, p)))], there)]
+    for name in ("random", BASELINE):
+        found.append(_control(name, [p for p in there if name not in set(p.rows(pruned(frame))["label"])], there))
+    return [text for text in (*found, _layer_ratios(frame)) if text]
+
+
+def _control(name: str, missing: Sequence[Panel], there: Sequence[Panel]) -> str:
+    if not missing:
+        return ""
+    where = (
+        ""
+        if len(missing) == len(there)
+        else f" (in {', '.join(f'{p.dataset} · {p.architecture} · {p.units}' for p in missing)})"
+    )
+    return f"{name}{where}"
+
+
+def _layer_ratios(frame: pd.DataFrame) -> str:
+    """Random masks with a method's own layer ratios show whether its scores do more than choose those ratios."""
+    names = labels(pruned(frame))
+    have = {match.group(1) for name in names if (match := re.search(r"^random.*like=['\"]?([\w.+-]+)", name))}
+    lacking = [name for name in names if not name.startswith("random") and re.split(r"[(\[ ]", name)[0] not in have]
+    return f"random with the layer ratios of the method, random(like=…), for: {', '.join(lacking)}" if lacking else ""
