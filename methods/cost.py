@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +44,21 @@ def count_passes(examples: int) -> None:
         cost.passes += examples
 
 
+@cache
+def warm_up(device: torch.device) -> None:
+    """Take one optimiser step, once per process, so that no measurement pays for what torch loads lazily."""
+    weight = torch.zeros(2, 2, device=device, requires_grad=True)
+    nn.functional.linear(weight.detach(), weight).sum().backward()
+    torch.optim.Adam([weight], fused=True).step()
+
+
 @contextmanager
 def measured(network: nn.Module, device: torch.device) -> Iterator[Cost]:
     """Measure the block; the yielded cost is complete when the block has ended. Blocks may be nested.
 
     A pass is one example going forward through `network` or a copy of it, or its gradient coming back.
     """
+    warm_up(device)
     cost = Cost()
     token = _running.set((*_running.get(), cost))
     hook = network.register_forward_hook(_counter(cost))

@@ -27,15 +27,33 @@ def synflow_pruner(rounds: int = 100, precision: float = 1.0) -> Pruner[Gaussian
 def synflow(state: State) -> Tensor:
     """|θ| ∂R/∂|θ|, summed over a unit's weights; shape (units.n,)."""
     with scratch(state.network, "eval") as (network, weights):
-        linearised = _absolute_(network.double())
+        linearised = _linearised_(network.double())
         flow = linearised(torch.ones_like(state.train.x[:1], dtype=torch.float64)).sum()
         gradients = torch.autograd.grad(flow, list(weights.values()))
     return state.units.gather({n: (w * g).detach() for (n, w), g in zip(weights.items(), gradients, strict=True)})
 
 
 @torch.no_grad()
-def _absolute_(network: nn.Module) -> nn.Module:
-    """Every parameter and floating buffer replaced by its absolute value, in place."""
+def _linearised_(network: nn.Module) -> nn.Module:
+    """Absolute values everywhere, and norms reduced to their affine part, in place.
+
+    BatchNorm in evaluation mode is affine already. LayerNorm and GroupNorm divide by statistics of the input,
+    which for an input of ones measures nothing and breaks the conservation of flow that the method rests on.
+    """
     for tensor in [*network.parameters(), *(b for b in network.buffers() if b.is_floating_point())]:
         tensor.abs_()
+    for module in network.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.forward = partial(_affine, module=module, channel_axis=-1)
+        elif isinstance(module, nn.GroupNorm):
+            module.forward = partial(_affine, module=module, channel_axis=1)
     return network
+
+
+def _affine(x: Tensor, module: nn.LayerNorm | nn.GroupNorm, channel_axis: int) -> Tensor:
+    for name, combine in (("weight", torch.mul), ("bias", torch.add)):
+        parameter = getattr(module, name, None)
+        if parameter is not None:
+            trailing = (1,) * (x.dim() - 2) if channel_axis == 1 else ()
+            x = combine(x, parameter.view(*parameter.shape, *trailing))
+    return x

@@ -22,6 +22,7 @@ from .render import Table
 from .tables import tables
 
 TRACEBACKS = 20
+PIXELS_PER_INCH = 135  # on the page; the figures are drawn for the narrower columns of a paper
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def _template() -> jinja2.Template:
 
 def _image(drawing: Drawing, folder: Path) -> _Image:
     data = base64.b64encode(save(drawing, folder)).decode("ascii")
-    return _Image(drawing, f"data:image/svg+xml;base64,{data}", round(96 * drawing.figure.get_figwidth()))
+    return _Image(drawing, f"data:image/svg+xml;base64,{data}", round(PIXELS_PER_INCH * drawing.figure.get_figwidth()))
 
 
 def _tracebacks(frame: pd.DataFrame) -> list[tuple[str, str]]:

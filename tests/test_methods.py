@@ -138,6 +138,16 @@ def test_synflow_is_conserved_across_layers_and_has_its_closed_form():
     torch.testing.assert_close(state.units.split(score)[1].view(4, 4), b * torch.outer(ones @ c, a @ ones))
 
 
+@pytest.mark.parametrize("norm", [nn.LayerNorm(4), nn.GroupNorm(2, 4), nn.BatchNorm1d(4, eps=0.0)])
+def test_synflow_sees_through_norms_at_initialisation(norm):
+    """A norm measures nothing of an input of ones: flow passes its affine part, which is the identity at first."""
+    plain = bias_free()
+    normed = nn.Sequential(plain[0], norm.double(), *plain[1:]).train()
+    found = build_pruner("synflow").score(synflow_state(normed))
+    torch.testing.assert_close(found, build_pruner("synflow").score(synflow_state(plain)))
+    assert "forward" not in vars(norm)
+
+
 def test_synflow_survives_depth_and_keeps_signs():
     torch.manual_seed(0)
     deep = nn.Sequential(*[m for _ in range(150) for m in (nn.Linear(64, 64, bias=False), nn.ReLU())])
