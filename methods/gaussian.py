@@ -9,7 +9,7 @@ negative log likelihood, here the diagonal of the generalised Gauss-Newton matri
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from ..datasets.data import Split
 from ..datasets.registry import UsageError
 from .curvature import CurvatureKind, diagonal, trainable
-from .posteriors import Gaussian
-from .pruner import Inference
+from .posteriors import Gaussian, Laplace
+from .pruner import AFTER_TRAINING, Inference
 
 # Prior precisions among which validation chooses: weight decays of about 1e-4 to 1e-1 at 1,000 examples.
 TUNING_GRID = (0.1, 1.0, 10.0, 30.0, 100.0)
@@ -29,12 +29,13 @@ TUNING_GRID = (0.1, 1.0, 10.0, 30.0, 100.0)
 class MAP(Inference[Gaussian]):
     """MAP training with prior precision δ; posterior by a diagonal Laplace approximation.
 
-    `precision="tuned"` chooses δ on the validation split (by negative log likelihood) from a fixed grid.
+    `kind` is that of the curvature diagonal. `precision="tuned"` chooses δ on the validation split (by
+    negative log likelihood) from a fixed grid.
     Raises UsageError for a negative or non-finite precision.
     """
 
     precision: float | Literal["tuned"] = 1.0
-    curvature: CurvatureKind = "ggn"
+    kind: CurvatureKind = field(default="ggn", metadata=AFTER_TRAINING)
 
     def __post_init__(self) -> None:
         if self.precision != "tuned" and not 0 <= self.precision < float("inf"):
@@ -62,9 +63,9 @@ class MAP(Inference[Gaussian]):
     def posterior(self, network: nn.Module, train: Split) -> Gaussian:
         """Laplace posterior at the network's parameters: precision H + δ."""
         generator = torch.Generator().manual_seed(0)
-        curvature = diagonal(network, train.x, train.y, train.likelihood, self.curvature, generator)
+        curvature = diagonal(network, train.x, train.y, train.likelihood, self.kind, generator)
         mean = {name: p.detach().double() for name, p in trainable(network).items()}
-        return Gaussian(mean, {name: h + self._delta for name, h in curvature.items()})
+        return Laplace.at(mean, curvature, dict.fromkeys(mean, self._delta))
 
     @property
     def _delta(self) -> float:

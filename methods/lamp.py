@@ -36,5 +36,6 @@ def lamp_scores(weight: Tensor) -> Tensor:
     cancels. Equal weights are ordered by their position.
     """
     squares, order = weight.double().square().flatten().sort(descending=True, stable=True)
-    ratios = squares / squares.cumsum(0).clamp_min(torch.finfo(torch.float64).tiny)
+    tails = squares.cumsum(0)
+    ratios = torch.where(tails == 0, 0.0, squares / tails)
     return torch.empty_like(ratios).scatter_(0, order, ratios).view_as(weight)

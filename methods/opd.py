@@ -19,9 +19,9 @@ from .pruner import Pruner, State, register
 
 
 @register("opd")
-def opd_pruner(precision: float | Literal["tuned"] = 1.0, curvature: CurvatureKind = "ggn") -> Pruner[Gaussian]:
+def opd_pruner(precision: float | Literal["tuned"] = 1.0, kind: CurvatureKind = "ggn") -> Pruner[Gaussian]:
     """Optimal posterior damage ½Λθ² of a diagonal Laplace posterior (Dhahri et al. 2024)."""
-    return Pruner(partial(MAP, precision, curvature), opd)
+    return Pruner(partial(MAP, precision, kind), opd)
 
 
 def opd(state: State[Gaussian]) -> Tensor:

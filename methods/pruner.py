@@ -9,9 +9,10 @@ The harness owns everything else: data, budgets, selection, masks, fine-tuning, 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, Generic, Literal, TypeVar
 
 import torch
@@ -26,6 +27,8 @@ register = registry.register
 
 Posterior = TypeVar("Posterior")
 When = Literal["before", "during", "after"]
+
+AFTER_TRAINING: Mapping[str, bool] = MappingProxyType({"after training": True})
 Allocation = Literal["global", "layerwise", "erk", "lamp"]
 
 
@@ -34,9 +37,10 @@ class Inference(ABC, Generic[Posterior]):
     """How a network is trained, and the posterior over its weights that this yields.
 
     Subclasses are dataclasses: their fields are the hyperparameters and, with the class's name, their
-    identity. What is learned beside the network's own parameters lives in attributes that are not
-    fields, is exposed by `tensors`, and is put back by `load_tensors`. Penalties are in nats for the
-    whole training set; the training loop divides by the number of examples, once.
+    identity; a field that only shapes the posterior carries the metadata AFTER_TRAINING, so that methods
+    that differ in it share one trained network. What is learned beside the network's own parameters lives
+    in attributes that are not fields, is exposed by `tensors`, and is put back by `load_tensors`. Penalties
+    are in nats for the whole training set; the training loop divides by the number of examples, once.
     """
 
     @abstractmethod
@@ -89,7 +93,8 @@ class Inference(ABC, Generic[Posterior]):
             if kind.__module__.startswith(__package__ or "")
             else f"{kind.__module__}.{kind.__qualname__}"
         )
-        return {"name": name, **{f.name: getattr(self, f.name) for f in fields(self)}}
+        decisive = [f.name for f in fields(self) if f.metadata != AFTER_TRAINING]
+        return {"name": name, **{option: getattr(self, option) for option in decisive}}
 
 
 @dataclass

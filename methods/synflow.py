@@ -43,17 +43,15 @@ def _linearised_(network: nn.Module) -> nn.Module:
     for tensor in [*network.parameters(), *(b for b in network.buffers() if b.is_floating_point())]:
         tensor.abs_()
     for module in network.modules():
-        if isinstance(module, nn.LayerNorm):
-            module.forward = partial(_affine, module=module, channel_axis=-1)
-        elif isinstance(module, nn.GroupNorm):
-            module.forward = partial(_affine, module=module, channel_axis=1)
+        if isinstance(module, nn.LayerNorm | nn.GroupNorm):
+            module.register_forward_hook(_affine)  # what a hook returns takes the output's place
     return network
 
 
-def _affine(x: Tensor, module: nn.LayerNorm | nn.GroupNorm, channel_axis: int) -> Tensor:
-    for name, combine in (("weight", torch.mul), ("bias", torch.add)):
-        parameter = getattr(module, name, None)
-        if parameter is not None:
-            trailing = (1,) * (x.dim() - 2) if channel_axis == 1 else ()
-            x = combine(x, parameter.view(*parameter.shape, *trailing))
+def _affine(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+    (x,) = inputs
+    after_channels = (1,) * (x.dim() - 2) if isinstance(module, nn.GroupNorm) else ()
+    for parameter, combine in ((module.weight, torch.mul), (getattr(module, "bias", None), torch.add)):
+        if isinstance(parameter, Tensor):
+            x = combine(x, parameter.view(*parameter.shape, *after_channels))
     return x
