@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,16 +12,14 @@ from torch import Tensor, nn
 from ..architectures.compact import compact
 from ..architectures.mask import Mask
 from ..architectures.units import units
-from ..datasets.data import Data, Split
-from ..datasets.registry import UsageError
+from ..datasets.data import Split
 from ..methods.build import build as build_pruner
 from ..methods.pruner import Inference, Pruner, State
 from .evaluate import flops
+from .inputs import Examples, check_finetune, check_fit, check_pruner, check_sparsity, device_of, gathered
 from .seeding import seeded, stream
-from .select import above, keep_count, select
-from .training import Training, train
-
-Examples = Data | Split | tuple[Tensor, Tensor] | Iterable[tuple[Tensor, Tensor]]
+from .select import above, keep_count, round_target, select, shuffled_within_layers
+from .training import Training, leave, train
 
 
 @dataclass(frozen=True)
@@ -71,7 +68,7 @@ def prune(
     Args:
         network: any module that maps a batch of inputs to outputs; trained already, unless the method
             prunes before training, in which case `finetune` epochs train what is left.
-        data: training examples: (x, y) tensors, a Split, a Data, or an iterable of batches such as a
+        data: training examples: (x, y) tensors or numpy arrays, a Split, a Data, or an iterable of batches such as a
             DataLoader. Integer y are class labels, real y regression targets.
         method: name of a registered method; see `bayesprune list methods`.
         sparsity: share of the units to remove, in [0, 1), or "auto" for the method's own threshold.
@@ -82,69 +79,55 @@ def prune(
         options: the method's own options, and `when`, `rounds`, `allocation`.
 
     Raises:
-        UsageError: an unknown method or option, an impossible sparsity, data of a shape that does not fit.
+        UsageError: an unknown method or option, an impossible sparsity, data that do not fit the network,
+            all before any work begins.
     """
-    if sparsity != "auto" and not 0 <= sparsity < 1:
-        raise UsageError(f"sparsity must be in [0, 1) or 'auto', got {sparsity!r}")
+    check_sparsity(sparsity)
+    check_finetune(finetune)
     pruner = build_pruner(method, **options)
-    if pruner.when == "during":
-        raise UsageError(f"method {method!r} prunes during training; run it in a matrix, or choose when='after'")
-    if sparsity == "auto" and pruner.keep_above is None:
-        raise UsageError(f"method {method!r} has no threshold of its own; give a sparsity in [0, 1)")
+    check_pruner(method, pruner, sparsity)
+    split = gathered(data).to(device_of(network))
     replica = copy.deepcopy(network)
-    split = gathered(data).to(next(replica.parameters()).device)
+    with seeded(seed, "trial"):
+        check_fit(replica, split)
+    target = None if sparsity == "auto" else float(sparsity)
+    parts = units(replica, "groups" if structured else "weights")
+    if target is not None:
+        keep_count(parts.n, target)  # refuses what would remove everything, before any work
     inference = pruner.inference()
     inference.attach(replica, units(replica, "weights"), split)
-    scores, mask = _mask(replica, split, inference, pruner, None if sparsity == "auto" else sparsity, structured, seed)
-    inference.reduce(replica, mask)
-    mode = network.training
-    with seeded(seed, "fine-tuning"):
-        train(replica, split, inference, training or Training(), finetune, stream(seed, "fine-tuning order"), mask)
-    inference.detach(replica)
-    return Pruned(replica.train(mode), mask, scores, split.x[:1])
-
-
-def gathered(data: Examples) -> Split:
-    """Training examples of any accepted form, as one split in memory."""
-    if isinstance(data, Data):
-        return data.train
-    if isinstance(data, Split):
-        return data
-    batches = [data] if isinstance(data, tuple) and len(data) == 2 and isinstance(data[0], Tensor) else list(data)
-    if not batches or not all(len(b) == 2 for b in batches):
-        raise UsageError("data must be (x, y) tensors or an iterable of (x, y) batches with at least one batch")
-    x, y = (torch.cat([torch.as_tensor(b[i]) for b in batches]) for i in (0, 1))
-    if len(x) != len(y) or not len(x):
-        raise UsageError(f"data has {len(x)} inputs and {len(y)} targets; give one target per input, and at least one")
-    if y.is_floating_point():
-        return Split(x.float(), y.float() if y.dim() == 2 else y.float().unsqueeze(1))
-    return Split(x.float(), y.long())
-
-
-def _mask(
-    network: nn.Module,
-    split: Split,
-    inference: Inference,
-    pruner: Pruner,
-    sparsity: float | None,
-    structured: bool,
-    seed: int,
-) -> tuple[Tensor, Mask]:
-    """Scores and mask after the pruner's rounds; the network's removed weights are zero."""
-    parts = units(network, "groups" if structured else "weights")
-    floor = 1 if structured else 0
-    kept = torch.ones(parts.n, dtype=torch.bool)
-    scores, mask = torch.empty(0), Mask(parts, kept)
+    scores, mask = torch.empty(0), Mask(parts, torch.ones(parts.n, dtype=torch.bool))
     for i in range(pruner.rounds):
-        with seeded(seed, f"score {i}"):
-            state = State(network, parts, split, inference, stream(seed, f"score {i} draws"))
-            scores = pruner.score(state)
-        if sparsity is None:
-            assert pruner.keep_above is not None
-            kept = kept & above(scores, state, pruner.keep_above, floor)
-        else:
-            target = 1 - (1 - sparsity) ** ((i + 1) / pruner.rounds)
-            kept = select(scores, state, keep_count(parts.n, target), pruner.allocation, kept, floor)
-        mask = Mask(parts, kept)
-        mask.apply_(network)
-    return scores, mask
+        scores, mask = _round(replica, split, inference, pruner, mask, target, i, seed)
+        if pruner.shuffle and i == pruner.rounds - 1:
+            mask = Mask(parts, shuffled_within_layers(mask.kept, parts, stream(seed, "shuffle")))
+            replica.load_state_dict(network.state_dict())  # what the method's own mask zeroed is back
+        leave(replica, inference, mask)
+        settings, epochs = training or Training(), _share(pruner, finetune, i)
+        with seeded(seed, f"fine-tuning {i}"):
+            train(replica, split, inference, settings, epochs, stream(seed, f"fine-tuning order {i}"), mask)
+    inference.detach(replica)
+    return Pruned(replica.train(network.training), mask, scores, split.x[:1])
+
+
+def _round(
+    network: nn.Module, split: Split, inference: Inference, pruner: Pruner, mask: Mask, sparsity: float | None,
+    i: int, seed: int,
+) -> tuple[Tensor, Mask]:  # fmt: skip
+    """Scores and mask of one of the pruner's rounds; what left before stays away."""
+    parts, floor = mask.units, 1 if mask.units.removable else 0
+    with seeded(seed, f"score {i}"):
+        state = State(network, parts, split, inference, stream(seed, f"score {i} draws"))
+        scores = pruner.score(state)
+    if sparsity is None:
+        assert pruner.keep_above is not None
+        return scores, Mask(parts, mask.kept & above(scores, state, pruner.keep_above, floor))
+    keep = keep_count(parts.n, round_target(sparsity, i, pruner.rounds) or 0.0)
+    return scores, Mask(parts, select(scores, state, keep, pruner.allocation, mask.kept, floor))
+
+
+def _share(pruner: Pruner, epochs: int, i: int) -> int:
+    """Epochs of fine-tuning after round i: shared evenly, or all after the last if pruning comes before training."""
+    if pruner.when == "before":
+        return epochs if i == pruner.rounds - 1 else 0
+    return (i + 1) * epochs // pruner.rounds - i * epochs // pruner.rounds

@@ -6,7 +6,6 @@ sees the training split only, and the test split is sealed while any code of the
 
 from __future__ import annotations
 
-import copy
 import math
 import os
 import platform
@@ -14,7 +13,7 @@ import subprocess
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache, cached_property
 from pathlib import Path
@@ -25,19 +24,19 @@ from torch import Tensor, nn
 
 from .. import __version__
 from ..architectures.mask import Mask
-from ..architectures.units import Units, units
+from ..architectures.units import Units, prunable, units
 from ..datasets.data import Data, sealed
-from ..datasets.registry import UsageError
+from ..datasets.registry import NotApplicable, UsageError
 from ..methods.build import build as build_pruner
 from ..methods.cost import Cost, measured
 from ..methods.pruner import Inference, Pruner, State
 from .evaluate import PREDICTIVE, digest, evaluate, flops
-from .fits import Fit, fitted, initial_network, refine
+from .fits import Fit, attached, fitted, initial_network, refine
 from .run import Run
 from .seeding import seeded, stream
-from .select import above, keep_count, select
+from .select import above, keep_count, round_target, select, shuffled_within_layers
 from .store import Store
-from .training import train
+from .training import AfterEpoch, leave, train
 
 # Gradual pruning removes units at the ends of the epochs in this stretch of the whole training.
 GRADUAL_SPAN = (0.25, 0.75)
@@ -48,6 +47,7 @@ class Outcome:
     """A pruned and trained network, its mask and what it cost."""
 
     network: nn.Module
+    inference: Inference
     mask: Mask
     train: Cost
     score: Cost
@@ -92,17 +92,15 @@ class Workbench:
         """Prune and train at the moments the method asks for; None is the method's own threshold."""
         _ = self.fit  # its dense control is evaluated on the test split, which is then sealed
         with sealed():
-            return PRUNE[self.pruner.when](self, sparsity)
+            outcome = PRUNE[self.pruner.when](self, sparsity)
+            outcome.inference.detach(outcome.network)
+            return outcome
 
     def start(self) -> tuple[nn.Module, Inference]:
-        """A fresh copy of the network that the method scores first, with its inference."""
+        """A fresh network as the method scores it first, with its inference attached."""
         if self.pruner.when == "after":
-            return copy.deepcopy((self.fit.network, self.fit.inference))
-        network = initial_network(self.run, self.data).to(self.device)
-        inference = replace(self.fit.inference)  # anew, with the hyperparameters that validation chose
-        with seeded(self.run.seed, "attach"):
-            inference.attach(network, units(network, "weights"), self.data.train)
-        return network, inference
+            return self.fit.restore(self.data, self.device)
+        return attached(self.run, self.data, self.fit.inference, self.device)
 
     def score(self, network: nn.Module, inference: Inference, part: int = 0) -> tuple[Tensor, State, Cost]:
         """Scores, the state they read and their cost; `part` counts the rounds, each with its own draws."""
@@ -115,14 +113,20 @@ class Workbench:
     def mask(self, scores: Tensor, state: State, sparsity: float | None, among: Tensor | None = None) -> Mask:
         """The mask for a target sparsity, or for the method's own threshold (None)."""
         if sparsity is None:
-            if self.pruner.keep_above is None:
-                raise UsageError(
-                    f"method {self.run.method.label!r} has no threshold of its own: it cannot choose a sparsity"
-                )
+            assert self.pruner.keep_above is not None
             kept = above(scores, state, self.pruner.keep_above, self.floor)
             return Mask(self.units, kept if among is None else kept & among)
         keep = keep_count(self.units.n, sparsity)
         return Mask(self.units, select(scores, state, keep, self.pruner.allocation, among, self.floor))
+
+    def first_mask(self, sparsity: float | None) -> Mask:
+        """The mask of the first of the pruner's rounds."""
+        scores, state, _ = self.first_scores
+        return self.mask(scores, state, round_target(sparsity, 0, self.pruner.rounds))
+
+    def shuffled(self, mask: Mask) -> Mask:
+        """As many units of every layer, at random: the control for a method that chooses more than densities."""
+        return Mask(self.units, shuffled_within_layers(mask.kept, self.units, stream(self.run.seed, "shuffle")))
 
 
 # ---------------------------------------------------------------------- when units are removed
@@ -132,35 +136,36 @@ def prune_after(bench: Workbench, sparsity: float | None) -> Outcome:
     """Train, then prune in `rounds`, training on after each; the fine-tuning epochs are shared among rounds."""
     rounds, epochs = bench.pruner.rounds, bench.run.finetune.epochs
     network, inference = bench.start()
-    outcome = Outcome(network, _first_mask(bench, sparsity), bench.fit.cost, bench.first_scores[2])
+    outcome = Outcome(network, inference, bench.first_mask(sparsity), bench.fit.cost, bench.first_scores[2])
+    if bench.pruner.shuffle:
+        outcome.mask = bench.shuffled(outcome.mask)
     for i in range(rounds):
         if i:
             scores, state, cost = bench.score(network, inference, i)
             outcome.score += cost
-            outcome.mask = bench.mask(scores, state, _round_target(sparsity, i, rounds), outcome.mask.kept)
-        inference.reduce(network, outcome.mask)
-        outcome.mask.apply_(network)
-        part = (i + 1) * epochs // rounds - i * epochs // rounds
+            outcome.mask = bench.mask(scores, state, round_target(sparsity, i, rounds), outcome.mask.kept)
+        leave(network, inference, outcome.mask)
+        done = i * epochs // rounds
         with measured(network, bench.device) as cost:
-            refine(bench.run, bench.data, network, inference, part, outcome.mask, i)
+            refine(bench.run, bench.data, network, inference, (i + 1) * epochs // rounds - done, outcome.mask, done)
         outcome.finetune += cost
-    inference.detach(network)
     return outcome
 
 
 def prune_before(bench: Workbench, sparsity: float | None) -> Outcome:
     """Prune at initialisation, in `rounds` without training between them, then train what is left."""
     network, inference = bench.start()
-    outcome = Outcome(network, _first_mask(bench, sparsity), Cost(), bench.first_scores[2])
-    outcome.mask.apply_(network)
+    outcome = Outcome(network, inference, bench.first_mask(sparsity), Cost(), bench.first_scores[2])
     for i in range(1, bench.pruner.rounds):
+        leave(network, inference, outcome.mask)
         scores, state, cost = bench.score(network, inference, i)
         outcome.score += cost
-        outcome.mask = bench.mask(scores, state, _round_target(sparsity, i, bench.pruner.rounds), outcome.mask.kept)
-        outcome.mask.apply_(network)
-    inference.reduce(network, outcome.mask)
-    outcome.train = _train_in_full(bench, network, inference, outcome.mask)
-    inference.detach(network)
+        outcome.mask = bench.mask(scores, state, round_target(sparsity, i, bench.pruner.rounds), outcome.mask.kept)
+    if bench.pruner.shuffle:
+        outcome.mask = bench.shuffled(outcome.mask)
+        outcome.network, outcome.inference = bench.start()
+    leave(outcome.network, outcome.inference, outcome.mask)
+    _train_in_full(bench, outcome, outcome.mask)
     return outcome
 
 
@@ -169,7 +174,9 @@ def prune_during(bench: Workbench, sparsity: float | None) -> Outcome:
     network, inference = bench.start()
     epochs = bench.run.training.epochs + bench.run.finetune.epochs
     start, end = (math.ceil(share * epochs) for share in GRADUAL_SPAN)
-    outcome = Outcome(network, Mask(bench.units, torch.ones(bench.units.n, dtype=torch.bool)), Cost(), Cost())
+    outcome = Outcome(
+        network, inference, Mask(bench.units, torch.ones(bench.units.n, dtype=torch.bool)), Cost(), Cost()
+    )
 
     def after_epoch(epoch: int) -> Mask | None:
         if not start <= epoch <= max(end, start):
@@ -177,15 +184,12 @@ def prune_during(bench: Workbench, sparsity: float | None) -> Outcome:
         t = (epoch - start + 1) / (max(end, start) - start + 1)
         target = None if sparsity is None else sparsity * (1 - (1 - t) ** 3)
         scores, state, cost = bench.score(network, inference, epoch)
-        network.train()
         outcome.score += cost
         outcome.mask = bench.mask(scores, state, target, outcome.mask.kept)
-        inference.reduce(network, outcome.mask)
+        leave(network, inference, outcome.mask)
         return outcome.mask
 
-    outcome.train = _train_in_full(bench, network, inference, None, after_epoch)
-    outcome.train = outcome.train.without(outcome.score)
-    inference.detach(network)
+    _train_in_full(bench, outcome, None, after_epoch)
     return outcome
 
 
@@ -196,56 +200,48 @@ PRUNE: dict[str, Callable[[Workbench, float | None], Outcome]] = {
 }
 
 
-def _first_mask(bench: Workbench, sparsity: float | None) -> Mask:
-    scores, state, _ = bench.first_scores
-    return bench.mask(scores, state, _round_target(sparsity, 0, bench.pruner.rounds))
-
-
-def _round_target(sparsity: float | None, i: int, rounds: int) -> float | None:
-    """Sparsity after round i of `rounds`: the same share of the rest leaves in each (exponential schedule)."""
-    return None if sparsity is None else 1 - (1 - sparsity) ** ((i + 1) / rounds)
-
-
 def _train_in_full(
-    bench: Workbench, network: nn.Module, inference: Inference, mask: Mask | None,
-    after_epoch: Callable[[int], Mask | None] | None = None,
-) -> Cost:  # fmt: skip
-    """Train for as many epochs as a post-hoc method trains and fine-tunes together, so that all are paired."""
-    run = bench.run
-    epochs = run.training.epochs + run.finetune.epochs
-    with measured(network, bench.device) as cost, seeded(run.seed, "training"):
-        train(
-            network,
-            bench.data.train,
-            inference,
-            run.training,
-            epochs,
-            stream(run.seed, "data order"),
-            mask,
-            after_epoch,
-        )
-    return cost
+    bench: Workbench, outcome: Outcome, mask: Mask | None, after_epoch: AfterEpoch | None = None
+) -> None:
+    """Both phases that a post-hoc method has, training and fine-tuning, with the same epochs and learning rates."""
+    run, network, inference, data = bench.run, outcome.network, outcome.inference, bench.data
+    for phase in ("train", "finetune"):
+        scored = outcome.score
+        with measured(network, bench.device) as cost:
+            if phase == "finetune":
+                final = mask if after_epoch is None else outcome.mask
+                refine(run, data, network, inference, run.finetune.epochs, final, 0, after_epoch)
+            else:
+                with seeded(run.seed, "training"):
+                    order = stream(run.seed, "data order")
+                    train(network, data.train, inference, run.training, run.training.epochs, order, mask, after_epoch)
+        inner = outcome.score.without(scored)
+        setattr(outcome, phase, cost.without(inner))
 
 
 # ---------------------------------------------------------------------- records
 
 
 def execute(run: Run, bench: Workbench, store: Store) -> dict[str, Any]:
-    """Run one cell and write its record.
-
-    What cannot be (a method without threshold asked for `auto`, structure in a network whose groups are not
-    known) is skipped with the reason; any other error becomes a failed record with its traceback.
-    """
+    """Run one cell and write its record; an error becomes a failed record with its traceback."""
     started = datetime.now(UTC).isoformat(timespec="seconds")
     record = identity(run) | provenance(run, bench.device) | {"started": started}
     try:
         record |= _results(run, bench, store) | {"status": "done", "reason": None}
-    except UsageError as reason:
-        record |= {"status": "skipped", "reason": str(reason)}
-    except Exception as error:
+    except NotApplicable as reason:
+        record |= skip(reason)
+    except (Exception, SystemExit) as error:
         record |= failure(error)
-    store.write_record(record)
+    try:
+        store.write_record(record)
+    except ValueError as error:  # a number that is no JSON: NaN or infinite
+        store.write_record(identity(run) | provenance(run, bench.device) | {"started": started} | failure(error))
     return record
+
+
+def skip(reason: BaseException) -> dict[str, Any]:
+    """The fields that say why a cell makes no sense."""
+    return {"status": "skipped", "reason": str(reason)}
 
 
 def failure(error: BaseException) -> dict[str, Any]:
@@ -256,6 +252,20 @@ def failure(error: BaseException) -> dict[str, Any]:
         "reason": f"{type(error).__name__}: {summary[0] if summary else 'no message'}",
         "traceback": "".join(traceback.format_exception(error)),
     }
+
+
+def applicable(run: Run, data: Data) -> None:
+    """Raise NotApplicable, before anything is trained, for a cell that makes no sense."""
+    pruner = build_pruner(run.method.name, **run.method.options)
+    if run.sparsity == "auto" and pruner.keep_above is None:
+        raise NotApplicable(f"method {run.method.label!r} has no threshold of its own: it cannot choose a sparsity")
+    if run.units == "groups":
+        if pruner.allocation == "erk":
+            raise NotApplicable("the ERK allocation is defined on weight tensors, not on groups of units")
+        try:
+            units(initial_network(run, data), "groups")
+        except UsageError as error:
+            raise NotApplicable(str(error)) from error
 
 
 def identity(run: Run) -> dict[str, Any]:
@@ -287,6 +297,7 @@ def _results(run: Run, bench: Workbench, store: Store) -> dict[str, Any]:
         "predictive": PREDICTIVE,
         "dataset_digest": bench.data.digest,
         **_mask_columns(outcome.mask),
+        "compression": compression(outcome.network, outcome.mask),
         **values,
         **{f"dense_{k}": v for k, v in bench.fit.dense.items()},
         **flops(outcome.network, bench.data.train.x),
@@ -310,11 +321,17 @@ def _mask_columns(mask: Mask) -> dict[str, Any]:
         "sparsity": mask.sparsity,
         "kept": mask.count,
         "total": mask.units.n,
-        "compression": mask.units.n / mask.count if mask.count else None,
         "layer_density": mask.layer_density(),
         "collapsed": mask.collapsed(),
         "mask_digest": digest(mask.kept),
     }
+
+
+def compression(network: nn.Module, mask: Mask) -> float | None:
+    """Prunable weights over those kept; a weight that two groups share is kept if both keep it."""
+    sizes = {name: weight.numel() for name, weight in prunable(network).items()}
+    kept = sum(int(mask.tensors[name].sum()) if name in mask.tensors else size for name, size in sizes.items())
+    return sum(sizes.values()) / kept if kept else None
 
 
 def _cost_columns(outcome: Outcome) -> dict[str, Any]:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import tempfile
 import traceback
@@ -22,6 +21,7 @@ from ..datasets.load import load
 from ..datasets.registry import UsageError
 from ..methods import registry
 from .cell import Workbench
+from .fits import train_one
 from .run import Choice, Run
 from .select import checked_scores, keep_count
 from .store import Store
@@ -131,7 +131,7 @@ def scores_rank(bench: Workbench) -> None:
     Not of an untrained one: where an initialisation has zeros (Fixup), gradients may vanish for good reason.
     """
     checked_scores(bench.first_scores[0], bench.units)
-    scores = checked_scores(bench.score(*copy.deepcopy((bench.fit.network, bench.fit.inference)))[0], bench.units)
+    scores = checked_scores(bench.score(*bench.fit.restore(bench.data, bench.device))[0], bench.units)
     ties = 1 - len(scores.unique()) / len(scores)
     if ties > MOST_TIES:
         raise Broken(f"{ties:.0%} of the scores equal another one; a score that saturates or is clamped cannot rank")
@@ -142,6 +142,20 @@ def scores_repeat(bench: Workbench) -> None:
     first, second = (bench.score(*bench.start())[0] for _ in range(2))
     if not torch.equal(first, second):
         raise Broken("two calls under one seed gave different scores; draw from state.generator")
+
+
+def fits_come_back(bench: Workbench) -> None:
+    """A stored and restored fit gives the scores of the network that was just trained.
+
+    Every cell is scored on a restored fit, so what `tensors` forgets is lost.
+    """
+    network, inference, _ = train_one(bench.run, bench.data, bench.fit.inference, bench.device)
+    fresh = checked_scores(bench.score(network, inference)[0], bench.units)
+    restored = checked_scores(bench.score(*bench.fit.restore(bench.data, bench.device))[0], bench.units)
+    if not torch.equal(fresh, restored):
+        raise Broken(
+            "the scores differ after the fit was stored and restored; tensors() must return all that was learned"
+        )
 
 
 def network_untouched(bench: Workbench) -> None:
@@ -200,6 +214,7 @@ PROMISES: dict[str, Callable[[Workbench], None]] = {
     "never reads the test split": test_sealed,
     "scores are finite and rank": scores_rank,
     "deterministic under a seed": scores_repeat,
+    "a stored fit gives the same scores": fits_come_back,
     "scoring leaves the network as it was": network_untouched,
     "mask shapes and exact counts": counts_exact,
     "monotone in the sparsity": sparsity_monotone,
@@ -222,7 +237,7 @@ def _fingerprint(network: nn.Module) -> dict[str, Any]:
 
 
 def _hooks(network: nn.Module) -> list[str]:
-    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_state_dict_hooks")
     return [name or "the network" for name, module in network.named_modules() if any(getattr(module, k) for k in kinds)]
 
 

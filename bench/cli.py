@@ -25,7 +25,7 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except UsageError as error:
-            click.echo(f"bayesprune: error: {error}", err=True)
+            click.echo(f"bayesprune: error: {' '.join(str(error).split())}", err=True)
             ctx.exit(2)
 
 
@@ -85,14 +85,14 @@ def run(
         training: {epochs: 30, lr: 1.0e-3}
         finetune: {epochs: 5}
     """
-    from . import harness, plan
-
     part = _shard(shard)
-    if dry_run:
-        click.echo(plan.describe(matrix, out, jobs, part, retry_failed, device, plugins))
-        return
     signal.signal(signal.SIGTERM, _interrupt)
     try:
+        from . import harness, plan
+
+        if dry_run:
+            click.echo(plan.describe(matrix, out, jobs, part, retry_failed, device, plugins))
+            return
         table = harness.run(
             matrix, out, jobs=jobs, shard=part, retry_failed=retry_failed, device=device, plugins=plugins, progress=_bar
         )
@@ -112,9 +112,14 @@ def run(
 def report(results: tuple[str, ...], out: str, title: str) -> None:
     """Make figures, tables and one self-contained page from RESULTS folders (shards are merged)."""
     from ..reports.build import report as build
+    from .store import Store
     from .store import results as read
 
-    index = build(read(*results), Path(out), title=title)
+    frame = read(*results)
+    missing = [gap for folder in results for gap in Store(folder, create=False).gaps()] if len(results) == 1 else []
+    for gap in missing:
+        click.echo(f"bayesprune: warning: {gap}", err=True)
+    index = build(frame, Path(out), title=title, missing=missing)
     click.echo(f"Report: {index}")
 
 

@@ -6,11 +6,10 @@ spend on fine-tuning, so that every pruned result has an unpruned one of equal t
 
 from __future__ import annotations
 
-import copy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..architectures.build import build as build_network
 from ..architectures.mask import Mask
@@ -23,23 +22,45 @@ from .evaluate import brief, validation_nll
 from .run import Run, content_key
 from .seeding import derived, seeded, stream
 from .store import Store
-from .training import train
+from .training import AfterEpoch, train
 
 
-@dataclass
+@dataclass(frozen=True)
 class Fit:
-    """A trained network with its inference, what training cost, and the metrics of the dense control."""
+    """A trained network with its inference as plain tensors, what training cost, and the dense control's metrics."""
 
-    network: nn.Module
+    run: Run
     inference: Inference
+    network_state: dict[str, Tensor]
+    inference_state: dict[str, Tensor]
     cost: Cost
     dense: dict[str, float]
+
+    def restore(self, data: Data, device: torch.device) -> tuple[nn.Module, Inference]:
+        """A fresh network in the trained state, with a fresh inference attached to it.
+
+        Attached pairs are never copied: what `attach` bound, in hooks and closures, would still point at the
+        original.
+        """
+        network, inference = attached(self.run, data, self.inference, device)
+        network.load_state_dict(self.network_state)
+        with sealed():
+            inference.load_tensors({name: tensor.to(device) for name, tensor in self.inference_state.items()})
+        return network, inference
 
 
 def initial_network(run: Run, data: Data) -> nn.Module:
     """The untrained network of a cell; equal for all methods under one seed."""
     seed = derived(run.seed, "initialisation")
     return build_network(run.architecture.name, data.input_shape, data.outputs, seed=seed, **run.architecture.options)
+
+
+def attached(run: Run, data: Data, inference: Inference, device: torch.device) -> tuple[nn.Module, Inference]:
+    """The untrained network, and a fresh inference of the same hyperparameters attached to it."""
+    network, inference = initial_network(run, data).to(device), replace(inference)
+    with sealed(), seeded(run.seed, "attach"):
+        inference.attach(network, units(network, "weights"), data.train)
+    return network, inference
 
 
 def inference_of(run: Run) -> Inference:
@@ -60,67 +81,69 @@ def fitted(run: Run, data: Data, store: Store, device: torch.device) -> Fit:
     """The fit that `run` shares, from the store, or trained now and put there."""
     inference = inference_of(run)
     key = fit_key(run, inference)
-    return _load(key, run, data, inference, store, device) or _trained(key, run, data, inference, store, device)
+    return _load(key, run, inference, store) or _trained(key, run, data, inference, store, device)
 
 
 def _trained(key: str, run: Run, data: Data, inference: Inference, store: Store, device: torch.device) -> Fit:
-    fits = [_train_one(run, data, candidate, device) for candidate in inference.candidates()]
-    total = sum((fit.cost for fit in fits), Cost())
-    best = min(fits, key=lambda fit: validation_nll(fit.network, data)) if len(fits) > 1 else fits[0]
-    best.cost = total
-    best.dense = _dense_control(run, data, best)
-    _save(key, best, store)
-    return best
+    candidates = inference.candidates()
+    trained = [train_one(run, data, candidate, device) for candidate in candidates]
+    total = sum((cost for *_, cost in trained), Cost())
+    losses = [validation_nll(network, data) for network, *_ in trained] if len(trained) > 1 else [0.0]
+    chosen = losses.index(min(losses))
+    network, attached_inference, _ = trained[chosen]
+    fit = Fit(run, candidates[chosen], network.state_dict(), attached_inference.tensors(), total, {})
+    fit = replace(fit, dense=_dense_control(run, data, fit, device))
+    _save(key, fit, chosen, store)
+    return fit
 
 
-def _train_one(run: Run, data: Data, inference: Inference, device: torch.device) -> Fit:
-    network = initial_network(run, data).to(device)
+def train_one(run: Run, data: Data, inference: Inference, device: torch.device) -> tuple[nn.Module, Inference, Cost]:
+    """Train the dense network of a cell under one inference; both come back still attached."""
+    network, inference = attached(run, data, inference, device)
     settings = run.training
     with measured(network, device) as cost, sealed(), seeded(run.seed, "training"):
-        inference.attach(network, units(network, "weights"), data.train)
         train(network, data.train, inference, settings, settings.epochs, stream(run.seed, "data order"))
-    return Fit(network, inference, cost, {})
+    return network, inference, cost
 
 
-def _dense_control(run: Run, data: Data, fit: Fit) -> dict[str, float]:
-    network, inference = copy.deepcopy((fit.network, fit.inference))
+def _dense_control(run: Run, data: Data, fit: Fit, device: torch.device) -> dict[str, float]:
+    network, inference = fit.restore(data, device)
     refine(run, data, network, inference, run.finetune.epochs)
-    inference.detach(network)
+    with sealed():
+        inference.detach(network)
     return brief(network, data)
 
 
 def refine(
-    run: Run, data: Data, network: nn.Module, inference: Inference, epochs: int, mask: Mask | None = None, part: int = 0
-) -> None:
-    """Train on after pruning, in place, with the fine-tuning's learning rate; `part` counts the rounds."""
+    run: Run, data: Data, network: nn.Module, inference: Inference, epochs: int, mask: Mask | None = None,
+    done: int = 0, after_epoch: AfterEpoch | None = None,
+) -> None:  # fmt: skip
+    """Train on after pruning, in place, with the fine-tuning's learning rate, `done` epochs of it being over."""
     settings = run.training.model_copy(update={"lr": run.finetune.lr or run.training.lr})
-    purpose = f"fine-tuning {part}"
+    purpose, past = f"fine-tuning {done}", run.training.epochs + done
     with sealed(), seeded(run.seed, purpose):
-        train(network, data.train, inference, settings, epochs, stream(run.seed, f"{purpose} order"), mask)
+        generator = stream(run.seed, f"{purpose} order")
+        train(network, data.train, inference, settings, epochs, generator, mask, after_epoch, past)
 
 
 # ---------------------------------------------------------------------- store
 
 
-def _save(key: str, fit: Fit, store: Store) -> None:
-    arrays = {f"network/{n}": t.detach().cpu().contiguous().numpy() for n, t in fit.network.state_dict().items()}
-    arrays |= {f"inference/{n}": t.detach().cpu().contiguous().numpy() for n, t in fit.inference.tensors().items()}
-    store.write_tensors(
-        "fits", key, arrays, {"cost": asdict(fit.cost), "dense": fit.dense, "inference": fit.inference.identity()}
-    )
+def _save(key: str, fit: Fit, chosen: int, store: Store) -> None:
+    parts = {"network": fit.network_state, "inference": fit.inference_state}
+    arrays = {
+        f"{p}/{n}": t.detach().cpu().contiguous().numpy() for p, tensors in parts.items() for n, t in tensors.items()
+    }
+    store.write_tensors("fits", key, arrays, {"cost": asdict(fit.cost), "dense": fit.dense, "candidate": chosen})
 
 
-def _load(key: str, run: Run, data: Data, inference: Inference, store: Store, device: torch.device) -> Fit | None:
+def _load(key: str, run: Run, inference: Inference, store: Store) -> Fit | None:
     if (stored := store.read_tensors("fits", key)) is None:
         return None
     arrays, notes = stored
-    parts: dict[str, dict[str, torch.Tensor]] = {"network": {}, "inference": {}}
+    parts: dict[str, dict[str, Tensor]] = {"network": {}, "inference": {}}
     for name, array in arrays.items():
         part, _, rest = name.partition("/")
-        parts[part][rest] = torch.from_numpy(array).to(device)
-    network = initial_network(run, data).to(device)
-    network.load_state_dict(parts["network"])
-    chosen = next(c for c in inference.candidates() if content_key(c.identity()) == content_key(notes["inference"]))
-    chosen.attach(network, units(network, "weights"), data.train)
-    chosen.load_tensors(parts["inference"])
-    return Fit(network, chosen, Cost(**notes["cost"]), notes["dense"])
+        parts[part][rest] = torch.from_numpy(array)
+    chosen = inference.candidates()[notes["candidate"]]
+    return Fit(run, chosen, parts["network"], parts["inference"], Cost(**notes["cost"]), notes["dense"])

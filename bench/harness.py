@@ -8,12 +8,13 @@ implements it can run a matrix, as long as it reaches the results folder.
 from __future__ import annotations
 
 import itertools
+import json
 import multiprocessing
 import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,14 +28,14 @@ from ..architectures.units import units as units_of
 from ..datasets.atomic import write_atomically
 from ..datasets.data import Data
 from ..datasets.load import load
-from ..datasets.registry import UsageError
+from ..datasets.registry import NotApplicable, UsageError, plugin_source
 from ..methods import registry as methods
 from . import cell
 from .fits import fit_key, fitted, inference_of, initial_network
 from .matrix import Matrix, load_matrix
 from .run import Choice, Run
 from .select import keep_count
-from .store import Store
+from .store import Store, logger
 
 POLL_SECONDS = 0.5
 MAX_CRASHES = 2
@@ -46,7 +47,7 @@ class Setting:
 
     folder: Path
     device: str
-    plugins: tuple[str, ...] = ()
+    plugins: tuple[tuple[str, bytes], ...] = ()
 
 
 @dataclass(eq=False)
@@ -128,30 +129,75 @@ def run(
         UsageError: before anything is written, for whatever the user can mend.
     """
     place = resolved_device(device)
-    for plugin in plugins:
-        methods.load_plugin(plugin)
+    loaded = load_plugins(plugins)
     if not isinstance(matrix, Matrix):
         matrix = load_matrix(matrix)
-    cells = sharded(matrix.cells(), shard)
-    preflight(cells)
+    every = matrix.cells()
+    cells = sharded(every, shard)
+    senseless = preflight(cells)
     store = Store(out)
-    write_atomically(store.folder / "matrix.json", matrix.model_dump_json(indent=1).encode() + b"\n")
+    note = {"matrix": matrix.model_dump(mode="json"), "cells": [r.key for r in every]}
+    write_atomically(store.folder / "matrix.json", json.dumps(note, indent=1).encode() + b"\n")
+    set_others_aside(every, store)
     todo = pending(cells, store, retry_failed)
-    setting = Setting(store.folder.resolve(), str(place), tuple(str(Path(p).resolve()) for p in plugins))
+    setting = Setting(store.folder.resolve(), str(place), loaded)
     jobs = min(jobs or os.cpu_count() or 1, max(1, len(todo)))
     told = progress(len(todo)) if progress else lambda n: None
     watch = Progress(len(todo), {r.key: store.folder / "cells" / f"{r.key}.json" for r in todo}, told)
+    for r in todo:
+        if r.key in senseless:
+            store.write_record(cell.identity(r) | cell.provenance(r, place) | cell.skip(senseless[r.key]))
+    watch.update()
+    tasks = _tasks([r for r in todo if r.key not in senseless])
     try:
-        _work_off(_tasks(todo), setting, executor or (lambda: _local_executor(jobs, setting)), jobs, store, watch)
+        _work_off(tasks, setting, executor or (lambda: _local_executor(jobs, setting)), jobs, store, watch)
     finally:
         path = store.write_tables()
     return path
 
 
-def pending(cells: Iterable[Run], store: Store, retry_failed: bool = False) -> list[Run]:
-    """The cells without a record, and with `retry_failed` those whose record says failed."""
-    records = {r.key: store.read_record(r.key) for r in cells}
-    return [r for r in cells if (old := records[r.key]) is None or (retry_failed and old["status"] == "failed")]
+def load_plugins(paths: Sequence[str | Path]) -> tuple[tuple[str, bytes], ...]:
+    """Import plug-in files; what they hold now is what every worker of the run will execute."""
+    loaded = tuple((str(Path(p).resolve()), plugin_source(Path(p).resolve())) for p in paths)
+    for path, source in loaded:
+        methods.load_plugin(path, source)
+    return loaded
+
+
+def set_others_aside(cells: Sequence[Run], store: Store) -> None:
+    """Cells look alike in tables whose settings or plug-ins differ: only those of the present matrix stay.
+
+    A folder that has seen another training schedule, or an older version of a plug-in, keeps those records
+    under superseded/, and gets them back when the matrix is as it was.
+    """
+    present = {_face(cell.identity(r)): r.key for r in cells}
+    for key in present.values():
+        store.restore(key)
+    others = [r["key"] for r in store.records() if present.get(_face(r), r["key"]) != r["key"]]
+    for key in others:
+        store.supersede(key)
+    if others:
+        logger.warning(
+            "%d records of other settings or plug-in versions went to %s", len(others), store.folder / "superseded"
+        )
+
+
+def _face(record: Mapping[str, Any]) -> tuple:
+    return tuple(
+        record[n] for n in ("dataset", "architecture", "method", "units", "sparsity_target", "sparsity_auto", "seed")
+    )
+
+
+def pending(cells: Iterable[Run], store: Store, retry_failed: bool = False, mend: bool = True) -> list[Run]:
+    """The cells without an intact record and logits, and with `retry_failed` those whose record says failed."""
+
+    def is_pending(key: str) -> bool:
+        record = store.read_record(key, mend)
+        if record is None or (record["status"] == "done" and not store.complete(key)):
+            return True
+        return retry_failed and record["status"] == "failed"
+
+    return [r for r in cells if is_pending(r.key)]
 
 
 def sharded(cells: Sequence[Run], shard: tuple[int, int]) -> list[Run]:
@@ -165,18 +211,32 @@ def sharded(cells: Sequence[Run], shard: tuple[int, int]) -> list[Run]:
     return [r for r in cells if numbers[_fit_of(r)] % parts == index - 1]
 
 
-def preflight(cells: Sequence[Run]) -> None:
-    """Load every data set and build every network once; raises UsageError for what cannot run at all."""
-    for (_, architecture), group in _grouped(cells, lambda r: (r.dataset.label, r.architecture.label)):
-        first = group[0]
-        network = initial_network(first, _data(first))
-        weights = units_of(network, "weights")
-        for r in group:
-            if r.sparsity != "auto" and r.units == "weights":
-                try:
-                    keep_count(weights.n, r.sparsity)
-                except UsageError as error:
-                    raise UsageError(f"{architecture} on {first.dataset.label}: {error}") from error
+def preflight(cells: Sequence[Run]) -> dict[str, NotApplicable]:
+    """Load every data set and build every network once.
+
+    Returns the reasons of cells that make no sense, by key; raises UsageError for what cannot run at all.
+    """
+    senseless: dict[str, NotApplicable] = {}
+    for _, group in _grouped(cells, lambda r: _json(r.dataset, r.architecture)):
+        data = _data(group[0])
+        weights = units_of(initial_network(group[0], data), "weights")
+        for _, alike in _grouped(group, lambda r: (_json(r.method), r.units, r.sparsity == "auto")):
+            try:
+                cell.applicable(alike[0], data)
+            except NotApplicable as reason:
+                senseless |= {r.key: reason for r in alike}
+        for sparsity in {r.sparsity for r in group if r.sparsity != "auto" and r.units == "weights"}:
+            try:
+                keep_count(weights.n, sparsity)
+            except UsageError as error:
+                place = f"{group[0].architecture.label} on {group[0].dataset.label}"
+                raise UsageError(f"{place}: {error}") from error
+    return senseless
+
+
+def _json(*choices: Choice) -> tuple[str, ...]:
+    """Choices as text: labels may round numbers, these do not."""
+    return tuple(choice.model_dump_json() for choice in choices)
 
 
 def resolved_device(device: str) -> torch.device:
@@ -197,7 +257,7 @@ def resolved_device(device: str) -> torch.device:
 
 
 def _tasks(todo: Sequence[Run]) -> list[Task]:
-    groups = _grouped(todo, lambda r: (_fit_of(r), r.units, r.method.label))
+    groups = _grouped(todo, lambda r: (_fit_of(r), r.units, _json(r.method)))
     return [Task(fit, group) for (fit, _, _), group in groups]
 
 
@@ -318,16 +378,23 @@ def _local_executor(jobs: int, setting: Setting) -> Executor:
     if jobs == 1:
         return InlineExecutor()
     context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(jobs, context, _start_worker, (os.getpid(), setting.plugins))
+    pool = ProcessPoolExecutor(jobs, context, _start_worker, (os.getpid(), setting.plugins))
+    try:
+        pool.submit(os.getpid).result()
+    except BrokenExecutor as error:
+        raise UsageError(
+            "worker processes cannot start; in a script, call run() under `if __name__ == '__main__':`, or use jobs=1"
+        ) from error
+    return pool
 
 
-def _start_worker(parent: int, plugins: tuple[str, ...]) -> None:
+def _start_worker(parent: int, plugins: tuple[tuple[str, bytes], ...]) -> None:
     """A worker leaves Ctrl-C to its parent, and ends when the parent has died, even by SIGKILL."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     torch.set_num_threads(1)
-    for plugin in plugins:
-        methods.load_plugin(plugin)
+    for path, source in plugins:
+        methods.load_plugin(path, source)
 
 
 def _end_with(parent: int) -> None:
@@ -345,7 +412,8 @@ def _closing(executor: Executor) -> Iterator[Executor]:
     except BaseException:
         executor.shutdown(wait=False, cancel_futures=True)
         for process in multiprocessing.active_children():
-            process.terminate()
+            if process.name.startswith("SpawnProcess"):
+                process.terminate()
         raise
     executor.shutdown()
 

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    PrivateAttr,
+    ValidationError,
+)
 
 from ..datasets.registry import UsageError, unknown
 from .run import Choice, Run
@@ -70,25 +79,57 @@ class Matrix(BaseModel):
     threads: PositiveInt = 1
     exclude: list[Exclusion] = []
 
+    _file: Path | None = PrivateAttr(None)
+    _node: Any = PrivateAttr(None)
+
     def cells(self) -> list[Run]:
         """The cells, each once; raises UsageError for names and options that nobody knows, or when none is left."""
         from ..architectures import registry as architecture_registry
         from ..datasets.load import options as dataset_options
         from ..methods.build import options as method_options
 
-        datasets = [_checked(c, dataset_options) for c in self.datasets]
-        architectures = [_checked(c, architecture_registry.options) for c in self.architectures]
-        methods = [_checked(c, method_options) for c in self.methods]
+        datasets = self._checked("datasets", dataset_options)
+        architectures = self._checked("architectures", architecture_registry.options)
+        methods = self._checked("methods", method_options)
         product = itertools.product(datasets, architectures, self.units, self.seeds, methods, self.sparsity)
-        runs = (
-            Run(dataset=d, architecture=a, units=u, seed=seed, method=m, sparsity=s, training=self.training,
-                finetune=self.finetune, threads=self.threads)
+        runs = [
+            Run(
+                dataset=d,
+                architecture=a,
+                units=u,
+                seed=seed,
+                method=m,
+                sparsity=s,
+                training=self.training,
+                finetune=self.finetune,
+                threads=self.threads,
+            )
             for d, a, u, seed, m, s in product
-        )  # fmt: skip
+        ]
+        self._refuse_idle_exclusions(runs)
         kept = {run.key: run for run in runs if not any(e.matches(run) for e in self.exclude)}
         if not kept:
             raise UsageError("the matrix is empty: `exclude` leaves no cell")
         return list(kept.values())
+
+    def _checked(self, kind: str, options: Callable[[str, Mapping[str, Any]], dict[str, Any]]) -> list[Choice]:
+        """The choices of one kind with checked options, without those at their default."""
+        checked = []
+        for i, choice in enumerate(getattr(self, kind)):
+            try:
+                checked.append(Choice(name=choice.name, options=options(choice.name, choice.options)))
+            except UsageError as error:
+                raise UsageError(f"{self._place(kind, i)}{error}") from error
+        return checked
+
+    def _refuse_idle_exclusions(self, runs: list[Run]) -> None:
+        for i, exclusion in enumerate(self.exclude):
+            if not any(exclusion.matches(run) for run in runs):
+                given = exclusion.model_dump(exclude_none=True)
+                raise UsageError(f"{self._place('exclude', i)}exclude {given} matches no cell; check the spelling")
+
+    def _place(self, *path: Any) -> str:
+        return f"{self._file}:{_line(self._node, path)}: " if self._file else ""
 
 
 def load_matrix(name_or_path: str | Path) -> Matrix:
@@ -113,13 +154,11 @@ def load_matrix(name_or_path: str | Path) -> Matrix:
     if not isinstance(content, Mapping):
         raise UsageError(f"{path}:1: a matrix is a mapping with the keys {', '.join(Matrix.model_fields)}")
     try:
-        return Matrix.model_validate(content)
+        matrix = Matrix.model_validate(content)
     except ValidationError as error:
         raise _located(path, node, error) from error
-
-
-def _checked(choice: Choice, options: Any) -> Choice:
-    return Choice(name=choice.name, options=options(choice.name, choice.options))
+    matrix._file, matrix._node = path, node
+    return matrix
 
 
 def _located(path: Path, node: yaml.Node | None, error: ValidationError) -> UsageError:
@@ -134,6 +173,8 @@ def _located(path: Path, node: yaml.Node | None, error: ValidationError) -> Usag
         return UsageError(f"{where}: the key {name!r} is missing")
     given = "" if isinstance(first["input"], Mapping) else f" (got {first['input']!r})"
     message = first["msg"].removeprefix("Value error, ").lower()
+    if first["type"] == "too_short":
+        message = "the list is empty; name at least one"
     if place and place[0] == "sparsity" and len(place) > 1:
         message = "a sparsity is a number in [0, 1) or auto"
     return UsageError(f"{where}: {name}: {message}{given}")
@@ -174,8 +215,11 @@ def _refuse_repeated_keys(path: Path, node: yaml.Node | None) -> None:
     for mapping in _mappings(node):
         seen: set[str] = set()
         for key, _ in mapping.value:
+            place = f"{path}:{key.start_mark.line + 1}"
+            if not isinstance(key, yaml.ScalarNode):
+                raise UsageError(f"{place}: a key must be a word, not a list or a mapping")
             if key.value in seen:
-                raise UsageError(f"{path}:{key.start_mark.line + 1}: the key {key.value!r} is given twice")
+                raise UsageError(f"{place}: the key {key.value!r} is given twice")
             seen.add(key.value)
 
 

@@ -11,15 +11,16 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ..datasets.registry import UsageError
 from ..methods.build import build as build_pruner
 from ..methods.pruner import Pruner
 from . import cell, harness
 from .evaluate import evaluate
-from .fits import inference_of, initial_network
+from .fits import attached, inference_of
 from .matrix import load_matrix
 from .run import Run
 from .seeding import stream
-from .store import Store
+from .store import OWN_NAMES, Store
 from .training import train
 
 
@@ -34,11 +35,10 @@ def describe(
 ) -> str:
     """What `run` with these arguments would do; raises the same UsageErrors, and writes nothing."""
     place = harness.resolved_device(device)
-    for plugin in plugins:
-        harness.methods.load_plugin(plugin)
+    harness.load_plugins(plugins)
     cells = harness.sharded(load_matrix(matrix).cells(), shard)
     harness.preflight(cells)
-    todo = harness.pending(cells, Store(out), retry_failed) if Path(out, "store.json").is_file() else cells
+    todo = harness.pending(cells, Store(out), retry_failed, mend=False) if _is_store(out) else cells
     tasks = harness._tasks(todo)
     seconds = estimate(tasks, place)
     jobs = min(jobs or os.cpu_count() or 1, max(1, len(todo)))
@@ -51,6 +51,16 @@ def describe(
         f"{len({t.fit for t in tasks})} networks to train and share, {jobs} jobs on {place}",
         f"estimated time: {_duration(seconds / jobs)} ({note})",
     ])  # fmt: skip
+
+
+def _is_store(out: str) -> bool:
+    """Whether results stand in the folder; raises what a run would raise if it cannot become one."""
+    path = Path(out)
+    if (path / "store.json").is_file():
+        return True
+    if path.exists() and (not path.is_dir() or any(p.name not in OWN_NAMES for p in path.iterdir())):
+        raise UsageError(f"{path} is not empty and not a results folder (it has no store.json); choose another --out")
+    return False
 
 
 def estimate(tasks: Sequence[harness.Task], device: torch.device) -> float:
@@ -78,9 +88,9 @@ def _epochs(run: Run) -> int:
 def _measure(run: Run, device: torch.device) -> tuple[float, float]:
     """Seconds of one epoch and of one evaluation."""
     data = harness._data(run, str(device))
-    network = initial_network(run, data).to(device)
-    inference = inference_of(run).candidates()[0]
+    network, inference = attached(run, data, inference_of(run).candidates()[0], device)
     with cell.repeatable(run, device):
+        train(network, data.train[:64], inference, run.training, 1, stream(run.seed, "warm-up"))
         start = time.perf_counter()
         train(network, data.train, inference, run.training, 1, stream(run.seed, "estimate"))
         middle = time.perf_counter()

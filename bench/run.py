@@ -58,11 +58,10 @@ class Run(BaseModel):
     def canonical(self) -> dict[str, Any]:
         """What identifies the cell, as JSON; the source of plug-ins belongs to it."""
         chosen = {"dataset": datasets, "architecture": architectures, "method": methods}
-        sources = {
-            kind: digest
-            for kind, registry in chosen.items()
-            if (digest := registry.source_digest(getattr(self, kind).name)) is not None
-        }
+        digests = {kind: registry.source_digest(getattr(self, kind).name) for kind, registry in chosen.items()}
+        if isinstance(like := self.method.options.get("like"), str):
+            digests["like"] = methods.source_digest(like)
+        sources = {kind: digest for kind, digest in digests.items() if digest is not None}
         dataset = Choice(name=self.dataset.name, options=self.dataset.deciding)
         form = self.model_copy(update={"dataset": dataset}).model_dump(mode="json", exclude_defaults=True)
         return form | ({"sources": sources} if sources else {})
@@ -80,4 +79,4 @@ def content_key(content: Any) -> str:
 
 
 def _short(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value).replace(" ", "")
+    return repr(value).removesuffix(".0") if isinstance(value, float) else str(value).replace(" ", "")

@@ -30,6 +30,11 @@ def keep_count(n: int, sparsity: float) -> int:
     return keep
 
 
+def round_target(sparsity: float | None, i: int, rounds: int) -> float | None:
+    """Sparsity after round i of `rounds`: the same share of the rest leaves in each (exponential schedule)."""
+    return None if sparsity is None else 1 - (1 - sparsity) ** ((i + 1) / rounds)
+
+
 def select(
     scores: Tensor,
     state: State,
@@ -104,6 +109,11 @@ def _best(ranking: Tensor, k: int) -> Tensor:
     ties = (ranking == threshold).nonzero().flatten()
     kept[ties[: k - int(kept.sum())]] = True
     return kept
+
+
+def shuffled_within_layers(kept: Tensor, units: Units, generator: torch.Generator) -> Tensor:
+    """The same number of units in each layer, chosen at random."""
+    return torch.cat([layer[torch.randperm(len(layer), generator=generator)] for layer in units.split(kept)])
 
 
 # ------------------------------------------------------------------ how many units each layer keeps

@@ -15,6 +15,8 @@ from ..datasets.data import Split
 from ..methods.pruner import Inference
 from ..methods.scoring import mean_loss
 
+AfterEpoch = Callable[[int], Mask | None]
+
 
 class DivergedError(ArithmeticError):
     """The training loss became infinite or NaN."""
@@ -23,7 +25,7 @@ class DivergedError(ArithmeticError):
 class Training(BaseModel):
     """How networks are trained, the same for all methods. Weight decay is the inference's prior precision."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     epochs: PositiveInt = 30
     batch_size: PositiveInt = 64
@@ -36,7 +38,7 @@ class Training(BaseModel):
 class Finetune(BaseModel):
     """Training of the survivors after pruning; `lr` is that of the training unless given."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     epochs: int = Field(default=5, ge=0)
     lr: PositiveFloat | None = None
@@ -50,7 +52,8 @@ def train(
     epochs: int,
     generator: torch.Generator,
     mask: Mask | None = None,
-    after_epoch: Callable[[int], Mask | None] | None = None,
+    after_epoch: AfterEpoch | None = None,
+    past: int = 0,
 ) -> None:
     """Minimise mean negative log likelihood + penalty / N over `split`, in place.
 
@@ -63,6 +66,7 @@ def train(
         generator: CPU generator of the data order.
         mask: enforced from the start and after every optimiser step.
         after_epoch: told the number of epochs done, may return a new mask, enforced from then on.
+        past: epochs of earlier phases, counted in what the inference and `after_epoch` are told.
 
     Raises:
         DivergedError: an epoch's loss was not finite.
@@ -71,7 +75,7 @@ def train(
     optimizer, scheduler = _optimizer(parameters, settings, epochs * steps_per_epoch(split, settings))
     enforce = _enforcer(network, mask)
     network.train()
-    for epoch in range(1, epochs + 1):
+    for epoch in range(past + 1, past + epochs + 1):
         penalise = inference.penalizer(network, 1 / len(split))
         total = torch.zeros((), device=split.x.device)
         for x, y in split.batches(settings.batch_size, generator):
@@ -92,6 +96,12 @@ def train(
         inference.update(network, split, epoch)
         if after_epoch and (mask := after_epoch(epoch)):
             enforce = _enforcer(network, mask)
+
+
+def leave(network: nn.Module, inference: Inference, mask: Mask) -> None:
+    """Units leave: the inference is told first, then the network's weights become zero."""
+    inference.reduce(network, mask)
+    mask.apply_(network)
 
 
 def steps_per_epoch(split: Split, settings: Training) -> int:

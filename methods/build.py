@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, get_args
 
-from ..datasets.registry import UsageError
+from ..datasets.registry import UsageError, one_line
+from ..datasets.seal import TestSplitError, sealed
 from . import registry
-from .pruner import Allocation, Pruner, When
+from .pruner import Allocation, Inference, Pruner, When
 
 _CHOICES = {"when": get_args(When), "allocation": get_args(Allocation)}
 
@@ -16,11 +17,27 @@ _CHOICES = {"when": get_args(When), "allocation": get_args(Allocation)}
 def build(name: str, **given: Any) -> Pruner:
     """The pruner called `name`; raises UsageError for a name, an option or a value that does not exist."""
     own, schedule = _separate(name, given)
-    pruner = registry.build(name, **own)
+    with sealed():
+        try:
+            pruner = registry.build(name, **own)
+            inference = pruner.inference()  # a bad hyperparameter is refused here, not in the middle of a matrix
+        except (UsageError, TestSplitError):
+            raise
+        except (Exception, SystemExit) as error:
+            raise UsageError(f"method {name!r} cannot be built: {one_line(error)}") from error
+    _check_kind(name, pruner, inference)
+    return replace(pruner, **schedule)
+
+
+def _check_kind(name: str, pruner: Any, inference: Any) -> None:
     if not isinstance(pruner, Pruner):
         raise UsageError(f"method {name!r} must return a Pruner, got {type(pruner).__name__}")
-    pruner.inference()  # a bad hyperparameter is refused here, not in the middle of a matrix
-    return replace(pruner, **schedule)
+    kind = type(inference)
+    if not isinstance(inference, Inference) or "__dataclass_fields__" not in vars(kind):
+        raise UsageError(
+            f"method {name!r}: {kind.__name__} must be a subclass of Inference decorated with @dataclass: "
+            "its fields decide which trained networks are shared"
+        )
 
 
 def options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -59,18 +59,26 @@ def measured(network: nn.Module, device: torch.device) -> Iterator[Cost]:
     A pass is one example going forward through `network` or a copy of it, or its gradient coming back.
     """
     warm_up(device)
-    cost = Cost()
-    token = _running.set((*_running.get(), cost))
+    outer, cost = _running.get(), Cost()
+    _note_peak(outer, device)
+    token = _running.set((*outer, cost))
     hook = network.register_forward_hook(_counter(cost))
     _reset_peak(device)
     start = time.perf_counter()
     try:
         yield cost
     finally:
-        cost.peak_bytes = _peak(device)  # on an accelerator this also waits for the work to finish
+        _note_peak((*outer, cost), device)  # on an accelerator this also waits for the work to finish
         cost.seconds = time.perf_counter() - start
         hook.remove()
         _running.reset(token)
+
+
+def _note_peak(costs: tuple[Cost, ...], device: torch.device) -> None:
+    """Keep the peak so far for all that are being measured, as the next reset forgets it."""
+    peak = _peak(device)
+    for cost in costs:
+        cost.peak_bytes = max(cost.peak_bytes, peak)
 
 
 def _counter(cost: Cost) -> Callable[[nn.Module, tuple, Any], None]:

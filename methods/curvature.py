@@ -15,6 +15,7 @@ For a Gaussian likelihood of unit noise the output Hessian is the identity.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
@@ -126,7 +127,18 @@ def differentiable_attention():
 def _one_by_one(
     network: nn.Module, parameters: dict[str, nn.Parameter], x: Tensor, vectors: Tensor
 ) -> dict[str, Tensor]:
-    """Sum over examples n and vectors k of (∂(f_n·v_nk)/∂θ)² for any operation; vectors has shape (N, K, C)."""
+    """Sum over examples n and vectors k of (∂(f_n·v_nk)/∂θ)² for any operation; vectors has shape (N, K, C).
+
+    Batched where every operation has a batching rule; example by example where one has none (torch's LSTM).
+    """
+    count_passes(len(x) * vectors.shape[1])
+    try:
+        return _vmapped(network, parameters, x, vectors)
+    except RuntimeError:
+        return _looped(network, parameters, x, vectors)
+
+
+def _vmapped(network: nn.Module, parameters: dict[str, nn.Parameter], x: Tensor, vectors: Tensor) -> dict[str, Tensor]:
     constants = {name: p.detach() for name, p in network.named_parameters() if name not in parameters}
     buffers = dict(network.named_buffers())
 
@@ -140,11 +152,25 @@ def _one_by_one(
     per_example = vectors.shape[1] * sum(p.numel() * p.element_size() for p in parameters.values())
     size = max(1, CHUNK_BYTES // per_example)
     sums = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in parameters.items()}
-    with differentiable_attention():
+    with differentiable_attention(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "There is a performance drop")  # some operations are batched by a loop
         for part_x, part_v in zip(x.split(size), vectors.split(size), strict=True):
             for name, g in vmap(gradients)(part_x, part_v).items():
                 sums[name] += g.square_().sum((0, 1), dtype=torch.float64)
-    count_passes(len(x) * vectors.shape[1])
+    return sums
+
+
+def _looped(network: nn.Module, parameters: dict[str, nn.Parameter], x: Tensor, vectors: Tensor) -> dict[str, Tensor]:
+    sums = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in parameters.items()}
+    weights = list(parameters.values())
+    for example, directions in zip(x.split(1), vectors, strict=True):
+        with torch.enable_grad():
+            output = network(example)
+        for direction in directions:
+            found = torch.autograd.grad(output, weights, direction.unsqueeze(0), retain_graph=True, allow_unused=True)
+            for name, g in zip(sums, found, strict=True):
+                if g is not None:
+                    sums[name] += g.double().square()
     return sums
 
 

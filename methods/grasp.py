@@ -13,18 +13,19 @@ from __future__ import annotations
 from functools import partial
 
 import torch
+from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
 from .gaussian import MAP
 from .posteriors import Gaussian
 from .pruner import Pruner, State, register
-from .scoring import BatchNormMode, mean_loss, scoring_batch, scratch
+from .scoring import BatchNormMode, gradients_of, mean_loss, scoring_batch, scratch
 
 
 @register("grasp")
 def grasp_pruner(
-    temperature: float = 200.0,
-    examples_per_class: int = 10,
+    temperature: PositiveFloat = 200.0,
+    examples_per_class: PositiveInt = 10,
     absolute: bool = False,
     batch_norm: BatchNormMode = "train",
     precision: float = 1.0,
@@ -55,6 +56,6 @@ def grasp(
 
 def hessian_gradient_product(loss: Tensor, weights: list[Tensor]) -> tuple[Tensor, ...]:
     """Hg, the Hessian of `loss` times its own gradient, by differentiating <stop(g), g>."""
-    gradients = torch.autograd.grad(loss, weights, create_graph=True)
+    gradients = gradients_of(loss, weights, create_graph=True)
     flow = torch.stack([(g.detach() * g).sum() for g in gradients]).sum()
-    return torch.autograd.grad(flow, weights)
+    return gradients_of(flow, weights)

@@ -32,8 +32,8 @@ def lamp(state: State) -> Tensor:
 def lamp_scores(weight: Tensor) -> Tensor:
     """θ_u² / Σ {θ_v² : θ_v² >= θ_u²} within one layer, float64, in the weight's shape; 0 where θ is 0.
 
-    The tail sums start at the smallest terms of the tail's far end (the largest weights), so that nothing
-    cancels. Equal weights are ordered by their position.
+    The sums run from the largest square down, so that nothing is subtracted and nothing cancels. Equal
+    weights are ordered by their position.
     """
     squares, order = weight.double().square().flatten().sort(descending=True, stable=True)
     tails = squares.cumsum(0)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ..architectures.mask import Mask
 from ..architectures.units import Units, prunable
 from ..datasets.data import Split
+from ..datasets.registry import UsageError
 from . import registry
 
 register = registry.register
@@ -70,7 +71,10 @@ class Inference(ABC, Generic[Posterior]):
         return ()
 
     def update(self, network: nn.Module, train: Split, epoch: int) -> None:
-        """After each epoch (counted from 1): what the loss does not train, such as evidence steps."""
+        """After each epoch: what the loss does not train, such as evidence steps.
+
+        Epochs are counted from 1 and go on through fine-tuning.
+        """
 
     def reduce(self, network: nn.Module, mask: Mask) -> None:
         """Units have left: stop penalising them."""
@@ -87,14 +91,8 @@ class Inference(ABC, Generic[Posterior]):
 
     def identity(self) -> dict[str, Any]:
         """Name and hyperparameters: inferences of equal identity train equal networks."""
-        kind = type(self)
-        name = (
-            kind.__qualname__
-            if kind.__module__.startswith(__package__ or "")
-            else f"{kind.__module__}.{kind.__qualname__}"
-        )
         decisive = [f.name for f in fields(self) if f.metadata != AFTER_TRAINING]
-        return {"name": name, **{option: getattr(self, option) for option in decisive}}
+        return {"name": type(self).__qualname__, **{option: getattr(self, option) for option in decisive}}
 
 
 @dataclass
@@ -132,6 +130,7 @@ class Pruner(Generic[Posterior]):
         rounds: score and prune in so many rounds, keeping the same fraction of the rest in each.
         allocation: how a budget is shared among layers: one global ranking, the same density in each
             layer, or the densities of Erdős-Rényi-Kernel (ERK) or LAMP, ranking within layers by the score.
+        shuffle: keep as many units of each layer as selected, but random ones: the control for the method.
     """
 
     inference: Callable[[], Inference[Posterior]]
@@ -140,3 +139,11 @@ class Pruner(Generic[Posterior]):
     when: When = "after"
     rounds: int = 1
     allocation: Allocation = "global"
+    shuffle: bool = False
+
+    def __post_init__(self) -> None:
+        for name, value, choices in (("when", self.when, When), ("allocation", self.allocation, Allocation)):
+            if value not in get_args(choices):
+                raise UsageError(f"a pruner's {name} must be one of {', '.join(get_args(choices))}, got {value!r}")
+        if self.rounds < 1:
+            raise UsageError(f"a pruner's rounds must be a whole number >= 1, got {self.rounds!r}")

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ..datasets.registry import UsageError
 from . import registry
 from .gaussian import MAP
 from .pruner import Pruner, State, register
@@ -24,17 +25,15 @@ def random_pruner(like: str | None = None, precision: float | Literal["tuned"] =
     if like is None:
         return Pruner(partial(MAP, precision), random)
     other: Pruner = registry.build(like)
-    return replace(other, score=partial(shuffled_within_layers, other=other), keep_above=None)
+    if precision != 1.0:
+        raise UsageError(f"random: like={like!r} takes its inference from there; leave precision={precision!r} out")
+    if other.when == "during" or (other.when == "after" and other.rounds > 1):
+        raise UsageError(
+            f"random: like={like!r} is not possible: it trains between its rounds, on weights of its choice"
+        )
+    return replace(other, keep_above=None, shuffle=True)
 
 
 def random(state: State) -> Tensor:
     """Uniform noise from the state's generator; shape (units.n,)."""
     return torch.rand(state.units.n, generator=state.generator, dtype=torch.float64)
-
-
-def shuffled_within_layers(state: State, other: Pruner) -> Tensor:
-    """The scores of `other`, permuted inside each layer: the same layer densities at every sparsity."""
-    layers = state.units.split(other.score(state))
-    return torch.cat(
-        [scores[torch.randperm(len(scores), generator=state.generator).to(scores.device)] for scores in layers]
-    )

@@ -40,6 +40,18 @@ def mean_loss(outputs: Tensor, y: Tensor) -> Tensor:
     return nn.functional.cross_entropy(outputs, y)
 
 
+def gradients_of(value: Tensor, weights: list[Tensor], create_graph: bool = False) -> tuple[Tensor, ...]:
+    """Gradients of a scalar; zero for weights that it does not depend on, such as those of an unused layer."""
+    return torch.autograd.grad(value, weights, create_graph=create_graph, allow_unused=True, materialize_grads=True)
+
+
+@torch.no_grad()
+def summed_loss(network: nn.Module, split: Split, batch: int = 1024) -> Tensor:
+    """Negative log likelihood of all examples in the network's present mode, float64."""
+    losses = [mean_loss(network(x).double(), y) * len(x) for x, y in split.batches(batch)]
+    return torch.stack(losses).sum()
+
+
 def balanced_batch(train: Split, size: int, generator: torch.Generator) -> Split:
     """`size` random examples, as evenly over the classes as they allow; the whole split if it is smaller."""
     shuffled = torch.randperm(len(train), generator=generator)

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 from functools import partial
 
-import torch
+from pydantic import PositiveInt
 from torch import Tensor
 
 from .gaussian import MAP
 from .posteriors import Gaussian
 from .pruner import Pruner, State, register
-from .scoring import BatchNormMode, mean_loss, scoring_batch, scratch
+from .scoring import BatchNormMode, gradients_of, mean_loss, scoring_batch, scratch
 
 
 @register("snip")
-def snip_pruner(examples: int = 128, batch_norm: BatchNormMode = "eval", precision: float = 1.0) -> Pruner[Gaussian]:
+def snip_pruner(
+    examples: PositiveInt = 128, batch_norm: BatchNormMode = "eval", precision: float = 1.0
+) -> Pruner[Gaussian]:
     """Connection sensitivity |θ·∂L/∂θ| at initialisation (SNIP, Lee et al. 2019)."""
     return Pruner(partial(MAP, precision), partial(snip, examples=examples, batch_norm=batch_norm), when="before")
 
@@ -28,5 +30,5 @@ def snip(state: State, examples: int, batch_norm: BatchNormMode) -> Tensor:
     """|θ ∂L/∂θ|, summed over a unit's weights; shape (units.n,)."""
     batch = scoring_batch(state, examples)
     with scratch(state.network, batch_norm) as (network, weights):
-        gradients = torch.autograd.grad(mean_loss(network(batch.x), batch.y), list(weights.values()))
+        gradients = gradients_of(mean_loss(network(batch.x), batch.y), list(weights.values()))
     return state.units.gather({n: (w * g).detach().abs() for (n, w), g in zip(weights.items(), gradients, strict=True)})

@@ -10,16 +10,17 @@ from __future__ import annotations
 from functools import partial
 
 import torch
+from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from .gaussian import MAP
 from .posteriors import Gaussian
 from .pruner import Pruner, State, register
-from .scoring import scratch
+from .scoring import gradients_of, scratch
 
 
 @register("synflow")
-def synflow_pruner(rounds: int = 100, precision: float = 1.0) -> Pruner[Gaussian]:
+def synflow_pruner(rounds: PositiveInt = 100, precision: float = 1.0) -> Pruner[Gaussian]:
     """Synaptic flow |θ|·∂R/∂|θ| at initialisation, without data, in rounds (Tanaka et al. 2020)."""
     return Pruner(partial(MAP, precision), synflow, when="before", rounds=rounds)
 
@@ -29,7 +30,7 @@ def synflow(state: State) -> Tensor:
     with scratch(state.network, "eval") as (network, weights):
         linearised = _linearised_(network.double())
         flow = linearised(torch.ones_like(state.train.x[:1], dtype=torch.float64)).sum()
-        gradients = torch.autograd.grad(flow, list(weights.values()))
+        gradients = gradients_of(flow, list(weights.values()))
     return state.units.gather({n: (w * g).detach() for (n, w), g in zip(weights.items(), gradients, strict=True)})
 
 
@@ -50,7 +51,8 @@ def _linearised_(network: nn.Module) -> nn.Module:
 
 def _affine(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
     (x,) = inputs
-    after_channels = (1,) * (x.dim() - 2) if isinstance(module, nn.GroupNorm) else ()
+    channels_first = isinstance(module, nn.GroupNorm) or "2d" in type(module).__name__  # timm's LayerNorm2d
+    after_channels = (1,) * (x.dim() - 2) if channels_first else ()
     for parameter, combine in ((module.weight, torch.mul), (getattr(module, "bias", None), torch.add)):
         if isinstance(parameter, Tensor):
             x = combine(x, parameter.view(*parameter.shape, *after_channels))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,12 +35,13 @@ class _Image:
     width: int
 
 
-def report(frame: pd.DataFrame, out: Path | str, *, title: str = "Pruning report") -> Path:
+def report(frame: pd.DataFrame, out: Path | str, *, title: str = "Pruning report", missing: Sequence[str] = ()) -> Path:
     """Write a report of the records in `frame` to the folder `out`; returns the path of index.html.
 
     Written are index.html (one file that needs no other and no network), figures/*.{pdf,svg,png},
     tables/*.{md,tex} and results.csv. The same frame gives the same bytes. index.html comes last and in one
-    piece. Raises UsageError if `out` cannot be a folder.
+    piece. `missing` are sentences about records that should be in `frame` and are not; the page shows them on
+    top, under "Read with care". Raises UsageError if `out` cannot be a folder.
     """
     out = _folder(Path(out))
     prepared = prepare(frame)
@@ -49,18 +51,19 @@ def report(frame: pd.DataFrame, out: Path | str, *, title: str = "Pruning report
         _write(out / "tables" / f"{table.name}.md", render.markdown(table))
         _write(out / "tables" / f"{table.name}.tex", render.latex(table))
     _write(out / "results.csv", _csv(frame))
-    _write(out / "index.html", page(prepared, images, found, title))
+    _write(out / "index.html", page(prepared, images, found, title, missing))
     return out / "index.html"
 
 
-def page(frame: pd.DataFrame, images: list[_Image], found: list[Table], title: str) -> str:
-    """The page as HTML; every text of the records is escaped."""
+def page(frame: pd.DataFrame, images: list[_Image], found: list[Table], title: str, missing: Sequence[str] = ()) -> str:
+    """The page as HTML; every text of the records and of `missing` is escaped."""
     ranked = rankings(frame)
     return _template().render(
         title=title,
         facts=summary.facts(frame),
         headlines=summary.headlines(frame, ranked),
-        doubts=summary.doubts(frame, ranked),
+        doubts=[*missing, *summary.doubts(frame, ranked)],
+        incomplete=bool(missing),
         missing=summary.missing_controls(frame),
         images=images,
         tables=[(table, Markup(render.html_table(table))) for table in found if table.name != "failures"],  # noqa: S704

@@ -8,11 +8,12 @@ from collections.abc import Mapping
 import pandas as pd
 
 from .curves import has_items
-from .frame import at_sparsity, percent, pruned, seed_counts, span
+from .frame import at_sparsity, percent, pruned, seed_counts, seeds_text
 from .metrics import Metric
 from .ranking import Ranking
+from .statistics import Comparison
+from .tables import capital, p_text
 
-BAND = "line: mean over seeds; band: 95 % bootstrap interval of that mean"
 RANKED = "area under the curve of accuracy (gaussian data: RMSE) against sparsity"
 
 
@@ -22,7 +23,7 @@ def curves(frame: pd.DataFrame, metric: Metric) -> str:
     rows = rows[rows[metric.name].notna()]
     parts = [
         f"{metric.label[0].upper()}{metric.label[1:]} on the test split against the share of units pruned "
-        f"({metric.direction}); {BAND}, {_n(rows)}.",
+        f"({metric.direction}); {_band(rows)}, {_n(rows)}.",
         "Equal steps to the right are equal factors of compression.",
         "A star is the sparsity that the method chose itself." if rows["auto"].any() else "",
         "Open markers: at least one layer lost all its units in at least one seed." if _collapsed(rows) else "",
@@ -64,29 +65,47 @@ def shift(frame: pd.DataFrame, at: float) -> str:
     kinds = {str(key).partition("/")[0] for value in rows["shift"] if isinstance(value, Mapping) for key in value}
     return (
         f"Accuracy on corrupted test inputs at {percent(at)} pruned, averaged over the kinds of corruption that the "
-        f"data set has ({', '.join(sorted(kinds))}); {BAND}, {_n(rows)}. Higher is better."
+        f"data set has ({', '.join(sorted(kinds))}); {_band(rows)}, {_n(rows)}. Higher is better."
     )
 
 
 def ranks(ranking: Ranking) -> str:
     """Caption of average ranks."""
     c = ranking.comparison
+    bar = "bar: 95 % bootstrap interval over seeds, " if min(ranking.seeds) > 1 else ""
     apart = (
         f"Methods closer than the critical difference (Nemenyi, 5 %: {c.critical_difference:.2f} ranks) "
         "cannot be told apart."
     )
     parts = [
         f"Average rank (1 is best) of the {RANKED} over {c.blocks} block{'s' * (c.blocks != 1)} of data set × "
-        f"architecture; bar: 95 % bootstrap interval over seeds, n = {span(ranking.seeds)} seeds, blocks held fixed.",
+        f"architecture; {bar}{seeds_text(ranking.seeds)}, blocks held fixed.",
         apart if math.isfinite(c.critical_difference) else "",
+        "" if c.significant else no_difference(c),
         *c.warnings,
     ]
     return " ".join(filter(None, parts))
 
 
+def no_difference(comparison: Comparison) -> str:
+    """That the test finds no difference, in a sentence, or why there is no test."""
+    if comparison.blocks < 2:
+        return "With a single block no test of the ranks is possible."
+    if not math.isfinite(comparison.p_value):
+        return "All methods tie in every block."
+    test = capital(comparison.test)
+    return f"{test} over blocks finds no difference between the methods ({p_text(comparison.p_value)})."
+
+
 def _n(rows: pd.DataFrame) -> str:
     """The number of seeds behind each point, as text."""
-    return f"n = {span(seed_counts(rows))} seeds per point"
+    return f"{seeds_text(seed_counts(rows))} per point"
+
+
+def _band(rows: pd.DataFrame) -> str:
+    """What line and band are; one seed has no band."""
+    band = "; band: 95 % bootstrap interval of that mean" if max(seed_counts(rows), default=0) > 1 else ""
+    return f"line: mean over seeds{band}"
 
 
 def _collapsed(rows: pd.DataFrame) -> bool:

@@ -218,6 +218,12 @@ def span(counts: Sequence[int]) -> str:
     return str(low) if low == high else f"{low}–{high}"
 
 
+def seeds_text(counts: Sequence[int]) -> str:
+    """`n = 3 seeds`, `n = 1 seed`, or `n = 2–3 seeds` where the counts differ."""
+    text = span(counts)
+    return f"n = {text} seed{'s' * (text != '1')}"
+
+
 def percent(share: float) -> str:
     """A share as a short percentage: 0.875 is `87.5 %`."""
     return f"{100 * share:.4g} %"

@@ -59,7 +59,8 @@ class Standing:
 class Ranking:
     """All methods with one kind of units, best first.
 
-    `seeds` counts the seeds of each block; `notes` say what had to be left out.
+    `seeds` counts the seeds of each block; `left_out` are the methods without a rank; `notes` say what else had
+    to be left out.
     """
 
     units: str
@@ -68,7 +69,14 @@ class Ranking:
     metrics: frozenset[str]
     seeds: tuple[int, ...]
     sparsities: tuple[float, ...]
+    left_out: tuple[str, ...]
     notes: tuple[str, ...]
+
+    @property
+    def left_out_text(self) -> str:
+        """The methods without a rank in a sentence; empty if there are none."""
+        names = ", ".join(self.left_out)
+        return f"Left out of the ranking, for lack of comparable results: {names}." if names else ""
 
 
 def rankings(frame: pd.DataFrame) -> list[Ranking]:
@@ -84,7 +92,8 @@ def _ranking(frame: pd.DataFrame, units: str) -> Ranking | None:
         return None
     methods, common = common_part({block.panel: block.methods for block in blocks})
     kept = [block for block in blocks if block.panel in common]
-    notes = (*_left_out(frame, units, there, methods, common), *(note for block in kept for note in block.notes))
+    away = [panel.name(frame) for panel in there if panel not in common]
+    unmatched = [f"Blocks not compared, because a method has no result there: {', '.join(away)}."] if away else []
     return Ranking(
         units,
         tuple(sorted(_standings(kept, methods), key=lambda s: (s.rank.value, s.label))),
@@ -92,7 +101,8 @@ def _ranking(frame: pd.DataFrame, units: str) -> Ranking | None:
         frozenset(block.metric.name for block in kept),
         tuple(len(block.areas) for block in kept),
         tuple(sorted({s for block in kept for s in block.sparsities})),
-        notes,
+        tuple(label for label in labels(frame[frame["units"] == units]) if label not in methods),
+        (*unmatched, *(note for block in kept for note in block.notes)),
     )
 
 
@@ -105,13 +115,12 @@ def _standings(blocks: Sequence[Block], methods: Sequence[str]) -> list[Standing
     cubes = [np.stack([block.column(method) for method in methods], axis=1) for block in blocks]
     ranks = st.mean_rank_intervals(cubes, rng)
     known = [block for block in blocks if np.isfinite(block.relative).all()]
-    return [_standing(method, rank, blocks, known, methods, rng) for method, rank in zip(methods, ranks, strict=True)]
+    return [_standing(method, rank, known, methods, rng) for method, rank in zip(methods, ranks, strict=True)]
 
 
 def _standing(
     method: str,
     rank: st.Interval,
-    blocks: Sequence[Block],
     known: Sequence[Block],
     methods: Sequence[str],
     rng: np.random.Generator,
@@ -119,8 +128,8 @@ def _standing(
     relative = [block.column(method, relative=True) for block in known]
     improvement = None
     if BASELINE in methods and method != BASELINE:
-        own, other = ([block.column(name) for block in blocks] for name in (method, BASELINE))
-        improvement = st.improvement_interval(own, other, rng)
+        other = [block.column(BASELINE, relative=True) for block in known]
+        improvement = st.improvement_interval(relative, other, rng)
     return Standing(
         method,
         rank,
@@ -215,13 +224,3 @@ def common_part(have: Mapping[Panel, Sequence[str]]) -> tuple[list[str], list[Pa
         fewest = min(methods, key=lambda m: (sum(m in names for names in have.values()), m))
         methods = [method for method in methods if method != fewest]
     return max(stages, key=lambda stage: (len(stage[0]) * len(stage[1]), len(stage[0])))
-
-
-def _left_out(
-    frame: pd.DataFrame, units: str, there: Sequence[Panel], methods: Sequence[str], common: Sequence[Panel]
-) -> list[str]:
-    asked = frame[(frame["units"] == units) & frame["target"].notna()]
-    lost = [label for label in labels(asked) if label not in methods]
-    away = [panel.name(frame) for panel in there if panel not in common]
-    notes = [f"Left out, for lack of results in common blocks: {', '.join(lost)}."] if lost else []
-    return notes + ([f"Blocks not compared, because a method has no result there: {', '.join(away)}."] if away else [])

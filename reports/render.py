@@ -92,8 +92,21 @@ _TEX = {
 }  # fmt: skip
 
 
+_TEX_NEEDS = ("% needs \\usepackage{booktabs} and \\usepackage{graphicx}",)
+_TEX_SMALL = (
+    "\\smallskip",
+    "\\footnotesize",
+    "\\setlength{\\tabcolsep}{3pt}",
+    "% a table wider than the text is scaled down to its width",
+    "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%",
+)
+
+
 def latex(table: Table) -> str:
-    """A `table` with booktabs rules; needs `\\usepackage{booktabs}`."""
+    """A `table` with booktabs rules, scaled down to the width of the text where it is wider.
+
+    Needs the packages booktabs and graphicx.
+    """
     count = len(table.columns)
     body = [f"\\toprule\n{_tex_line([tex(c) for c in table.columns])}\n\\midrule"]
     for index, section in enumerate(table.sections):
@@ -106,9 +119,9 @@ def latex(table: Table) -> str:
         for c, left in zip(table.columns, _left(table), strict=True)
     )
     caption = tex(" ".join([table.title + ".", *table.notes]))
-    head = ["% needs \\usepackage{booktabs}", "\\begin{table}", "\\centering", f"\\caption{{{caption}}}", "\\smallskip"]
-    begin = [f"\\label{{tab:{table.name}}}", f"\\begin{{tabular}}{{{spec}}}"]
-    return "\n".join([*head, *begin, *body, "\\bottomrule", "\\end{tabular}", "\\end{table}", ""])
+    head = [*_TEX_NEEDS, "\\begin{table}", "\\centering", f"\\caption{{{caption}}}", f"\\label{{tab:{table.name}}}"]
+    begin = [*_TEX_SMALL, f"\\begin{{tabular}}{{{spec}}}"]
+    return "\n".join([*head, *begin, *body, "\\bottomrule", "\\end{tabular}%", "}", "\\end{table}", ""])
 
 
 def _tex_line(cells: Sequence[str]) -> str:

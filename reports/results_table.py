@@ -28,7 +28,11 @@ def results(frame: pd.DataFrame, metric: str = "accuracy") -> Table:
         f"{m.direction}.",
         "Bold: the best mean of a column and every mean that Welch's t test (5 %, each pair on its own) cannot tell "
         "from it; no bold where the best has a single seed.",
-        *(["“chosen” is the sparsity that the method's own threshold chose (after the @)."] if auto else []),
+        *(
+            ["The column “chosen” is at the sparsity that the method's own threshold chose (after the @)."]
+            if auto
+            else []
+        ),
         "A number in brackets is the number of seeds where it differs from the last column's; – was not run.",
     )
     return Table(metric.replace("_", "-"), f"Results: {m.label}", columns, sections, notes)

@@ -152,8 +152,11 @@ def improvement_interval(
 class Comparison:
     """Average ranks of k methods over blocks (1 is best), and whether they can be told apart.
 
-    `statistic` and `p_value` are Friedman's (NaN with fewer than three methods or two blocks); methods whose
-    average ranks differ by less than `critical_difference` cannot be told apart. `warnings` are sentences.
+    `statistic` and `p_value` are those of `test`: Friedman's chi-squared, or with two methods the number of blocks
+    that the first one wins, in an exact sign test. They are NaN with fewer than two methods or blocks, or if all
+    methods tie in every block. Methods whose average ranks differ by less than `critical_difference` (NaN for
+    fewer than three methods) cannot be told apart; that others differ is known only if `significant`.
+    `warnings` are sentences.
     """
 
     ranks: Array
@@ -162,6 +165,12 @@ class Comparison:
     critical_difference: float
     blocks: int
     warnings: tuple[str, ...]
+    significant: bool
+
+    @property
+    def test(self) -> str:
+        """The test that all methods are alike, as it stands in a sentence."""
+        return "Friedman's test" if len(self.ranks) > 2 else "exact two-sided sign test"
 
 
 def average_ranks(scores: ArrayLike) -> Array:
@@ -186,16 +195,24 @@ def compare(scores: ArrayLike, alpha: float = 0.05) -> Comparison:
     scores = np.asarray(scores, dtype=float)
     blocks, methods = scores.shape
     statistic = p_value = math.nan
-    if methods >= 3 and blocks >= 2 and (scores != scores[:, :1]).any():
-        statistic, p_value = map(float, stats.friedmanchisquare(*scores.T))
+    if methods >= 2 and blocks >= 2 and (scores != scores[:, :1]).any():
+        statistic, p_value = sign_test(*scores.T) if methods == 2 else map(float, stats.friedmanchisquare(*scores.T))
     return Comparison(
         average_ranks(scores),
         statistic,
         p_value,
-        critical_difference(methods, blocks, alpha),
+        critical_difference(methods, blocks, alpha) if methods > 2 else math.nan,
         blocks,
         few_blocks(blocks),
+        p_value <= alpha,
     )
+
+
+def sign_test(a: ArrayLike, b: ArrayLike) -> tuple[float, float]:
+    """Exact two-sided sign test of paired values, ties left out: (how often a is larger, p value)."""
+    signs = np.sign(np.asarray(a, dtype=float) - np.asarray(b, dtype=float))
+    wins, untied = int((signs > 0).sum()), int((signs != 0).sum())
+    return float(wins), float(stats.binomtest(wins, untied).pvalue) if untied else 1.0
 
 
 def mean_rank_intervals(

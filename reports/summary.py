@@ -10,10 +10,24 @@ import numpy as np
 import pandas as pd
 
 from . import statistics as st
-from .frame import Panel, dense_by_seed, done, labels, panel_metric, panels, percent, pruned, seed_counts, span, targets
+from .captions import no_difference
+from .frame import (
+    Panel,
+    dense_by_seed,
+    done,
+    labels,
+    panel_metric,
+    panels,
+    percent,
+    pruned,
+    seed_counts,
+    seeds_text,
+    span,
+    targets,
+)
 from .metrics import METRICS, PRIMARY
 from .ranking import BASELINE, Ranking, Standing
-from .tables import interval_text, p_text
+from .tables import capital, interval_text, p_text
 
 
 def facts(frame: pd.DataFrame) -> list[tuple[str, str]]:
@@ -81,15 +95,18 @@ def _headline(frame: pd.DataFrame, ranking: Ranking) -> str:
     best = ranking.standings[0]
     scope = f"Units: {ranking.units}. " if frame["units"].nunique() > 1 else ""
     if len(ranking.standings) == 1:
-        return f"{scope}Only one method has comparable results: {_kept(ranking, [best])}."
+        return (
+            f"{scope}Only one method has comparable results: {_kept(ranking, [best])}. {ranking.left_out_text}".strip()
+        )
     blocks = ranking.comparison.blocks
     others = [s for s in ranking.standings[1:] if s.label == BASELINE]
-    return (
+    interval = ", 95 % interval over seeds" if math.isfinite(best.rank.low) else ""
+    text = (
         f"{scope}Over {blocks} block{'s' * (blocks != 1)} of data set × architecture and {_range(ranking.sparsities)}, "
         f"{_leaders(ranking)} the best mean rank, {interval_text(best.rank, 1, 2)} of {len(ranking.standings)} methods "
-        f"(n = {span(ranking.seeds)} seeds, 95 % interval over seeds): {_kept(ranking, [best, *others])}. "
-        f"{_caution(ranking)}"
+        f"({seeds_text(ranking.seeds)}{interval}): {_kept(ranking, [best, *others])}. {_caution(ranking)}"
     )
+    return f"{text} {ranking.left_out_text}".strip()
 
 
 def _leaders(ranking: Ranking) -> str:
@@ -115,16 +132,16 @@ def _kept(ranking: Ranking, standings: Sequence[Standing]) -> str:
 
 
 def _caution(ranking: Ranking) -> str:
-    """What the ranks do not show."""
+    """What the ranks show and what they do not; a difference only where a test of all methods finds one."""
     c, best = ranking.comparison, ranking.standings[0]
-    if not math.isfinite(c.critical_difference):
-        return "With a single block no test of the ranks is possible."
+    if not c.significant:
+        return no_difference(c)
+    found = f"{capital(c.test)} over blocks finds a difference ({p_text(c.p_value)})"
+    if len(ranking.standings) == 2:
+        return f"{found}."
     near = [s.label for s in ranking.standings[1:] if s.rank.value - best.rank.value < c.critical_difference]
-    p = f"Friedman {p_text(c.p_value)}; " if math.isfinite(c.p_value) else ""
-    if math.isfinite(c.p_value) and c.p_value > 0.05:
-        return f"{p}the ranks do not show that any method differs from another."
-    told = f"it cannot be told apart from {', '.join(near)}" if near else "it differs from every other method"
-    return f"{p}by Nemenyi's critical difference of {c.critical_difference:.2f} ranks {told}."
+    told = f"cannot be told apart from {', '.join(near)}" if near else "differs from every other method ranked"
+    return f"{found}; by Nemenyi's critical difference of {c.critical_difference:.2f} ranks {best.label} {told}."
 
 
 # ---------------------------------------------------------------- doubts

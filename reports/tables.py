@@ -15,7 +15,7 @@ from .frame import (
     prepare,
     pruned,
     reference_sparsity,
-    span,
+    seeds_text,
 )
 from .metrics import Metric
 from .operating import OperatingPoint, operating_points
@@ -47,6 +47,7 @@ def ranking(found: Ranking, frame: pd.DataFrame) -> Table:
     notes = (
         _ranking_note(found),
         *_test_note(found),
+        *filter(None, (found.left_out_text,)),
         *st.few_seeds(min(found.seeds)),
         *found.comparison.warnings,
         *found.notes,
@@ -78,20 +79,24 @@ def interval_text(interval: st.Interval, scale: float, digits: int) -> str:
 def _ranking_note(found: Ranking) -> str:
     blocks = found.comparison.blocks
     levels = ", ".join(map(percent, found.sparsities))
+    brackets = "Brackets: 95 % bootstrap intervals over seeds, the blocks held fixed. " if min(found.seeds) > 1 else ""
     return (
-        f"Over {blocks} block{'s' * (blocks != 1)} of data set × architecture, n = {span(found.seeds)} seeds in each, "
-        f"averaged inside a block; sparsities: {levels}. "
-        "Brackets: 95 % bootstrap intervals over seeds, the blocks held "
-        "fixed. Area: average over these sparsities, on the scale of log compression, of accuracy / dense accuracy "
+        f"Over {blocks} block{'s' * (blocks != 1)} of data set × architecture, {seeds_text(found.seeds)} in each, "
+        f"averaged inside a block; sparsities: {levels}. {brackets}"
+        "Area: average over these sparsities, on the scale of log compression, of accuracy / dense accuracy "
         "(gaussian data: dense RMSE / RMSE). IQM: interquartile mean of it over all seeds and blocks. "
-        f"P: how often one seed beats one seed of {BASELINE}, averaged over blocks."
+        f"P: how often the relative area of one seed is larger than that of one seed of {BASELINE}, averaged over "
+        "blocks."
     )
 
 
 def _test_note(found: Ranking) -> list[str]:
     c, notes = found.comparison, []
     if math.isfinite(c.p_value):
-        notes.append(f"Friedman test over blocks: chi-squared {c.statistic:.2f}, {p_text(c.p_value)}.")
+        first = min(s.label for s in found.standings)
+        wins = f"{first} is better in {c.statistic:.0f} of {c.blocks}"
+        what = f"chi-squared {c.statistic:.2f}" if len(c.ranks) > 2 else wins
+        notes.append(f"{capital(c.test)} over blocks: {what}, {p_text(c.p_value)}.")
     if math.isfinite(c.critical_difference):
         notes.append(
             f"Nemenyi critical difference (5 %): {c.critical_difference:.2f} ranks; methods closer than that cannot be "
@@ -105,6 +110,11 @@ def p_text(p: float) -> str:
     return "p < 0.0001" if p < 1e-4 else f"p = {p:.2g}"
 
 
+def capital(text: str) -> str:
+    """The text with its first letter in upper case."""
+    return text[:1].upper() + text[1:]
+
+
 # ---------------------------------------------------------------- self-chosen sparsities
 
 
@@ -114,10 +124,10 @@ def points(frame: pd.DataFrame) -> Table:
     rows = tuple(_point(point, frame) for point in operating_points(frame))
     columns = ("panel", "method", "sparsity chosen (%)", "metric", "there", f"{BASELINE} there", "better by", "seeds")
     notes = (
-        f"Means ± standard deviations over seeds. {BASELINE} is interpolated, seed by seed and linearly in log "
-        "compression, at the sparsity that the method chose (nothing is extrapolated: – where its curve does not "
-        "reach); “better by” is the paired difference with its 95 % bootstrap interval, positive where the method is "
-        "better.",
+        f"Means ± standard deviations over seeds. The value of {BASELINE} is interpolated, seed by seed and linearly "
+        "in log compression, at the sparsity that the method chose (nothing is extrapolated: – where its curve does "
+        "not reach); “better by” is the paired difference with its 95 % bootstrap interval, positive where the method "
+        "is better.",
     )
     return Table(
         "operating-points",

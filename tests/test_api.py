@@ -1,12 +1,18 @@
 """The Python face: pruning a network of one's own."""
 
+import copy
+
 import bayesprune as bp
+import numpy as np
 import pytest
 import torch
 from bayesprune.bench.training import Training
+from bayesprune.datasets.data import Split
 from bayesprune.datasets.registry import UsageError
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
+
+ONES = torch.ones(4, 6)
 
 
 class Own(nn.Module):
@@ -51,9 +57,10 @@ def test_all_forms_of_data_give_the_same_mask(data):
     torch.manual_seed(0)
     network, (x, y) = Own(), data
     loader = DataLoader(TensorDataset(x, y), batch_size=7)
-    masks = [bp.prune(network, form, "snip", 0.5).mask.kept for form in (data, loader, list(loader))]
-    assert torch.equal(masks[0], masks[1])
-    assert torch.equal(masks[0], masks[2])
+    arrays = x.numpy()[::-1].copy()[::-1], y.numpy().astype(np.uint8)
+    forms = data, loader, list(loader), arrays, list(arrays), [arrays], Split(x, y)
+    first, *others = (bp.prune(network, form, "snip", 0.5).mask.kept for form in forms)
+    assert all(torch.equal(first, mask) for mask in others)
 
 
 def test_structure_is_cut_out_and_the_small_network_agrees(data):
@@ -92,11 +99,51 @@ def test_training_settings_reach_the_fine_tuning(data):
         ({"data": (torch.zeros(3, 6), torch.zeros(2))}, "3 inputs and 2 targets"),
         ({"sparsity": 0.999}, "remove every one"),
         ({"when": "during"}, "prunes during training"),
+        ({"sparsity": "0.5"}, "got '0.5'"),
+        ({"sparsity": None}, "got None"),
+        ({"sparsity": False}, "got False"),
+        ({"sparsity": float("nan")}, "got nan"),
+        ({"finetune": -1}, "epochs >= 0, got -1"),
+        ({"finetune": 1.5}, "got 1.5"),
+        ({"finetune": True}, "got True"),
+        ({"method": "opd", "precision": "tuned"}, "run it in a matrix"),
+        ({"network": nn.ReLU()}, "ReLU has no parameters"),
+        ({"network": "lenet"}, "torch.nn.Module, got str"),
+        ({"network": nn.Linear(5, 3)}, r"inputs of shape \(6,\) per example, torch.float32: RuntimeError: mat1"),
+        ({"network": nn.Sequential(nn.Linear(6, 1), nn.Flatten(0))}, r"here \(60, K\), but gives \(60,\)"),
+        ({"network": nn.Linear(6, 2)}, r"label 2 in y .* 2 outputs; give labels 0\.\.1"),
+        ({"data": (ONES, torch.arange(4) - 1)}, "label -1 in y"),
+        ({"data": (ONES, torch.zeros(4, 3).long())}, r"labels of shape \(N,\), got \(4, 3\)"),
+        ({"data": (ONES, torch.eye(3)[[0, 1, 2, 0]])}, r"one-hot; give labels 0\.\.2"),
+        ({"data": (ONES, torch.zeros(4))}, r"y has shape \(4, 1\) .* 3 outputs; give y of shape \(N, 3\)"),
+        ({"data": (ONES, torch.zeros(4, 2))}, r"y has shape \(4, 2\) but the network has 3 outputs"),
+        ({"data": (ONES / torch.tensor([[1.0], [1.0], [0.0], [1.0]]), torch.arange(4) % 3)}, "first in example 2"),
+        ({"data": (ONES, torch.full((4, 3), torch.nan))}, "y of data has NaN"),
+        ({"data": Split(ONES[:0], torch.arange(0))}, "0 inputs and 0 targets"),
+        ({"data": (ONES, np.array(["a"] * 4))}, "targets of data are not numbers"),
+        ({"data": [(ONES, torch.arange(4)), (ONES[:, :5], torch.arange(4))]}, "inputs of data are not .* one shape"),
+        ({"data": 5}, "arrays or an iterable"),
+        ({"data": ONES}, "arrays or an iterable"),
     ],
 )
-def test_mistakes_are_one_clear_sentence(data, change, message):
-    with pytest.raises(UsageError, match=message):
+def test_mistakes_are_one_clear_sentence(data, change, message, monkeypatch):
+    def run(*args):
+        raise AssertionError("work began")
+
+    monkeypatch.setattr("bayesprune.bench.api.select", run)
+    with pytest.raises(UsageError, match=message) as caught:
         bp.prune(**{"network": Own(), "data": data} | change)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_trial_leaves_no_trace(data):
+    network = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Dropout(), nn.Linear(8, 3))
+    before, state = copy.deepcopy(network.state_dict()), torch.get_rng_state()
+    pruned = bp.prune(network, data, sparsity=0.5)
+    assert torch.equal(state, torch.get_rng_state())
+    for trained in (network, pruned.network):
+        assert trained.training
+        assert torch.equal(trained[1].running_mean, before["1.running_mean"])
 
 
 def test_the_public_face_is_complete():

@@ -178,3 +178,19 @@ def test_our_own_families_need_no_fallback():
         with collected:
             network(torch.randn(2, 1, 8, 8))
         assert not collected.fallback, family
+
+
+def test_a_recurrent_network_against_explicit_jacobians():
+    class Reader(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm, self.head = nn.LSTM(3, 4, batch_first=True), nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.head(self.lstm(x)[0][:, -1])
+
+    torch.manual_seed(0)
+    network = Reader().double()
+    x, y = batch(4, (5, 3), 3)
+    found = flat(diagonal(network, x, y).values())
+    torch.testing.assert_close(found, explicit(network, x, y, "ggn"), rtol=1e-8, atol=1e-13)

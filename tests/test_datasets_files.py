@@ -144,8 +144,21 @@ BAD = {
     "constant target": ({"x": TABLE, "y": np.full(9, 0.5)}, "one value only"),
     "too many classes": ({"x": TABLE, "y": np.arange(9)}, r"9 classes among 9 .* \(N, 1\)"),
     "too few": ({"x": np.ones((4, 2)), "y": np.arange(4) % 2}, "too few"),
+    "never in training": ({"x_train": TABLE, "y_train": HALVES, "x_test": TABLE, "y_test": HALVES * 2},
+                          "class '2' occurs in the test split but never in training"),
+    "rare class": ({"x": np.ones((40, 2)), "y": np.arange(40) // 20 + (np.arange(40) > 37)},
+                   "class '2' has 2 examples, too few .* at least 3 of each class"),
+    "single example": ({"x": np.ones((40, 2)), "y": np.arange(40) // 20 + (np.arange(40) > 38)}, "'2' has 1 example,"),
+    "huge column": ({"x": np.stack([np.arange(40.0), np.where(np.arange(40) % 3, 1e308, -1e308)], 1), "y": np.arange(40) % 2},
+                    "column 1 of x holds values too large"),
+    "huge target": ({"x": np.ones((40, 2)), "y": np.where(np.arange(40) % 3, 1e308, -1e308)[:, None]},
+                    "target 0 holds values too large"),
+    "huge pixel": ({"x": np.where(np.arange(40) % 2, 1e39, 0.0)[:, None, None] * np.ones((4, 4)), "y": np.arange(40) % 2},
+                   "channel 0 of x holds values too large"),
+    "one-hot": ({"x": np.ones((40, 2)), "y": np.eye(4)[np.arange(40) % 4]}, r"\(40, 4\) is one-hot; give labels 0\.\.3"),
+    "whole one-hot": ({"x": TABLE, "y": np.eye(3, dtype=int)[np.arange(9) % 3]}, r"one-hot; give labels 0\.\.2"),
     "five axes": ({"x": np.ones((4, 2, 2, 2, 2)), "y": np.arange(4) % 2}, "a table"),
-    "one axis": ({"x": np.ones(9), "y": HALVES}, "a table"),
+    "one axis": ({"x": np.ones(9), "y": HALVES}, r"a table.*use \(N, 1\), here \(9, 1\)"),
     "integer matrix target": ({"x": TABLE, "y": np.ones((9, 2), int)}, "y must be"),
     "shapes": ({"x_train": TABLE, "y_train": HALVES, "x_test": np.ones((9, 3)), "y_test": HALVES},
                "x_train and x_test must agree"),
@@ -242,6 +255,45 @@ def test_bad_function_is_refused(module, body, message):
     name = module(body)
     with pytest.raises(UsageError, match=message):
         load(f"{name}:make")
+
+
+def test_function_may_raise_or_exit_in_many_lines_and_gets_one(module):
+    bodies = {"exits": "def make(): raise SystemExit(3)", "exits at once": "raise SystemExit('bye')",
+              "long": "def make(): raise OSError('\\nfirst\\nsecond')"}  # fmt: skip
+    wanted = {"exits": "SystemExit: 3", "exits at once": "SystemExit: bye", "long": "OSError: first"}
+    for case, body in bodies.items():
+        with pytest.raises(UsageError, match=wanted[case]) as caught:
+            load(f"{module(body)}:make")
+        assert "\n" not in str(caught.value), case
+
+
+def test_function_may_return_a_dict(module):
+    name = module(
+        "import numpy as np\n"
+        "x, y = np.random.default_rng(0).normal(size=(50, 3)), np.arange(50) % 5\n"
+        "def pair(): return {'y': y, 'x': x}\n"
+        "def four(): return dict(y_test=y[40:], x_test=x[40:], y_train=y[:40], x_train=x[:40], note='hello')\n"
+        "def other(): return {'X': x, 'y': y}\n"
+    )
+    assert load(f"{name}:pair").train.x.shape == (30, 3)
+    assert len(load(f"{name}:four").test) == 10
+    with pytest.raises(UsageError, match="must hold x, y or x_train, y_train, x_test, y_test; it holds X, y"):
+        load(f"{name}:other")
+
+
+def test_string_labels_as_objects(module):
+    name = module(
+        "import numpy as np, pandas as pd\n"
+        "x, y = np.random.default_rng(0).normal(size=(50, 3)), ['no', 'yes'] * 25\n"
+        "def objects(): return x, np.array(y, dtype=object)\n"
+        "def series(): return x, pd.Series(y, dtype=object)\n"
+        "def mixed(): return x, np.array([*y[:-1], None], dtype=object)\n"
+    )
+    for function in ("objects", "series"):
+        data = load(f"{name}:{function}")
+        assert (data.classes, data.train.y.bincount().tolist()) == (("no", "yes"), [15, 15])
+    with pytest.raises(UsageError, match="numbers, or strings for classes; object given"):
+        load(f"{name}:mixed")
 
 
 def test_function_takes_no_options(module):

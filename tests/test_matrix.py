@@ -44,8 +44,8 @@ def test_the_product_less_what_is_excluded(tmp_path):
         ("seeds:", "seed:", r"m.yaml:7: unknown key 'seed'; did you mean 'seeds'"),
         ("0.5", "1.0", r"m.yaml:6: sparsity.0: a sparsity is a number in \[0, 1\) or auto \(got 1.0\)"),
         ("0.5", "-0.1", r"m.yaml:6: .*\(got -0.1\)"),
-        ("[0.5, auto]", "[]", "m.yaml:6: sparsity: list should have at least 1 item"),
-        ("[0, 1]", "[]", "m.yaml:7: seeds: list should have at least 1 item"),
+        ("[0.5, auto]", "[]", "m.yaml:6: sparsity: the list is empty; name at least one"),
+        ("[0, 1]", "[]", "m.yaml:7: seeds: the list is empty"),
         ("[0, 1]", "[-1]", "m.yaml:7: seeds.0"),
         (
             "{architecture: mlp,",

@@ -7,7 +7,7 @@ import torch
 from bayesprune.architectures.build import build
 from bayesprune.architectures.mask import Mask
 from bayesprune.architectures.units import group_units, weight_units
-from bayesprune.bench.select import keep_count, select
+from bayesprune.bench.select import keep_count, select, shuffled_within_layers
 from bayesprune.datasets.data import Split
 from bayesprune.datasets.registry import UsageError
 from bayesprune.methods.build import build as build_pruner
@@ -207,21 +207,19 @@ def test_magnitude_sums_over_the_slices_of_a_group():
 
 @settings(deadline=None, max_examples=20)
 @given(st.integers(0, 1000), st.floats(0.05, 0.95))
-def test_random_like_another_method_has_its_layer_counts(seed, sparsity):
+def test_shuffling_keeps_the_layer_counts_and_nothing_else(seed, sparsity):
     state = conv_state()
-    state.generator = torch.Generator().manual_seed(seed)
-    keep = keep_count(state.units.n, sparsity)
-    theirs = Mask(state.units, select(build_pruner("magnitude").score(state), state, keep))
-    ours = Mask(state.units, select(build_pruner("random", like="magnitude").score(state), state, keep))
-    assert ours.layer_density() == theirs.layer_density()
+    kept = select(build_pruner("magnitude").score(state), state, keep_count(state.units.n, sparsity))
+    shuffled = shuffled_within_layers(kept, state.units, torch.Generator().manual_seed(seed))
+    assert Mask(state.units, shuffled).layer_density() == Mask(state.units, kept).layer_density()
 
 
-def test_random_like_takes_over_the_moment_and_differs():
-    assert build_pruner("random", like="snip").when == "before"
-    state = conv_state()
-    assert not torch.equal(
-        build_pruner("random", like="magnitude").score(state), build_pruner("magnitude").score(state)
-    )
+def test_random_like_takes_over_everything_but_the_choice_inside_layers():
+    control = build_pruner("random", like="synflow")
+    assert (control.when, control.rounds, control.shuffle) == ("before", 100, True)
+    assert not build_pruner("synflow").shuffle
+    with pytest.raises(UsageError, match=r"leave precision=3\.0 out"):
+        build_pruner("random", like="snip", precision=3.0)
 
 
 def test_opd_is_half_posterior_precision_times_square_for_a_linear_gaussian_model():

@@ -151,13 +151,39 @@ def test_friedman_rejects_too_often_never_and_too_seldom_never():
 def test_comparison_refuses_to_overclaim():
     few = st.compare(rng(14).random((2, 4)))
     assert "hardly any power" in few.warnings[0]
-    assert math.isnan(st.compare(rng(15).random((8, 2))).p_value)  # Friedman needs three methods
+    assert math.isnan(st.compare(rng(15).random((8, 2))).critical_difference)  # Nemenyi's needs three methods
     assert math.isnan(st.compare(rng(16).random((1, 4))).critical_difference)
     assert math.isnan(st.compare(np.ones((6, 3))).p_value)
     np.testing.assert_allclose(st.compare(np.ones((6, 3))).ranks, 2)
     assert st.few_blocks(6) == ()
     assert st.few_seeds(3) == ()
     assert "Only 1 seed behind some results" in st.few_seeds(1)[0]
+
+
+def test_two_methods_are_compared_by_an_exact_sign_test():
+    def wins(count, blocks):
+        return st.compare(np.column_stack([np.arange(blocks) < count, np.full(blocks, 0.5)]))
+
+    for count, blocks in ((5, 5), (6, 6), (7, 8), (0, 7), (3, 6)):
+        found = wins(count, blocks)
+        flips = np.array([sum(signs) for signs in itertools.product([0, 1], repeat=blocks)])
+        as_far = np.abs(flips - blocks / 2) >= abs(count - blocks / 2)
+        np.testing.assert_allclose(found.p_value, as_far.mean())
+        assert found.statistic == count
+        assert found.significant == (as_far.mean() <= 0.05)
+    assert wins(5, 5).p_value == 0.0625
+    ties = np.array([[0.5, 0.5]] * 3 + [[0.6, 0.5]] * 5)
+    assert st.compare(ties).p_value == 0.0625
+    assert math.isnan(st.compare(ties[:3]).p_value)
+    assert math.isnan(st.compare(ties[-1:]).p_value)
+    assert st.sign_test([1, 2], [1, 2]) == (0, 1)
+
+
+def test_only_a_significant_friedman_test_lets_methods_differ():
+    order = np.tile([0.9, 0.8, 0.7], (6, 1))
+    assert st.compare(order).significant
+    assert not st.compare(order[:2]).significant
+    assert not st.compare(np.ones((6, 3))).significant
 
 
 def test_mean_ranks_and_their_intervals():
