@@ -7,7 +7,7 @@ observation noise are fitted on the validation split.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -21,6 +21,7 @@ from ..methods.curvature import evaluating
 from . import metrics
 
 BATCH = 1024
+KEPT_BYTES = 1 << 29  # of shifted copies, per worker
 SEVERITIES = range(1, 6)
 PREDICTIVE = "plug-in"
 
@@ -28,9 +29,7 @@ PREDICTIVE = "plug-in"
 def evaluate(network: nn.Module, data: Data) -> tuple[dict[str, Any], Tensor]:
     """All metrics of `network` on `data`, and the test outputs (N, outputs) as float16 on the CPU."""
     with evaluating(network), torch.no_grad():
-        outputs = predict(network, data.test)
-        if not torch.isfinite(outputs).all():
-            raise ArithmeticError("the network's outputs on the test split are not finite")
+        outputs = _test_outputs(network, data)
         values = (
             _gaussian(network, data, outputs) if data.likelihood == "gaussian" else _categorical(network, data, outputs)
         )
@@ -42,10 +41,17 @@ def predict(network: nn.Module, split: Split) -> Tensor:
     return torch.cat([network(x).double() for x, _ in split.batches(BATCH)])
 
 
+def _test_outputs(network: nn.Module, data: Data) -> Tensor:
+    outputs = predict(network, data.test)
+    if not torch.isfinite(outputs).all():
+        raise ArithmeticError("the network's outputs on the test split are not finite; lower the learning rate")
+    return outputs
+
+
 def brief(network: nn.Module, data: Data) -> dict[str, float]:
     """The metrics of the dense control: accuracy, NLL and ECE, or RMSE and NLL."""
     with evaluating(network), torch.no_grad():
-        outputs = predict(network, data.test)
+        outputs = _test_outputs(network, data)
         if data.likelihood == "gaussian":
             return _gaussian(network, data, outputs)
         return {k: v for k, v in metrics.categorical(outputs, data.test.y).items() if k in ("accuracy", "nll", "ece")}
@@ -111,10 +117,21 @@ def _residual_std(outputs: Tensor, y: Tensor) -> Tensor:
     return (outputs - y).square().mean(0).sqrt().clamp_min(1e-6)
 
 
+def _shifted_tests(data: Data) -> Iterable[tuple[str, int, Split]]:
+    """All shifted copies: kept for the next network if they are small, else made one at a time."""
+    copies = len(data.shifts) * len(SEVERITIES)
+    return _kept_copies(data) if copies * data.test.x.nbytes <= KEPT_BYTES else _made_copies(data)
+
+
+def _made_copies(data: Data) -> Iterator[tuple[str, int, Split]]:
+    for kind in data.shifts:
+        for severity in SEVERITIES:
+            yield kind, severity, data.shifted(kind, severity)
+
+
 @lru_cache(maxsize=1)
-def _shifted_tests(data: Data) -> list[tuple[str, int, Split]]:
-    """Made once for all the networks that are evaluated on one data set."""
-    return [(kind, severity, data.shifted(kind, severity)) for kind in data.shifts for severity in SEVERITIES]
+def _kept_copies(data: Data) -> list[tuple[str, int, Split]]:
+    return list(_made_copies(data))
 
 
 def _shifted(network: nn.Module, split: Split) -> dict[str, float]:

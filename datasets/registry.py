@@ -92,7 +92,7 @@ class Registry:
 
     @functools.cache  # noqa: B019  (one registry per kind, alive as long as the process)
     def _source_entries(self) -> dict[str, Entry]:
-        return {entry.name: entry for path in _module_files(self.package) for entry in _entries_in(path, self.package)}
+        return {entry.name: entry for entry in _read_entries(self.package)}
 
     def catalogue(self) -> dict[str, Entry]:
         """Every known name, sorted: built-in ones read from source, others as registered."""
@@ -286,13 +286,24 @@ def _module_files(package: str) -> list[Path]:
     return sorted(p for folder in folders or () for p in Path(folder).glob("*.py"))
 
 
-def _entries_in(path: Path, package: str) -> Iterable[Entry]:
-    for node in ast.parse(path.read_text(encoding="utf-8"), str(path)).body:
-        if isinstance(node, ast.FunctionDef):
-            for name in filter(None, map(_registered_name, node.decorator_list)):
-                yield Entry(
-                    name, _first_line(ast.get_docstring(node)), f"{package}.{path.stem}", _written_options(node, name)
-                )
+def _read_entries(package: str) -> Iterable[Entry]:
+    """The entries that the modules of a package hold, read from their source."""
+    modules = {path.stem: ast.parse(path.read_text(encoding="utf-8"), str(path)) for path in _module_files(package)}
+    choices = dict(pair for module in modules.values() for pair in _named_choices(module))
+    for stem, module in modules.items():
+        for node in module.body:
+            if isinstance(node, ast.FunctionDef):
+                for name in filter(None, map(_registered_name, node.decorator_list)):
+                    summary = _first_line(ast.get_docstring(node))
+                    yield Entry(name, summary, f"{package}.{stem}", _written_options(node, name, choices))
+
+
+def _named_choices(module: ast.Module) -> Iterable[tuple[str, str]]:
+    """Assignments such as `Mode = Literal["train", "eval"]`: a listing shows the choices, not their name."""
+    for node in module.body:
+        match node:
+            case ast.Assign(targets=[ast.Name(id=name)], value=ast.Subscript(value=ast.Name(id="Literal")) as choice):
+                yield name, ast.unparse(choice)
 
 
 def _registered_name(decorator: ast.expr) -> str | None:
@@ -302,12 +313,14 @@ def _registered_name(decorator: ast.expr) -> str | None:
     return None
 
 
-def _written_options(node: ast.FunctionDef, name: str) -> dict[str, str]:
+def _written_options(node: ast.FunctionDef, name: str, choices: Mapping[str, str]) -> dict[str, str]:
     placed = [*node.args.args]
     defaults: list[ast.expr | None] = [None] * (len(placed) - len(node.args.defaults)) + [*node.args.defaults]
     pairs = [*zip(placed, defaults, strict=True), *zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)]
     return {
-        arg.arg: " = ".join(ast.unparse(part) for part in (arg.annotation, default) if part is not None)
+        arg.arg: " = ".join(
+            choices.get(text := ast.unparse(part), text) for part in (arg.annotation, default) if part is not None
+        )
         for arg, default in pairs
         if f"<{arg.arg}>" not in name
     }
