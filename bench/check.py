@@ -20,8 +20,8 @@ from ..datasets.data import Data, TestSplitError
 from ..datasets.load import load
 from ..datasets.registry import UsageError
 from ..methods import registry
-from .cell import Workbench
 from .fits import train_one
+from .pruning import Workbench
 from .run import Choice, Run
 from .select import checked_scores, keep_count
 from .store import Store

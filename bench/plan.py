@@ -22,6 +22,7 @@ from .run import Run
 from .seeding import stream
 from .store import OWN_NAMES, Store
 from .training import train
+from .workers import Task, data_of
 
 
 def describe(
@@ -63,7 +64,7 @@ def _is_store(out: str) -> bool:
     return False
 
 
-def estimate(tasks: Sequence[harness.Task], device: torch.device) -> float:
+def estimate(tasks: Sequence[Task], device: torch.device) -> float:
     """Seconds of work for one job: epochs and evaluations, each measured once per network."""
     speed: dict[tuple[str, str], tuple[float, float]] = {}
     total, fits = 0.0, set()
@@ -87,7 +88,7 @@ def _epochs(run: Run) -> int:
 
 def _measure(run: Run, device: torch.device) -> tuple[float, float]:
     """Seconds of one epoch and of one evaluation."""
-    data = harness._data(run, str(device))
+    data = data_of(run, str(device))
     network, inference = attached(run, data, inference_of(run).candidates()[0], device)
     with cell.repeatable(run, device):
         train(network, data.train[:64], inference, run.training, 1, stream(run.seed, "warm-up"))

@@ -11,7 +11,7 @@ import time
 import pandas as pd
 import pytest
 import torch
-from bayesprune.bench import cell, fits, harness
+from bayesprune.bench import cell, fits, harness, pruning, workers
 from bayesprune.bench.matrix import Matrix
 from bayesprune.bench.run import Choice
 from bayesprune.bench.store import csv_text, results
@@ -363,7 +363,7 @@ def test_an_inference_with_parameters_and_closure_hooks_survives_store_and_copie
         if verdict.promise != "runs from training to fine-tuning":  # there the epochs are others
             assert not verdict.problem, verdict
     run = m.cells()[0]
-    data = harness._data(run)
+    data = workers.data_of(run)
     fit = fits.fitted(run, data, harness.Store(tmp_path / "r"), torch.device("cpu"))
     network, inference = fit.restore(data, torch.device("cpu"))
     network(data.train.x[:8]).sum().backward()
@@ -415,7 +415,7 @@ def test_methods_are_paired_in_steps_and_learning_rates(tmp_path, monkeypatch):
         return real(network, split, inference, settings, epochs, *rest)
 
     monkeypatch.setattr(fits, "train", spy)
-    monkeypatch.setattr(cell, "train", spy)
+    monkeypatch.setattr(pruning, "train", spy)
     for method in ({"name": "magnitude"}, {"name": "snip"}, {"name": "magnitude", "when": "during"}):
         current = [str(method)]
         m = matrix(methods=[method], seeds=[0], sparsity=[0.5], finetune=Finetune(epochs=1, lr=1e-5))

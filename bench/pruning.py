@@ -1,0 +1,208 @@
+"""When units are removed: before training, after it, or gradually during it.
+
+The harness owns the loop: it asks the pruner for scores, selects, masks and trains on. The method sees the
+training split only, and the test split is sealed while any of its code runs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from ..architectures.mask import Mask
+from ..architectures.units import Units, units
+from ..datasets.data import Data, sealed
+from ..methods.build import build as build_pruner
+from ..methods.cost import Cost, measured
+from ..methods.pruner import Inference, Pruner, State
+from .fits import Fit, attached, fitted, initial_network, refine
+from .run import Run
+from .seeding import seeded, stream
+from .select import above, keep_count, round_target, select, shuffled_within_layers
+from .store import Store
+from .training import AfterEpoch, leave, train
+
+# Gradual pruning removes units at the ends of the epochs in this stretch of the whole training.
+GRADUAL_SPAN = (0.25, 0.75)
+
+
+@dataclass
+class Outcome:
+    """A pruned and trained network, its mask and what it cost."""
+
+    network: nn.Module
+    inference: Inference
+    mask: Mask
+    train: Cost
+    score: Cost
+    finetune: Cost = field(default_factory=Cost)
+
+
+@dataclass
+class Workbench:
+    """What the sparsities of one method on one fit share: data, fit, scores that do not depend on the sparsity."""
+
+    run: Run
+    data: Data
+    store: Store
+    device: torch.device
+    pruner: Pruner = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.pruner = build_pruner(self.run.method.name, **self.run.method.options)
+
+    @cached_property
+    def fit(self) -> Fit:
+        """The trained network that all post-hoc methods share, and the dense control."""
+        return fitted(self.run, self.data, self.store, self.device)
+
+    @cached_property
+    def units(self) -> Units:
+        """The units of the network at the run's granularity."""
+        return units(initial_network(self.run, self.data), self.run.units)
+
+    @cached_property
+    def first_scores(self) -> tuple[Tensor, State, Cost]:
+        """Scores of the network before anything is removed: equal for all sparsities."""
+        network, inference = self.start()
+        return self.score(network, inference)
+
+    @property
+    def floor(self) -> int:
+        """Structures leave at least one unit in every layer, so that the network stays connected."""
+        return 1 if self.run.units == "groups" else 0
+
+    def prune(self, sparsity: float | None) -> Outcome:
+        """Prune and train at the moments the method asks for; None is the method's own threshold."""
+        _ = self.fit  # its dense control is evaluated on the test split, which is then sealed
+        with sealed():
+            outcome = PRUNE[self.pruner.when](self, sparsity)
+            outcome.inference.detach(outcome.network)
+            return outcome
+
+    def start(self) -> tuple[nn.Module, Inference]:
+        """A fresh network as the method scores it first, with its inference attached."""
+        if self.pruner.when == "after":
+            return self.fit.restore(self.data, self.device)
+        return attached(self.run, self.data, self.fit.inference, self.device)
+
+    def score(self, network: nn.Module, inference: Inference, part: int = 0) -> tuple[Tensor, State, Cost]:
+        """Scores, the state they read and their cost; `part` counts the rounds, each with its own draws."""
+        purpose = f"score {part}"
+        with measured(network, self.device) as cost, sealed(), seeded(self.run.seed, purpose):
+            state = State(network, self.units, self.data.train, inference, stream(self.run.seed, f"{purpose} draws"))
+            scores = self.pruner.score(state)
+        return scores, state, cost
+
+    def mask(self, scores: Tensor, state: State, sparsity: float | None, among: Tensor | None = None) -> Mask:
+        """The mask for a target sparsity, or for the method's own threshold (None)."""
+        if sparsity is None:
+            assert self.pruner.keep_above is not None
+            kept = above(scores, state, self.pruner.keep_above, self.floor)
+            return Mask(self.units, kept if among is None else kept & among)
+        keep = keep_count(self.units.n, sparsity)
+        return Mask(self.units, select(scores, state, keep, self.pruner.allocation, among, self.floor))
+
+    def first_mask(self, sparsity: float | None) -> Mask:
+        """The mask of the first of the pruner's rounds."""
+        scores, state, _ = self.first_scores
+        return self.mask(scores, state, round_target(sparsity, 0, self.pruner.rounds))
+
+    def shuffled(self, mask: Mask) -> Mask:
+        """As many units of every layer, at random: the control for a method that chooses more than densities."""
+        return Mask(self.units, shuffled_within_layers(mask.kept, self.units, stream(self.run.seed, "shuffle")))
+
+
+# ---------------------------------------------------------------------- when units are removed
+
+
+def prune_after(bench: Workbench, sparsity: float | None) -> Outcome:
+    """Train, then prune in `rounds`, training on after each; the fine-tuning epochs are shared among rounds."""
+    rounds, epochs = bench.pruner.rounds, bench.run.finetune.epochs
+    network, inference = bench.start()
+    outcome = Outcome(network, inference, bench.first_mask(sparsity), bench.fit.cost, bench.first_scores[2])
+    if bench.pruner.shuffle:
+        outcome.mask = bench.shuffled(outcome.mask)
+    for i in range(rounds):
+        if i:
+            scores, state, cost = bench.score(network, inference, i)
+            outcome.score += cost
+            outcome.mask = bench.mask(scores, state, round_target(sparsity, i, rounds), outcome.mask.kept)
+        leave(network, inference, outcome.mask)
+        done = i * epochs // rounds
+        with measured(network, bench.device) as cost:
+            refine(bench.run, bench.data, network, inference, (i + 1) * epochs // rounds - done, outcome.mask, done)
+        outcome.finetune += cost
+    return outcome
+
+
+def prune_before(bench: Workbench, sparsity: float | None) -> Outcome:
+    """Prune at initialisation, in `rounds` without training between them, then train what is left."""
+    network, inference = bench.start()
+    outcome = Outcome(network, inference, bench.first_mask(sparsity), Cost(), bench.first_scores[2])
+    for i in range(1, bench.pruner.rounds):
+        leave(network, inference, outcome.mask)
+        scores, state, cost = bench.score(network, inference, i)
+        outcome.score += cost
+        outcome.mask = bench.mask(scores, state, round_target(sparsity, i, bench.pruner.rounds), outcome.mask.kept)
+    if bench.pruner.shuffle:
+        outcome.mask = bench.shuffled(outcome.mask)
+        outcome.network, outcome.inference = bench.start()
+    leave(outcome.network, outcome.inference, outcome.mask)
+    _train_in_full(bench, outcome, outcome.mask)
+    return outcome
+
+
+def prune_during(bench: Workbench, sparsity: float | None) -> Outcome:
+    """Prune gradually while training (Zhu & Gupta 2017): s_t = s (1 - (1 - t)³) over a stretch of epochs."""
+    network, inference = bench.start()
+    epochs = bench.run.training.epochs + bench.run.finetune.epochs
+    start, end = (math.ceil(share * epochs) for share in GRADUAL_SPAN)
+    outcome = Outcome(
+        network, inference, Mask(bench.units, torch.ones(bench.units.n, dtype=torch.bool)), Cost(), Cost()
+    )
+
+    def after_epoch(epoch: int) -> Mask | None:
+        if not start <= epoch <= max(end, start):
+            return None
+        t = (epoch - start + 1) / (max(end, start) - start + 1)
+        target = None if sparsity is None else sparsity * (1 - (1 - t) ** 3)
+        scores, state, cost = bench.score(network, inference, epoch)
+        outcome.score += cost
+        outcome.mask = bench.mask(scores, state, target, outcome.mask.kept)
+        leave(network, inference, outcome.mask)
+        return outcome.mask
+
+    _train_in_full(bench, outcome, None, after_epoch)
+    return outcome
+
+
+PRUNE: dict[str, Callable[[Workbench, float | None], Outcome]] = {
+    "before": prune_before,
+    "during": prune_during,
+    "after": prune_after,
+}
+
+
+def _train_in_full(
+    bench: Workbench, outcome: Outcome, mask: Mask | None, after_epoch: AfterEpoch | None = None
+) -> None:
+    """Both phases that a post-hoc method has, training and fine-tuning, with the same epochs and learning rates."""
+    run, network, inference, data = bench.run, outcome.network, outcome.inference, bench.data
+    for phase in ("train", "finetune"):
+        scored = outcome.score
+        with measured(network, bench.device) as cost:
+            if phase == "finetune":
+                final = mask if after_epoch is None else outcome.mask
+                refine(run, data, network, inference, run.finetune.epochs, final, 0, after_epoch)
+            else:
+                with seeded(run.seed, "training"):
+                    order = stream(run.seed, "data order")
+                    train(network, data.train, inference, run.training, run.training.epochs, order, mask, after_epoch)
+        inner = outcome.score.without(scored)
+        setattr(outcome, phase, cost.without(inner))
