@@ -82,7 +82,7 @@ def own_network(input_shape: tuple[int, ...], outputs: int, /, module: str, func
     builder = import_function("architecture", module, function)
     try:
         network = builder(input_shape, outputs)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _cannot(name, input_shape, error) from error
     if not isinstance(network, nn.Module):
         raise UsageError(f"architecture {name!r} returned {type(network).__name__}, not a torch.nn.Module")
