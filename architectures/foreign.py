@@ -107,7 +107,7 @@ def _tried(name: str, network: nn.Module, input_shape: tuple[int, ...], outputs:
     return network.train()
 
 
-def _cannot(name: str, input_shape: tuple[int, ...], error: Exception) -> UsageError:
+def _cannot(name: str, input_shape: tuple[int, ...], error: BaseException) -> UsageError:
     reason = str(error).strip().partition("\n")[0] or type(error).__name__
     return UsageError(f"architecture {name!r} cannot take inputs of shape {tuple(input_shape)}: {reason}")
 
