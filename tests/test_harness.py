@@ -491,6 +491,11 @@ def eventually(condition, seconds=20):
     return condition()
 
 
+def heed_interrupts():
+    """Undo what a shell does to jobs in the background, whose children ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def command(*arguments):
     return [sys.executable, "-m", "bayesprune.bench.cli", *map(str, arguments)]
 
@@ -522,7 +527,9 @@ def test_kill_at_random_moments_and_resume_gives_the_same_results(tmp_path):
 def test_ctrl_c_leaves_a_resumable_folder_and_no_workers(tmp_path):
     m = matrix(training=Training(epochs=400), methods=["magnitude", "snip", "random"])
     arguments = command("run", yaml_of(tmp_path, m), "--out", tmp_path / "r", "--jobs", 2)
-    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        arguments, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=heed_interrupts
+    )
     while not list((tmp_path / "r").glob("cells/*.json")):
         time.sleep(0.05)
         assert process.poll() is None
