@@ -147,3 +147,5 @@ class Pruner(Generic[Posterior]):
                 raise UsageError(f"a pruner's {name} must be one of {', '.join(get_args(choices))}, got {value!r}")
         if self.rounds < 1:
             raise UsageError(f"a pruner's rounds must be a whole number >= 1, got {self.rounds!r}")
+        if self.shuffle and (self.when == "during" or (self.when == "after" and self.rounds > 1)):
+            raise UsageError("a shuffled control is not possible where training goes on between rounds: use rounds=1")

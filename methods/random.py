@@ -27,10 +27,6 @@ def random_pruner(like: str | None = None, precision: float | Literal["tuned"] =
     other: Pruner = registry.build(like)
     if precision != 1.0:
         raise UsageError(f"random: like={like!r} takes its inference from there; leave precision={precision!r} out")
-    if other.when == "during" or (other.when == "after" and other.rounds > 1):
-        raise UsageError(
-            f"random: like={like!r} is not possible: it trains between its rounds, on weights of its choice"
-        )
     return replace(other, keep_above=None, shuffle=True)
 
 

@@ -218,6 +218,9 @@ def test_random_like_takes_over_everything_but_the_choice_inside_layers():
     control = build_pruner("random", like="synflow")
     assert (control.when, control.rounds, control.shuffle) == ("before", 100, True)
     assert not build_pruner("synflow").shuffle
+    for schedule in ({"rounds": 2}, {"when": "during"}):
+        with pytest.raises(UsageError, match="shuffled control is not possible"):
+            build_pruner("random", like="magnitude", **schedule)
     with pytest.raises(UsageError, match=r"leave precision=3\.0 out"):
         build_pruner("random", like="snip", precision=3.0)
 
