@@ -332,7 +332,17 @@ def _option_parameters(builder: Callable[..., Any]) -> dict[str, inspect.Paramet
 
 
 def _annotations(builder: Callable[..., Any]) -> dict[str, Any]:
-    return inspect.get_annotations(builder, eval_str=True)
+    """Types of the options; an option whose annotation names what only a type checker imports takes anything."""
+    return {
+        name: _type(written, builder) for name, written in inspect.get_annotations(builder).items() if name != "return"
+    }
+
+
+def _type(written: Any, builder: Callable[..., Any]) -> Any:
+    try:
+        return eval(written, builder.__globals__) if isinstance(written, str) else written  # noqa: S307
+    except NameError:
+        return Any
 
 
 def _first_line(text: str | None) -> str:

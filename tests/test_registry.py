@@ -74,6 +74,15 @@ def test_a_plugin_that_fails_is_named_and_changes_nothing(tmp_path, text, messag
     assert "good" in methods.catalogue()
 
 
+def test_annotations_for_type_checkers_only_do_no_harm(tmp_path):
+    text = PLUGIN.format(name="typed").replace(
+        "strength: float = 2.0)", "strength: float = 2.0, x: Absent = 1) -> Absent"
+    )
+    (tmp_path / "typed.py").write_text("from __future__ import annotations\n" + text)
+    methods.load_plugin(tmp_path / "typed.py")
+    assert methods.options("typed", {"strength": "3", "x": "anything"}) == {"strength": 3.0, "x": "anything"}
+
+
 def test_two_plugins_cannot_share_a_name_and_one_loads_once(tmp_path):
     first = methods.load_plugin(plugin(tmp_path, "mine"))
     assert methods.load_plugin(tmp_path / "mine.py") is first
