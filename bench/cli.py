@@ -116,7 +116,8 @@ def report(results: tuple[str, ...], out: str, title: str) -> None:
     from .store import results as read
 
     frame = read(*results)
-    missing = [gap for folder in results for gap in Store(folder, create=False).gaps()] if len(results) == 1 else []
+    # a shard alone lacks, as it must, what the others have
+    missing = Store(results[0], create=False).gaps() if len(results) == 1 else []
     for gap in missing:
         click.echo(f"bayesprune: warning: {gap}", err=True)
     index = build(frame, Path(out), title=title, missing=missing)

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from ..datasets.registry import UsageError
 from ..methods.build import build as build_pruner
@@ -95,7 +94,7 @@ def _measure(run: Run, device: torch.device) -> tuple[float, float]:
         start = time.perf_counter()
         train(network, data.train, inference, run.training, 1, stream(run.seed, "estimate"))
         middle = time.perf_counter()
-        evaluate(nn.Sequential(network), data)
+        evaluate(network, data)
     return middle - start, time.perf_counter() - middle
 
 
