@@ -2,7 +2,7 @@
 
 >>> import bayesprune as bp
 >>> sorted(bp.__all__)  # doctest: +ELLIPSIS
-['Pruned', 'Pruner', 'State', 'check', 'prune', 'register', 'results', 'run']
+['Pruned', 'Pruner', 'State', 'check', 'load', 'prune', 'register', 'results', 'run']
 """
 
 from importlib import import_module as _import_module
@@ -16,12 +16,13 @@ _HOMES = {
     "Pruner": "methods.pruner",
     "State": "methods.pruner",
     "check": "bench.check",
+    "load": "bench.api",
     "prune": "bench.api",
     "register": "methods.pruner",
     "results": "bench.store",
     "run": "bench.harness",
 }
-__all__ = ["Pruned", "Pruner", "State", "check", "prune", "register", "results", "run"]
+__all__ = ["Pruned", "Pruner", "State", "check", "load", "prune", "register", "results", "run"]
 
 
 def __getattr__(name: str) -> _Any:

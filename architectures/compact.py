@@ -9,29 +9,45 @@ from collections.abc import Iterator
 from torch import Tensor, nn
 
 from ..datasets.registry import UsageError
+from .folding import add_to_bias, constants
 from .groups import load_declarations
 from .mask import Mask
 from .slices import Slice
 from .units import Units
 
 
-def compact(network: nn.Module, mask: Mask) -> nn.Module:
+def compact(network: nn.Module, mask: Mask, example: Tensor | None = None) -> nn.Module:
     """A smaller copy of `network` that computes what `network` computes under `mask`.
 
-    Raises UsageError for a mask over single weights, a mask of another network, and a mask that removes
-    every unit of a group, naming the group.
+    Args:
+        network: The network, masked or not yet; it is left as it is.
+        mask: The units that stay.
+        example: A batch of inputs. With it, constants that removed units still emit in evaluation mode are
+            folded into the biases of the layers that read them.
+
+    Raises:
+        UsageError: a mask over single weights, a mask of another network, a mask that removes every unit
+            of a group, or a contribution that cannot be folded, naming the group or layer.
     """
     _check(network, mask)
     load_declarations(network)
+    positions = _positions(mask)
+    shifts = {} if example is None else constants(network, mask, positions, example)
     small = copy.deepcopy(network)
     small.zero_grad(set_to_none=True)
-    tensors = dict(small.named_parameters(remove_duplicate=False)) | dict(small.named_buffers())
-    for (name, axis), stay in _positions(mask).items():
+    tensors = _tensors(small)
+    for (name, axis), stay in positions.items():
         tensor = tensors[name]
         tensor.data = tensor.data.index_select(axis, stay.nonzero().flatten().to(tensor.device))
     for module in small.modules():
         resize(module)
+    for name, shift in shifts.items():
+        add_to_bias(small.get_submodule(name), shift)
     return small
+
+
+def _tensors(network: nn.Module) -> dict[str, Tensor]:
+    return dict(network.named_parameters(remove_duplicate=False)) | dict(network.named_buffers())
 
 
 def _check(network: nn.Module, mask: Mask) -> None:
@@ -39,7 +55,7 @@ def _check(network: nn.Module, mask: Mask) -> None:
         raise UsageError("single weights can be masked but not cut out; compaction needs units: groups")
     if collapsed := mask.collapsed():
         raise UsageError(f"cannot compact: the mask removes all of {collapsed[0]!r}; keep at least one unit")
-    tensors = dict(network.named_parameters(remove_duplicate=False)) | dict(network.named_buffers())
+    tensors = _tensors(network)
     for name, shape in mask.units.shapes.items():
         found = tuple(tensors[name].shape) if name in tensors else "missing"
         if found != tuple(shape):
@@ -102,3 +118,14 @@ def _(module: nn.GroupNorm) -> None:
 def _(module: nn.LayerNorm) -> None:
     if module.weight is not None:
         module.normalized_shape = tuple(module.weight.shape)
+
+
+@resize.register
+def _(module: nn.RNNBase) -> None:
+    rows, module.input_size = module.get_parameter("weight_ih_l0").shape
+    module.hidden_size = rows // {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
+
+
+@resize.register
+def _(module: nn.Embedding) -> None:
+    module.num_embeddings, module.embedding_dim = module.weight.shape

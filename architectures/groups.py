@@ -1,51 +1,110 @@
-"""Which groups of units a network can lose: each architecture declares its own, beside its forward pass.
+"""Which groups of units a network can lose: our architectures declare their own, others are traced.
 
 An architecture registers one function of a few lines,
 
     @groups.register
     def mlp_groups(network: MLP) -> tuple[Group, ...]: ...
 
-built from `parallel`, which states a group by the modules that write, normalise and read its units.
+built from `parallel`, which states a group by the modules that write, normalise and read its units. The
+groups of any other network are found by a forward pass of some example inputs.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib
-import sys
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..datasets.registry import UsageError
 from .slices import Group, Slice
 
+if TYPE_CHECKING:
+    from .traced import Found
+
 # Classes of other packages whose groups are declared in modules of ours. Those modules are imported when
 # such a network is met, so that asking for units never loads timm by itself.
-_DECLARED_IN = {"timm.models.vision_transformer": ".vit", "timm.models.mlp_mixer": ".mixer"}
+_DECLARED_IN = {
+    "timm.layers.attention": ".vit",
+    "timm.models.vision_transformer": ".vit",
+    "timm.models.mlp_mixer": ".mixer",
+}
 
 
-@functools.singledispatch
-def groups(network: nn.Module) -> tuple[Group, ...]:
-    """The groups of units that can be removed from `network` without changing what stays.
+class _Groups:
+    """`groups(network, example)`, and `groups.register`, by which a class of networks declares its own."""
 
-    Raises UsageError where the groups of this class of network are not known.
-    """
-    if load_declarations(network):
-        return groups.dispatch(type(network))(network)
-    raise UsageError(
-        f"groups of {type(network).__name__} are not known; its weights can still be pruned (units: weights)"
-    )
+    def __init__(self):
+        self._declared = functools.singledispatch(_undeclared)
+        self.register = self._declared.register
+
+    def __call__(self, network: nn.Module, example: Tensor | None = None) -> tuple[Group, ...]:
+        """The groups of units that can be removed from `network` without changing what stays.
+
+        Those that the class of `network` declares; for any other class those that one forward pass of
+        `example`, a batch of inputs of shape (n, ...), shows. The network is left as it is.
+
+        Raises UsageError without an example if the class declares none, and if nothing can be removed.
+        """
+        declared = self.declared(network)
+        if declared or (example is None and self._declared.dispatch(type(network)) is not _undeclared):
+            return declared
+        found = _traced(network, example)
+        if not found.groups:
+            said = [f"{name}: {reason}" for name, reason in found.left_out.items()]
+            more = f"; and {len(said) - 3} more" if len(said) > 3 else ""
+            raise UsageError(
+                f"{type(network).__name__} has no group of units that could be removed"
+                f" ({'; '.join(said[:3])}{more}); its weights can still be pruned (units: weights)"
+            )
+        return found.groups
+
+    def left_out(self, network: nn.Module, example: Tensor | None = None) -> dict[str, str]:
+        """What is no group of `network`, by name, and the reason; empty where the class declares its groups."""
+        return {} if self.declared(network) else _traced(network, example).left_out
+
+    def declared(self, network: nn.Module) -> tuple[Group, ...]:
+        """The groups that the class of `network` declares; none if it is a class of others."""
+        load_declarations(network)
+        return self._declared(network)
 
 
-def load_declarations(network: nn.Module) -> bool:
-    """Import the module of ours that declares the groups of `network`'s class; say whether one was new."""
-    homes = {_DECLARED_IN.get(parent.__module__) for parent in type(network).__mro__} - {None}
-    missing = [home for home in homes if home and f"{__package__}{home}" not in sys.modules]
-    for home in missing:
-        importlib.import_module(home, __package__)
-    return bool(missing)
+def _undeclared(network: nn.Module) -> tuple[Group, ...]:
+    return ()
+
+
+def _traced(network: nn.Module, example: Tensor | None) -> Found:
+    # Tracing imports torch-pruning, which declared groups do without.
+    from .traced import find
+
+    if example is None:
+        raise UsageError(
+            f"groups of {type(network).__name__} are not known; its weights can still be pruned (units: weights), "
+            "or pass example=, a batch of its inputs, to have its groups traced"
+        )
+    return find(network, example)
+
+
+groups = _Groups()
+left_out = groups.left_out
+
+
+def load_declarations(network: nn.Module) -> None:
+    """Import the modules of ours that declare the groups of classes that `network` is made of."""
+    for kind in {type(module) for module in network.modules()}:
+        for home in {_DECLARED_IN[parent.__module__] for parent in kind.__mro__ if parent.__module__ in _DECLARED_IN}:
+            importlib.import_module(home, __package__)
+
+
+def within(path: str, group: Group) -> Group:
+    """`group` of a module, as a group of the network in which the module is called `path`."""
+    name = f"{path}.{group.name}" if " " in group.name else f"{path} {group.name}"
+    slices = tuple(replace(part, name=f"{path}.{part.name}") for part in group.slices)
+    return Group(name, group.kind, slices, tuple(replace(part, name=f"{path}.{part.name}") for part in group.buffers))
 
 
 def parallel(

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..datasets.registry import UsageError
-from .groups import groups
+from .groups import groups, left_out
 from .slices import Elementwise, Group, Slice
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "Units",
     "group_units",
     "groups",
+    "left_out",
     "prunable",
     "units",
     "weight_units",
@@ -158,14 +159,17 @@ def weight_units(network: nn.Module) -> Units:
     return Units(tuple(Group(n, "weight", (Elementwise(n, p.shape),)) for n, p in weights.items()))
 
 
-def group_units(network: nn.Module) -> Units:
-    """Every neuron, filter, channel or head is a unit; raises UsageError where they are not known."""
-    found = groups(network)
+def group_units(network: nn.Module, example: Tensor | None = None) -> Units:
+    """Every neuron, filter, channel or head is a unit; raises UsageError where none can be removed.
+
+    `example`, a batch of inputs of shape (n, ...), is needed for networks that do not declare their groups.
+    """
+    found = groups(network, example)
     if not found:
         raise UsageError(f"{type(network).__name__} has no group of units that could be removed")
     return Units(found)
 
 
-def units(network: nn.Module, granularity: Granularity) -> Units:
-    """The units of `network`: its single "weights", or its "groups"."""
-    return weight_units(network) if granularity == "weights" else group_units(network)
+def units(network: nn.Module, granularity: Granularity, example: Tensor | None = None) -> Units:
+    """The units of `network`: its single "weights", or its "groups" (see `group_units`)."""
+    return weight_units(network) if granularity == "weights" else group_units(network, example)

@@ -18,7 +18,7 @@ from ..datasets.registry import UsageError
 from . import register
 from .checks import image, patch_size, positive
 from .compact import resize
-from .groups import groups, parallel, runs
+from .groups import groups, parallel, runs, within
 from .slices import Group, Slice
 
 
@@ -29,25 +29,33 @@ def vit_groups(network: VisionTransformer) -> tuple[Group, ...]:
 
 
 def head_groups(network: nn.Module) -> Iterator[Group]:
-    """The heads of every attention layer: their rows of q, k and v, and their columns of the projection.
-
-    An attention layer that normalises over all heads together is left out.
-    """
+    """The heads of every attention layer."""
     for name, module in network.named_modules():
-        if type(module) is Attention and isinstance(module.norm, nn.Identity):
-            yield Group(f"{name} heads", "head", tuple(_head_slices(name, module)))
+        if isinstance(module, Attention):
+            yield from (within(name, group) for group in attention_groups(module))
 
 
-def _head_slices(name: str, attention: Attention) -> Iterator[Slice]:
+@groups.register
+def attention_groups(attention: Attention) -> tuple[Group, ...]:
+    """The heads: their rows of q, k and v, and their columns of the projection.
+
+    An attention layer that normalises over all heads together has none.
+    """
+    if type(attention) is not Attention or not isinstance(attention.norm, nn.Identity):
+        return ()
+    return (Group("heads", "head", tuple(_head_slices(attention))),)
+
+
+def _head_slices(attention: Attention) -> Iterator[Slice]:
     heads, width = attention.num_heads, attention.head_dim
     gate = getattr(attention, "gate", None)  # not in every version of timm
     # Rows of qkv run over (q k v, head, position within the head).
     rows = torch.arange(3 * heads * width).view(3, heads, width).transpose(0, 1).reshape(heads, -1)
     for part, tensor in attention.qkv.named_parameters():
-        yield Slice(f"{name}.qkv.{part}", 0, rows, tensor.shape)
+        yield Slice(f"qkv.{part}", 0, rows, tensor.shape)
     for part, tensor in gate.named_parameters() if gate is not None else ():
-        yield runs(f"{name}.gate.{part}", 0, heads, tensor.shape)
-    yield runs(f"{name}.proj.weight", 1, heads, attention.proj.weight.shape)
+        yield runs(f"gate.{part}", 0, heads, tensor.shape)
+    yield runs("proj.weight", 1, heads, attention.proj.weight.shape)
 
 
 def hidden_groups(network: nn.Module) -> Iterator[Group]:

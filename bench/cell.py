@@ -9,23 +9,23 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .. import __version__
 from ..architectures.mask import Mask
 from ..architectures.units import Units, prunable, units
-from ..datasets.data import Data
 from ..datasets.registry import NotApplicable, UsageError
 from ..methods.build import build as build_pruner
-from ..methods.pruner import Inference
+from ..methods.pruner import Inference, Pruner
+from .deployment import deployed
 from .evaluate import PREDICTIVE, digest, evaluate, flops
 from .fits import initial_network
-from .pruning import Outcome, Workbench
+from .pruning import ONLINE_EVERY, Outcome, Workbench
 from .run import Run
 from .select import keep_count
 from .store import Store
@@ -63,16 +63,24 @@ def failure(error: BaseException) -> dict[str, Any]:
     }
 
 
-def applicable(run: Run, data: Data) -> None:
-    """Raise NotApplicable, before anything is trained, for a cell that makes no sense."""
+def applicable(run: Run, network: nn.Module, example: Tensor) -> None:
+    """Raise NotApplicable, before anything is trained, for a cell that makes no sense; `network` is untrained."""
     pruner = build_pruner(run.method.name, **run.method.options)
     if run.sparsity == "auto" and pruner.keep_above is None:
         raise NotApplicable(f"method {run.method.label!r} has no threshold of its own: it cannot choose a sparsity")
+    if pruner.when == "online" and run.training.epochs < ONLINE_EVERY:
+        raise NotApplicable(f"online pruning acts every {ONLINE_EVERY} epochs; train for at least as many")
+    if pruner.allocation == "2:4" and run.sparsity != 0.5:
+        raise NotApplicable(f"the 2:4 pattern keeps half of the weights; it has no sparsity {run.sparsity}")
+    try:
+        run.budget.check(run.units == "groups")
+    except UsageError as error:
+        raise NotApplicable(str(error)) from error
     if run.units == "groups":
-        if pruner.allocation == "erk":
-            raise NotApplicable("the ERK allocation is defined on weight tensors, not on groups of units")
+        if pruner.allocation in ("erk", "2:4"):
+            raise NotApplicable(f"the {pruner.allocation} allocation is defined on weight tensors, not on groups")
         try:
-            units(initial_network(run, data), "groups")
+            units(network, "groups", example)
         except UsageError as error:
             raise NotApplicable(str(error)) from error
 
@@ -96,12 +104,14 @@ def identity(run: Run) -> dict[str, Any]:
 def _results(run: Run, bench: Workbench, store: Store) -> dict[str, Any]:
     sparsity = None if run.sparsity == "auto" else run.sparsity
     outcome = bench.prune(sparsity)
-    _check_mask(outcome, sparsity, bench.units)
+    _check_mask(outcome, sparsity if run.budget.exact else None, bench.units)
     values, outputs = evaluate(outcome.network, bench.data)
     store.write_tensors("logits", run.key, {"outputs": outputs.numpy(), "y": bench.data.test.y.cpu().numpy()}, {})
     return {
         "when": bench.pruner.when,
         "inference": _label(bench.fit.inference),
+        "criterion": _criterion(bench.pruner),
+        "learned": (bench.fit.learned or None) if bench.pruner.when == "after" else None,
         "likelihood": bench.data.likelihood,
         "predictive": PREDICTIVE,
         "dataset_digest": bench.data.digest,
@@ -110,9 +120,15 @@ def _results(run: Run, bench: Workbench, store: Store) -> dict[str, Any]:
         **values,
         **{f"dense_{k}": v for k, v in bench.fit.dense.items()},
         **flops(outcome.network, bench.data.train.x),
+        **(_deployed(bench, outcome) if run.units == "groups" else {}),
         **_cost_columns(outcome),
         "logits_digest": digest(outputs),
     }
+
+
+def _deployed(bench: Workbench, outcome: Outcome) -> dict[str, Any]:
+    dense = initial_network(bench.run, bench.data).to(bench.device)
+    return deployed(dense, outcome.network, outcome.mask, bench.data.validation.x)
 
 
 def _check_mask(outcome: Outcome, sparsity: float | None, layers: Units) -> None:
@@ -156,6 +172,14 @@ def _label(inference: Inference) -> str:
     identity = inference.identity()
     name = identity.pop("name")
     return f"{name}({', '.join(f'{k}={v}' for k, v in identity.items())})"
+
+
+def _criterion(pruner: Pruner) -> str:
+    """The name of the score, the same for every inference that it is applied to."""
+    score = pruner.score
+    while isinstance(score, partial):
+        score = score.func
+    return getattr(score, "__name__", type(score).__name__)
 
 
 def provenance(run: Run, device: torch.device) -> dict[str, Any]:

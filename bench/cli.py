@@ -1,4 +1,4 @@
-"""The command line: `bayesprune run | report | list | check`. Imports what a command needs when it runs."""
+"""The command line: `bayesprune run | report | list | check | prune | doctor`; imports only what a command needs."""
 
 from __future__ import annotations
 
@@ -179,7 +179,97 @@ def check(name_or_file: str, verbose: bool) -> None:
         sys.exit(1)
 
 
+@main.command()
+@click.option("--architecture", required=True, metavar="NAME", help="Any that a matrix can name.")
+@click.option("--option", "options", multiple=True, metavar="NAME=VALUE", help="Of the architecture; repeatable.")
+@click.option("--dataset", default="digits", show_default=True, metavar="NAME", help="Whose inputs it is given.")
+@click.option("--resize", type=click.IntRange(min=1), help="Make images square with this side.")
+@click.option("--batch", type=click.IntRange(min=1), default=64, show_default=True, help="How many examples.")
+@click.option(
+    "--limit",
+    type=click.FloatRange(min=0, min_open=True),
+    default=60,
+    show_default=True,
+    help="Seconds for each trial.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object instead.")
+def doctor(
+    architecture: str, options: tuple[str, ...], dataset: str, resize: int | None, batch: int, limit: float,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Say which curvature a network can have: our own, and which backends of laplace-torch manage it.
+
+    Diagonal and Kronecker-factored, each tried on one batch in a process of its own, timed, and compared with
+    our diagonal. A backend that fails is a finding; only a network that cannot be built is an error.
+
+    \b
+    Examples:
+        bayesprune doctor --architecture resnet --option depth=8
+        bayesprune doctor --architecture timm/vit_tiny_patch16_224 --resize 32 --batch 8
+    """
+    from . import doctor as clinic
+
+    found = clinic.diagnose(architecture, clinic.parsed(options), dataset, batch, resize, limit)
+    click.echo(clinic.as_json(found) if as_json else clinic.describe(found))
+
+
+@main.command()
+@click.option("--network", "architecture", required=True, metavar="NAME", help="A registered name, or module:function.")
+@click.option("--option", "options", multiple=True, metavar="K=V", help="An option of the network; repeatable.")
+@click.option("--checkpoint", metavar="FILE", help="Trained weights: safetensors, or a state dict saved by torch.")
+@click.option("--data", required=True, metavar="NAME", help="A data set, or module:function that returns examples.")
+@click.option("--method", default="magnitude", show_default=True, help="See `bayesprune list methods`.")
+@click.option("--method-option", "method_options", multiple=True, metavar="K=V", help="An option of it; repeatable.")
+@click.option("--sparsity", default="0.5", show_default=True, help="Share to remove, in [0, 1), or auto.")
+@click.option("--of", type=click.Choice(["units", "parameters", "flops"]), default="units", show_default=True,
+              help="What the sparsity is a share of.")  # fmt: skip
+@click.option("--round-to", type=click.IntRange(min=1), default=1, help="Layers keep multiples of so many units.")
+@click.option("--at-least", type=click.IntRange(min=1), default=1, help="Units that every layer keeps.")
+@click.option("--structured", is_flag=True, help="Cut out neurons, filters and heads: the network becomes smaller.")
+@click.option("--finetune", type=click.IntRange(min=0), default=0, help="Epochs of training after pruning.")
+@click.option("--lr", type=float, default=1e-3, show_default=True, help="Learning rate of the fine-tuning.")
+@click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True, help="Of the fine-tuning.")
+@click.option("--reestimate-batch-norm", is_flag=True, help="Set BatchNorm's statistics anew after pruning.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Governs every random choice.")
+@click.option("--out", required=True, metavar="FILE", help="Where the pruned network goes; bayesprune.load reads it.")
+@click.option("--onnx", metavar="FILE", help="Write it as ONNX too; needs the extra bayesprune[onnx].")
+def prune(
+    architecture: str, options: tuple[str, ...], checkpoint: str | None, data: str, method: str,
+    method_options: tuple[str, ...], sparsity: str, of: str, round_to: int, at_least: int, structured: bool,
+    finetune: int, lr: float, batch_size: int, reestimate_batch_norm: bool, seed: int, out: str, onnx: str | None,
+) -> None:  # fmt: skip
+    """Prune a trained network of your own, and write the smaller one to a file.
+
+    A function for --data is called without arguments and returns (x, y), (x_train, y_train, x_test, y_test) or
+    batches; one for --network is called with the shape of an example and the number of outputs. The compact
+    network is written only if it computes what the masked one does, to 1e-5.
+
+    \b
+    Examples:
+        bayesprune prune --network mine:build --checkpoint w.safetensors --data mine:examples \\
+            --method opd --sparsity 0.5 --structured --finetune 5 --out small.safetensors
+        bayesprune prune --network lenet5 --data digits --method snip --finetune 10 --out sparse.safetensors
+    """
+    from . import own_network
+    from .doctor import parsed
+
+    settings = {"batch_norm": "reestimate" if reestimate_batch_norm else "keep", "structured": structured,
+                "budget": {"of": of, "round_to": round_to, "at_least": at_least}}  # fmt: skip
+    _, told = own_network.prune_to_file(
+        out, architecture, parsed(options), checkpoint, data, seed, {"lr": lr, "batch_size": batch_size}, onnx,
+        method=method, sparsity=_sparsity(sparsity), finetune=finetune, **settings, **parsed(method_options),
+    )  # fmt: skip
+    click.echo(told)
+
+
 # ---------------------------------------------------------------------- helpers
+
+
+def _sparsity(text: str) -> float | str:
+    try:
+        return text if text == "auto" else float(text)
+    except ValueError as error:
+        raise UsageError(f"--sparsity {text!r} is not valid; give a number in [0, 1), or auto") from error
 
 
 def _shard(text: str) -> tuple[int, int]:

@@ -7,6 +7,7 @@ spend on fine-tuning, so that every pruned result has an unpruned one of equal t
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,12 +28,13 @@ from .training import AfterEpoch, train
 
 @dataclass(frozen=True)
 class Fit:
-    """A trained network with its inference as plain tensors, what training cost, and the dense control's metrics."""
+    """A trained network and its inference as plain tensors, what was learned, its cost, the dense control's metrics."""
 
     run: Run
     inference: Inference
     network_state: dict[str, Tensor]
     inference_state: dict[str, Tensor]
+    learned: dict[str, Any]
     cost: Cost
     dense: dict[str, float]
 
@@ -91,7 +93,8 @@ def _trained(key: str, run: Run, data: Data, inference: Inference, store: Store,
     losses = [validation_nll(network, data) for network, *_ in trained] if len(trained) > 1 else [0.0]
     chosen = losses.index(min(losses))
     network, attached_inference, _ = trained[chosen]
-    fit = Fit(run, candidates[chosen], network.state_dict(), attached_inference.tensors(), total, {})
+    learned = attached_inference.learned(network)
+    fit = Fit(run, candidates[chosen], network.state_dict(), attached_inference.tensors(), learned, total, {})
     fit = replace(fit, dense=_dense_control(run, data, fit, device))
     _save(key, fit, chosen, store)
     return fit
@@ -134,7 +137,8 @@ def _save(key: str, fit: Fit, chosen: int, store: Store) -> None:
     arrays = {
         f"{p}/{n}": t.detach().cpu().contiguous().numpy() for p, tensors in parts.items() for n, t in tensors.items()
     }
-    store.write_tensors("fits", key, arrays, {"cost": asdict(fit.cost), "dense": fit.dense, "candidate": chosen})
+    notes = {"cost": asdict(fit.cost), "dense": fit.dense, "learned": fit.learned, "candidate": chosen}
+    store.write_tensors("fits", key, arrays, notes)
 
 
 def _load(key: str, run: Run, inference: Inference, store: Store) -> Fit | None:
@@ -146,4 +150,5 @@ def _load(key: str, run: Run, inference: Inference, store: Store) -> Fit | None:
         part, _, rest = name.partition("/")
         parts[part][rest] = torch.from_numpy(array)
     chosen = inference.candidates()[notes["candidate"]]
-    return Fit(run, chosen, parts["network"], parts["inference"], Cost(**notes["cost"]), notes["dense"])
+    cost = Cost(**notes["cost"])
+    return Fit(run, chosen, parts["network"], parts["inference"], notes["learned"], cost, notes["dense"])

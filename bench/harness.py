@@ -151,10 +151,11 @@ def preflight(cells: Sequence[Run]) -> dict[str, NotApplicable]:
     senseless: dict[str, NotApplicable] = {}
     for _, group in _grouped(cells, lambda r: _json(r.dataset, r.architecture)):
         data = data_of(group[0])
-        weights = units_of(initial_network(group[0], data), "weights")
-        for _, alike in _grouped(group, lambda r: (_json(r.method), r.units, r.sparsity == "auto")):
+        network = initial_network(group[0], data)
+        weights = units_of(network, "weights")
+        for _, alike in _grouped(group, lambda r: (_json(r.method), r.units, str(r.sparsity))):
             try:
-                cell.applicable(alike[0], data)
+                cell.applicable(alike[0], network, data.train.x[:2])
             except NotApplicable as reason:
                 senseless |= {r.key: reason for r in alike}
         for sparsity in {r.sparsity for r in group if r.sparsity != "auto" and r.units == "weights"}:

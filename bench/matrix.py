@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from ..datasets.registry import UsageError, unknown
+from .budget import Budget
 from .run import Choice, Run
 from .shipped import find_matrix
 from .training import Finetune, Training
@@ -74,6 +75,7 @@ class Matrix(BaseModel):
     sparsity: Annotated[list[Sparsity], Field(min_length=1)]
     seeds: Annotated[list[NonNegativeInt], Field(min_length=1)]
     units: Annotated[list[Literal["weights", "groups"]], Field(min_length=1)] = ["weights"]
+    budget: Budget = Budget()
     training: Training = Training()
     finetune: Finetune = Finetune()
     threads: PositiveInt = 1
@@ -100,6 +102,7 @@ class Matrix(BaseModel):
                 seed=seed,
                 method=m,
                 sparsity=s,
+                budget=self.budget,
                 training=self.training,
                 finetune=self.finetune,
                 threads=self.threads,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -20,15 +20,19 @@ from ..datasets.data import Data, sealed
 from ..methods.build import build as build_pruner
 from ..methods.cost import Cost, measured
 from ..methods.pruner import Inference, Pruner, State
+from .budget import mask_for
 from .fits import Fit, attached, fitted, initial_network, refine
 from .run import Run
 from .seeding import seeded, stream
-from .select import above, keep_count, round_target, select, shuffled_within_layers
+from .select import round_target, shuffled_within_layers
 from .store import Store
 from .training import AfterEpoch, leave, train
 
 # Gradual pruning removes units at the ends of the epochs in this stretch of the whole training.
 GRADUAL_SPAN = (0.25, 0.75)
+# Online pruning removes units every so many epochs, from the first sparsity to the last (Dhahri et al. 2024).
+ONLINE_EVERY = 10
+ONLINE_SPAN = (0.1, 0.99)
 
 
 @dataclass
@@ -41,6 +45,16 @@ class Outcome:
     train: Cost
     score: Cost
     finetune: Cost = field(default_factory=Cost)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A network on its way through online training, before units left it: the sparsity it was cut to, its scores."""
+
+    sparsity: float
+    fit: Fit
+    scores: Tensor
+    score: Cost
 
 
 @dataclass
@@ -64,7 +78,7 @@ class Workbench:
     @cached_property
     def units(self) -> Units:
         """The units of the network at the run's granularity."""
-        return units(initial_network(self.run, self.data), self.run.units)
+        return units(initial_network(self.run, self.data), self.run.units, self.data.train.x[:2])
 
     @cached_property
     def first_scores(self) -> tuple[Tensor, State, Cost]:
@@ -72,10 +86,10 @@ class Workbench:
         network, inference = self.start()
         return self.score(network, inference)
 
-    @property
-    def floor(self) -> int:
-        """Structures leave at least one unit in every layer, so that the network stays connected."""
-        return 1 if self.run.units == "groups" else 0
+    @cached_property
+    def snapshots(self) -> tuple[list[Snapshot], Cost]:
+        """What online training passes through, and its cost: one run for all sparsities."""
+        return _train_online(self)
 
     def prune(self, sparsity: float | None) -> Outcome:
         """Prune and train at the moments the method asks for; None is the method's own threshold."""
@@ -101,12 +115,7 @@ class Workbench:
 
     def mask(self, scores: Tensor, state: State, sparsity: float | None, among: Tensor | None = None) -> Mask:
         """The mask for a target sparsity, or for the method's own threshold (None)."""
-        if sparsity is None:
-            assert self.pruner.keep_above is not None
-            kept = above(scores, state, self.pruner.keep_above, self.floor)
-            return Mask(self.units, kept if among is None else kept & among)
-        keep = keep_count(self.units.n, sparsity)
-        return Mask(self.units, select(scores, state, keep, self.pruner.allocation, among, self.floor))
+        return mask_for(scores, state, self.pruner, sparsity, among, self.run.budget)
 
     def first_mask(self, sparsity: float | None) -> Mask:
         """The mask of the first of the pruner's rounds."""
@@ -182,9 +191,55 @@ def prune_during(bench: Workbench, sparsity: float | None) -> Outcome:
     return outcome
 
 
+def prune_online(bench: Workbench, sparsity: float | None) -> Outcome:
+    """The network at the first pruning of online training that reaches the sparsity, cut to it and trained on."""
+    snapshots, train = bench.snapshots
+    reached = (s for s in snapshots if sparsity is not None and s.sparsity >= sparsity)
+    at = next(reached, snapshots[-1])
+    network, inference = at.fit.restore(bench.data, bench.device)
+    state = State(network, bench.units, bench.data.train, inference)
+    outcome = Outcome(network, inference, bench.mask(at.scores, state, sparsity), train, at.score)
+    leave(network, inference, outcome.mask)
+    with measured(network, bench.device) as outcome.finetune:
+        refine(bench.run, bench.data, network, inference, bench.run.finetune.epochs, outcome.mask)
+    return outcome
+
+
+def online_sparsity(epoch: int, epochs: int) -> float:
+    """s_e = 0.1 + 0.89 ⌊e/10⌋ / ⌊E/10⌋ at the end of epoch e of E (Dhahri et al. 2024)."""
+    first, last = ONLINE_SPAN
+    return first + (last - first) * (epoch // ONLINE_EVERY) / (epochs // ONLINE_EVERY)
+
+
+def _train_online(bench: Workbench) -> tuple[list[Snapshot], Cost]:
+    """Train once; every ten epochs units are cut to a rising sparsity, and may grow back until the next time."""
+    network, inference = attached(bench.run, bench.data, bench.fit.inference, bench.device)
+    snapshots: list[Snapshot] = []
+    settings = bench.run.training
+
+    def after_epoch(epoch: int) -> None:
+        if epoch % ONLINE_EVERY:
+            return
+        scores, state, cost = bench.score(network, inference, epoch)
+        states = (_copied(network.state_dict()), _copied(inference.tensors()))
+        fit = replace(bench.fit, network_state=states[0], inference_state=states[1])
+        snapshots.append(Snapshot(online_sparsity(epoch, settings.epochs), fit, scores, cost))
+        bench.mask(scores, state, snapshots[-1].sparsity).apply_(network)
+
+    with measured(network, bench.device) as cost, seeded(bench.run.seed, "training"):
+        order = stream(bench.run.seed, "data order")
+        train(network, bench.data.train, inference, settings, settings.epochs, order, None, after_epoch)
+    return snapshots, cost.without(sum((s.score for s in snapshots), Cost()))
+
+
+def _copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
+
+
 PRUNE: dict[str, Callable[[Workbench, float | None], Outcome]] = {
     "before": prune_before,
     "during": prune_during,
+    "online": prune_online,
     "after": prune_after,
 }
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from ..architectures import registry as architectures
 from ..datasets import registry as datasets
 from ..methods import registry as methods
+from .budget import Budget
 from .training import Finetune, Training
 
 TRANSPORT = ("download",)
@@ -51,6 +52,7 @@ class Run(BaseModel):
     sparsity: float | Literal["auto"]
     seed: int
     units: Literal["weights", "groups"] = "weights"
+    budget: Budget = Budget()
     training: Training = Training()
     finetune: Finetune = Finetune()
     threads: int = 1

@@ -167,6 +167,8 @@ class Registry:
             path = inspect.getsourcefile(builder)
         elif "path" in placeholders:
             path = placeholders["path"]
+        elif "criterion" in placeholders:
+            return self.source_digest(placeholders["criterion"])
         elif "module" in placeholders:
             path = _module_source(placeholders["module"])
         else:

@@ -3,39 +3,44 @@
 For an output Hessian written as a sum (or expectation) of outer products, diag(p) - p p' = Σ_k v_k v_k',
 the generalised Gauss-Newton diagonal of one example is Σ_k (∂(f·v_k)/∂θ)², f the network's output
 (Schraudolph, "Fast curvature matrix-vector products", Neural Computation 14, 2002; Martens, JMLR 21, 2020).
-The choices of v_k for a categorical likelihood with probabilities p:
+The kinds differ in the vectors, and so in backward passes per example; C outputs:
 
-    ggn         √p_c (e_c - p), c = 1..C       exact
-    mc          e_y - p, y drawn from p        unbiased (the true Fisher by sampling)
-    rademacher  Σ_c ±√p_c (e_c - p)            unbiased, about half the error of mc
-    ef          e_y - p, y the label           the empirical Fisher, biased
-
-For a Gaussian likelihood of unit noise the output Hessian is the identity.
+    ggn         all roots of `output_vectors`: C - 1 passes (Gaussian: C)    exact
+    rademacher  one sum of all roots with random signs: 1 pass               unbiased
+    topk        the first k roots, and such a sum of the others: k + 1       unbiased, exact from k = C - 1
+    mc          e_y - p, y drawn from p: 1 pass                              unbiased (the true Fisher by sampling)
+    ef          e_y - p, y the label: 1 pass                                 the empirical Fisher, biased
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vjp, vmap
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..datasets.data import Likelihood
 from ..datasets.registry import UsageError
-from .cost import count_passes
-from .squared_gradients import SquaredGradients
+from . import one_by_one as fallback
+from .interception import ParameterUses
+from .memory import BATCH, Footprint, SavedBytes, per_example
+from .one_by_one import differentiable_attention, one_by_one
+from .output_vectors import CurvatureKind, check_request, check_targets, combined, draws
+from .squared_gradients import BUFFER, SquaredGradients
 
-CurvatureKind = Literal["ggn", "mc", "rademacher", "ef"]
+__all__ = [
+    "CurvatureKind",
+    "diagonal",
+    "differentiable_attention",
+    "evaluating",
+    "predicted_bytes",
+    "send_back",
+    "trainable",
+]
 
-# Examples in one forward pass.
-BATCH = 64
-# Bytes that per-example gradients may take where they have to be formed: about what a cache holds.
-CHUNK_BYTES = 1 << 24
+# Bytes that a batch may take.
+MEMORY = 1 << 30
 
 
 def diagonal(
@@ -45,61 +50,113 @@ def diagonal(
     likelihood: Likelihood = "categorical",
     kind: CurvatureKind = "ggn",
     generator: torch.Generator | None = None,
+    top: int = 1,
+    memory: int = MEMORY,
 ) -> dict[str, Tensor]:
     """Curvature diagonal of the negative log likelihood, summed over the examples.
 
     Args:
-        network: evaluated in evaluation mode; left as it was.
+        network: evaluated in evaluation mode; left as it was. Returns (N, C).
         x: inputs of shape (N, ...).
-        y: labels (N,) or targets (N, K).
+        y: labels (N,) or targets (N, C).
         likelihood: "categorical", or "gaussian" with unit noise.
-        kind: the vectors sent backward; "mc" and "rademacher" draw them from `generator` (on the CPU).
+        kind: the vectors sent backward; "mc", "rademacher" and "topk" draw from `generator` (on the CPU).
         generator: required by the kinds that draw.
+        top: k of "topk", the roots that are sent one by one.
+        memory: bytes that a batch may take, by `predicted_bytes`; at least one example is in it. The size of
+            the batches changes nothing in the result but rounding.
 
     Returns:
         float64 tensors by the name of every trainable parameter.
 
     Raises:
-        UsageError: no examples, or nothing trainable.
-        ArithmeticError: a curvature that is not finite.
+        UsageError: no examples, nothing trainable, targets that do not fit the outputs or the likelihood, an
+            unknown kind or likelihood, or no generator for a kind that draws.
+        ArithmeticError: outputs or a curvature that are not finite.
     """
     parameters = trainable(network)
-    if not len(x):
-        raise UsageError("the curvature needs at least one example, got none")
-    if not parameters:
-        raise UsageError("the curvature needs trainable parameters, but all are frozen")
-    with evaluating(network), torch.no_grad():
-        sums = _fast(network, parameters, x, y, likelihood, kind, generator)
+    collected = SquaredGradients(parameters)
+    strays = send_back(collected, network, x, y, likelihood, kind, generator, top, memory)
+    sums = collected.sums() | strays
     for name, total in sums.items():
-        if not torch.isfinite(total).all():
-            raise ArithmeticError(
-                f"the curvature of {name!r} is not finite: the network has diverged, lower the learning rate"
-            )
+        if not torch.isfinite(total.sum()):
+            raise _diverged(f"the curvature of {name!r}")
     return sums
 
 
-def _fast(
-    network: nn.Module, parameters: dict[str, nn.Parameter], x: Tensor, y: Tensor, likelihood: Likelihood,
-    kind: CurvatureKind, generator: torch.Generator | None,
-) -> dict[str, Tensor]:  # fmt: skip
-    """One forward pass and one backward pass per vector; parameters that this cannot follow, one by one."""
-    collected = SquaredGradients(parameters)
+def send_back(
+    sink: ParameterUses,
+    network: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    likelihood: Likelihood,
+    kind: CurvatureKind,
+    generator: torch.Generator | None,
+    top: int = 1,
+    memory: int = MEMORY,
+) -> dict[str, Tensor]:
+    """Let `sink` collect all backward passes of all examples; as `diagonal`, which see.
+
+    Returns:
+        Exact sums of squares, float64, of the parameters in `sink.fallback`.
+    """
+    check_request(likelihood, kind, generator, top)
+    if not len(x) or len(x) != len(y):
+        raise UsageError(f"the curvature needs at least one example and one target for each, got {len(x)} and {len(y)}")
+    if not sink.parameters:
+        raise UsageError("the curvature needs trainable parameters, but all are frozen")
     strays: dict[str, Tensor] = {}
-    for index in torch.arange(len(x), device=x.device).split(BATCH):
-        collected.new_batch()
-        with torch.enable_grad(), collected:
-            outputs = network(x[index])
-        vectors = _output_vectors(outputs.detach(), y[index], likelihood, kind, generator)
-        for k in range(vectors.shape[1]):
-            last = k == vectors.shape[1] - 1
-            torch.autograd.grad(
-                outputs, list(parameters.values()), vectors[:, k], retain_graph=not last, allow_unused=True
-            )
-        if collected.fallback:
-            lost = {name: parameters[name] for name in sorted(collected.fallback)}
-            for name, squares in _one_by_one(network, lost, x[index], vectors).items():
+    with evaluating(network), torch.no_grad():
+        footprint, outputs = _tried_out(sink, network, x, likelihood, kind, top)
+        check_targets(outputs, y, likelihood)
+        drawn = draws((len(x), outputs.shape[1]), likelihood, kind, generator)
+        size = footprint.batch(memory, BATCH)
+        for part_x, part_y, part_drawn in zip(x.split(size), y.split(size), drawn.split(size), strict=True):
+            outputs = sink.forward(network, part_x)
+            if not torch.isfinite(outputs.detach().sum()):
+                raise _diverged("the output of the network")
+            vectors = combined(outputs.detach(), part_y, likelihood, kind, part_drawn, top)
+            sink.backward(outputs, vectors)
+            lost = {name: sink.parameters[name] for name in sorted(sink.fallback)}
+            for name, squares in one_by_one(network, lost, part_x, vectors).items() if lost else ():
                 strays[name] = strays.get(name, 0) + squares
-    return collected.sums | strays
+    return strays
+
+
+def predicted_bytes(
+    network: nn.Module,
+    x: Tensor,
+    likelihood: Likelihood = "categorical",
+    kind: CurvatureKind = "ggn",
+    top: int = 1,
+    batch: int = BATCH,
+) -> int:
+    """About what `diagonal` will take beside the network and the data, in batches of that size.
+
+    From the forward pass of one example: the tensors that autograd keeps for every example, gradients on
+    their way, buffers, and the sums.
+    """
+    with evaluating(network), torch.no_grad():
+        sink = SquaredGradients(trainable(network))
+        return _tried_out(sink, network, x, likelihood, kind, top)[0].of(min(batch, len(x)))
+
+
+def _tried_out(
+    sink: ParameterUses, network: nn.Module, x: Tensor, likelihood: Likelihood, kind: CurvatureKind, top: int
+) -> tuple[Footprint, Tensor]:
+    """What to expect of batches, and the outputs of the first example."""
+    saved = SavedBytes([x, *network.parameters(), *network.buffers()])
+    with saved.recorded():
+        outputs = sink.try_out(network, x)
+    exact = outputs.shape[-1] if likelihood == "gaussian" else outputs.shape[-1] - 1
+    vectors = {"ggn": exact, "topk": min(top + 1, exact)}.get(kind, 1)
+    sums = sum(p.numel() * (8 + p.element_size()) for p in sink.parameters.values())
+    buffers = 4 * BUFFER * outputs.element_size() + (4 * fallback.CHUNK_BYTES if sink.fallback else 0)
+    return Footprint(sums + buffers, per_example(saved, x[:1], outputs, vectors)), outputs.detach()
+
+
+def _diverged(what: str) -> ArithmeticError:
+    return ArithmeticError(f"{what} is not finite: the network has diverged, lower the learning rate")
 
 
 def trainable(network: nn.Module) -> dict[str, nn.Parameter]:
@@ -117,88 +174,3 @@ def evaluating(network: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes.items():
             module.training = mode
-
-
-def differentiable_attention():
-    """Attention in the form that can be differentiated twice and per example (the fused kernels cannot)."""
-    return sdpa_kernel(SDPBackend.MATH)
-
-
-def _one_by_one(
-    network: nn.Module, parameters: dict[str, nn.Parameter], x: Tensor, vectors: Tensor
-) -> dict[str, Tensor]:
-    """Sum over examples n and vectors k of (∂(f_n·v_nk)/∂θ)² for any operation; vectors has shape (N, K, C).
-
-    Batched where every operation has a batching rule; example by example where one has none (torch's LSTM).
-    """
-    count_passes(len(x) * vectors.shape[1])
-    try:
-        return _vmapped(network, parameters, x, vectors)
-    except RuntimeError:
-        return _looped(network, parameters, x, vectors)
-
-
-def _vmapped(network: nn.Module, parameters: dict[str, nn.Parameter], x: Tensor, vectors: Tensor) -> dict[str, Tensor]:
-    constants = {name: p.detach() for name, p in network.named_parameters() if name not in parameters}
-    buffers = dict(network.named_buffers())
-
-    def gradients(example: Tensor, directions: Tensor) -> dict[str, Tensor]:
-        def output(free: dict[str, Tensor]) -> Tensor:
-            return functional_call(network, {**free, **constants, **buffers}, (example.unsqueeze(0),)).squeeze(0)
-
-        pull_back = vjp(output, {name: p.detach() for name, p in parameters.items()})[1]
-        return vmap(lambda v: pull_back(v)[0])(directions)
-
-    per_example = vectors.shape[1] * sum(p.numel() * p.element_size() for p in parameters.values())
-    size = max(1, CHUNK_BYTES // per_example)
-    sums = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in parameters.items()}
-    with differentiable_attention(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "There is a performance drop")  # some operations are batched by a loop
-        for part_x, part_v in zip(x.split(size), vectors.split(size), strict=True):
-            for name, g in vmap(gradients)(part_x, part_v).items():
-                sums[name] += g.square_().sum((0, 1), dtype=torch.float64)
-    return sums
-
-
-def _looped(network: nn.Module, parameters: dict[str, nn.Parameter], x: Tensor, vectors: Tensor) -> dict[str, Tensor]:
-    sums = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in parameters.items()}
-    weights = list(parameters.values())
-    for example, directions in zip(x.split(1), vectors, strict=True):
-        with torch.enable_grad():
-            output = network(example)
-        for direction in directions:
-            found = torch.autograd.grad(output, weights, direction.unsqueeze(0), retain_graph=True, allow_unused=True)
-            for name, g in zip(sums, found, strict=True):
-                if g is not None:
-                    sums[name] += g.double().square()
-    return sums
-
-
-def _output_vectors(
-    outputs: Tensor, y: Tensor, likelihood: Likelihood, kind: CurvatureKind, generator: torch.Generator | None
-) -> Tensor:
-    """Vectors v of shape (N, K, C) whose outer products sum to the output Hessian."""
-    if kind in ("mc", "rademacher") and generator is None:
-        raise UsageError(f"curvature kind {kind!r} draws at random: pass a generator")
-    exact = _gaussian_roots(outputs) if likelihood == "gaussian" else _categorical_roots(outputs)
-    if kind == "ggn":
-        return exact
-    if kind == "rademacher":
-        signs = torch.randint(0, 2, exact.shape[:2], generator=generator).to(exact) * 2 - 1
-        return (signs.unsqueeze(2) * exact).sum(1, keepdim=True)
-    if likelihood == "gaussian":
-        noise = torch.randn(outputs.shape, generator=generator).to(outputs) if kind == "mc" else outputs - y
-        return noise.unsqueeze(1)
-    p = outputs.softmax(1)
-    label = torch.multinomial(p.cpu(), 1, generator=generator).to(y.device).squeeze(1) if kind == "mc" else y
-    return (nn.functional.one_hot(label, p.shape[1]) - p).unsqueeze(1)
-
-
-def _categorical_roots(logits: Tensor) -> Tensor:
-    p = logits.softmax(1)
-    identity = torch.eye(p.shape[1], dtype=p.dtype, device=p.device)
-    return p.sqrt().unsqueeze(2) * (identity - p.unsqueeze(1))
-
-
-def _gaussian_roots(outputs: Tensor) -> Tensor:
-    return torch.eye(outputs.shape[1], dtype=outputs.dtype, device=outputs.device).expand(len(outputs), -1, -1)

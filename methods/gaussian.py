@@ -1,9 +1,10 @@
-"""Maximum a posteriori training under an isotropic Gaussian prior, and its diagonal Laplace posterior.
+"""Maximum a posteriori training under an isotropic Gaussian prior, and its Laplace posterior.
 
 MacKay, "A practical Bayesian framework for backpropagation networks", Neural Computation 4 (1992): with the
 prior N(0, 1/δ) on every parameter, the penalty is ½ δ |θ|² nats, that is, weight decay δ/N on the mean
 loss of N examples; at the mode the posterior precision is H + δ, H the curvature of the summed
-negative log likelihood, here the diagonal of the generalised Gauss-Newton matrix (GGN).
+negative log likelihood, by default the diagonal of the generalised Gauss-Newton matrix (GGN). The prior of
+the posterior may also be fitted to the trained network, by the evidence.
 """
 
 from __future__ import annotations
@@ -17,25 +18,40 @@ from torch import Tensor, nn
 
 from ..datasets.data import Split
 from ..datasets.registry import UsageError
-from .curvature import CurvatureKind, diagonal, trainable
-from .posteriors import Gaussian, Laplace
+from .curvature import CurvatureKind, trainable
+from .evidence import evidence_at
+from .flat import flat
+from .hyperparameters import Hyperparameters
+from .laplace import CurvatureStructure, curvature_of
+from .posteriors import Laplace
+from .priors import PriorStructure
 from .pruner import AFTER_TRAINING, Inference
 
 # Prior precisions among which validation chooses: weight decays of about 1e-4 to 1e-1 at 1,000 examples.
 TUNING_GRID = (0.1, 1.0, 10.0, 30.0, 100.0)
 
+# Evidence steps that fit a prior to a trained network: log precisions may move by up to 20.
+FITTING_STEPS = 200
+
 
 @dataclass
-class MAP(Inference[Gaussian]):
-    """MAP training with prior precision δ; posterior by a diagonal Laplace approximation.
+class MAP(Inference[Laplace]):
+    """MAP training with prior precision δ; posterior by a Laplace approximation.
 
-    `kind` is that of the curvature diagonal. `precision="tuned"` chooses δ on the validation split (by
-    negative log likelihood) from a fixed grid.
+    Attributes:
+        precision: δ, or "tuned": chosen on the validation split (by negative log likelihood) from a fixed grid.
+        kind: of the curvature.
+        curvature: its diagonal, or Kronecker factors.
+        prior: of the posterior: None is the one trained with; a structure is fitted by the evidence, and for
+            real targets the observation noise too.
+
     Raises UsageError for a negative or non-finite precision.
     """
 
     precision: float | Literal["tuned"] = 1.0
     kind: CurvatureKind = field(default="ggn", metadata=AFTER_TRAINING)
+    curvature: CurvatureStructure = field(default="diag", metadata=AFTER_TRAINING)
+    prior: PriorStructure | None = field(default=None, metadata=AFTER_TRAINING)
 
     def __post_init__(self) -> None:
         if self.precision != "tuned" and not 0 <= self.precision < float("inf"):
@@ -60,12 +76,16 @@ class MAP(Inference[Gaussian]):
 
         return add if self._delta and parameters else lambda: None
 
-    def posterior(self, network: nn.Module, train: Split) -> Gaussian:
-        """Laplace posterior at the network's parameters: precision H + δ."""
-        generator = torch.Generator().manual_seed(0)
-        curvature = diagonal(network, train.x, train.y, train.likelihood, self.kind, generator)
-        mean = {name: p.detach().double() for name, p in trainable(network).items()}
-        return Laplace.at(mean, curvature, dict.fromkeys(mean, self._delta))
+    def posterior(self, network: nn.Module, train: Split) -> Laplace:
+        """Laplace posterior at the network's parameters: precision cH + δ."""
+        parameters, generator = trainable(network), torch.Generator().manual_seed(0)
+        if self.prior is None:
+            curvature = curvature_of(network, train, self.curvature, self.kind, generator)
+            return Laplace.at(parameters, curvature, torch.full_like(flat(parameters), self._delta))
+        evidence = evidence_at(network, train, self.curvature, self.kind, generator)
+        hyper = Hyperparameters(self.prior, parameters, self._delta or 1.0)
+        hyper.ascend(evidence, FITTING_STEPS)
+        return Laplace.at(parameters, evidence.tempered(hyper.log_noise), hyper.precision())
 
     @property
     def _delta(self) -> float:

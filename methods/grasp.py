@@ -17,7 +17,7 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
 from .gaussian import MAP
-from .posteriors import Gaussian
+from .posteriors import Laplace
 from .pruner import Pruner, State, register
 from .scoring import BatchNormMode, gradients_of, mean_loss, scoring_batch, scratch
 
@@ -29,7 +29,7 @@ def grasp_pruner(
     absolute: bool = False,
     batch_norm: BatchNormMode = "train",
     precision: float = 1.0,
-) -> Pruner[Gaussian]:
+) -> Pruner[Laplace]:
     """Gradient signal preservation θ·(Hg) at initialisation (GraSP, Wang et al. 2020)."""
     score = partial(
         grasp, temperature=temperature, examples_per_class=examples_per_class, absolute=absolute, batch_norm=batch_norm

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from .gaussian import MAP
-from .posteriors import Gaussian
+from .posteriors import Laplace
 from .pruner import Pruner, State, register
 
 
 @register("lamp")
-def lamp_pruner(precision: float | Literal["tuned"] = 1.0) -> Pruner[Gaussian]:
+def lamp_pruner(precision: float | Literal["tuned"] = 1.0) -> Pruner[Laplace]:
     """Layer-adaptive magnitude (LAMP) after MAP training (Lee et al. 2021)."""
     return Pruner(partial(MAP, precision), lamp)
 

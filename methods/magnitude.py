@@ -12,12 +12,12 @@ from typing import Literal
 from torch import Tensor
 
 from .gaussian import MAP
-from .posteriors import Gaussian
+from .posteriors import Laplace
 from .pruner import Pruner, State, register
 
 
 @register("magnitude")
-def magnitude_pruner(precision: float | Literal["tuned"] = 1.0) -> Pruner[Gaussian]:
+def magnitude_pruner(precision: float | Literal["tuned"] = 1.0) -> Pruner[Laplace]:
     """Weight magnitude |θ| after MAP training (Han et al. 2015)."""
     return Pruner(partial(MAP, precision), magnitude)
 

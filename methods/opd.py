@@ -1,12 +1,14 @@
-"""OPD: optimal posterior damage (Dhahri, Immer, Charpentier, Günnemann, Fortuin, NeurIPS 2024, arXiv 2402.15978).
+"""Second-order criteria on a Laplace posterior: optimal posterior damage, and its relatives.
 
-Setting θ_k to 0 raises the negative log joint by ½ Λ_kk θ_k² to second order, Λ the posterior precision
-(curvature plus prior precision) of a Laplace approximation; "Shaving weights with Occam's razor", section 3.
-The curvature that the posterior already holds is all it needs: no further pass over the data.
+Dhahri, Immer, Charpentier, Günnemann, Fortuin, "Shaving weights with Occam's razor", NeurIPS 2024 (arXiv
+2402.15978), section 3. With Λ = cH + D the posterior precision, setting θ_k to 0 raises the negative log joint
+by ½ Λ_kk θ_k² to second order. The curvature that the posterior already holds is all it needs: no further
+pass over the data. Without the prior this is ½ H_kk θ_k², optimal brain damage (LeCun, Denker, Solla, NIPS 1989).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Literal
 
@@ -14,17 +16,65 @@ from torch import Tensor
 
 from .curvature import CurvatureKind
 from .gaussian import MAP
-from .posteriors import Gaussian
+from .laplace import CurvatureStructure
+from .posteriors import Laplace
+from .priors import PriorStructure
 from .pruner import Pruner, State, register
 
 
 @register("opd")
-def opd_pruner(precision: float | Literal["tuned"] = 1.0, kind: CurvatureKind = "ggn") -> Pruner[Gaussian]:
-    """Optimal posterior damage ½Λθ² of a diagonal Laplace posterior (Dhahri et al. 2024)."""
-    return Pruner(partial(MAP, precision, kind), opd)
+def opd_pruner(
+    precision: float | Literal["tuned"] = 1.0,
+    kind: CurvatureKind = "ggn",
+    curvature: CurvatureStructure = "diag",
+    prior: PriorStructure | None = None,
+) -> Pruner[Laplace]:
+    """Optimal posterior damage ½Λθ² of a Laplace posterior (Dhahri et al. 2024)."""
+    return Pruner(partial(MAP, precision, kind, curvature, prior), opd)
 
 
-def opd(state: State[Gaussian]) -> Tensor:
+@register("opd-kfac")
+def opd_kfac_pruner(
+    precision: float | Literal["tuned"] = 1.0, kind: CurvatureKind = "ggn", prior: PriorStructure | None = None
+) -> Pruner[Laplace]:
+    """Optimal posterior damage of a Kronecker-factored posterior, whatever the training used (Dhahri et al. 2024)."""
+    return Pruner(partial(MAP, precision, kind, "kfac", prior), opd)
+
+
+@register("obd")
+def obd_pruner(
+    precision: float | Literal["tuned"] = 1.0, kind: CurvatureKind = "ggn", curvature: CurvatureStructure = "diag"
+) -> Pruner[Laplace]:
+    """Optimal brain damage ½Hθ², curvature without the prior (LeCun et al. 1989)."""
+    return Pruner(partial(MAP, precision, kind, curvature), obd)
+
+
+@register("precision-only")
+def precision_only_pruner(
+    precision: float | Literal["tuned"] = 1.0,
+    kind: CurvatureKind = "ggn",
+    curvature: CurvatureStructure = "diag",
+    prior: PriorStructure | None = None,
+) -> Pruner[Laplace]:
+    """Posterior precision Λ without the weight: the ablation of optimal posterior damage (Dhahri et al. 2024)."""
+    return Pruner(partial(MAP, precision, kind, curvature, prior), precision_only)
+
+
+def opd(state: State[Laplace]) -> Tensor:
     """½ Λ_kk θ_k² in nats, summed over a unit's weights; shape (units.n,)."""
-    posterior = state.posterior
-    return state.units.gather({n: 0.5 * posterior.precision[n] * posterior.mean[n].square() for n in posterior.mean})
+    return _damage(state, state.posterior.precision)
+
+
+def obd(state: State[Laplace]) -> Tensor:
+    """½ c H_kk θ_k² in nats, summed over a unit's weights; shape (units.n,)."""
+    return _damage(state, state.posterior.curvature)
+
+
+def precision_only(state: State[Laplace]) -> Tensor:
+    """Λ_kk, summed over a unit's weights; shape (units.n,)."""
+    return state.units.gather(state.posterior.precision)
+
+
+def _damage(state: State[Laplace], precision: Mapping[str, Tensor]) -> Tensor:
+    mean = state.posterior.mean
+    return state.units.gather({name: mean[name].square().mul_(h).mul_(0.5) for name, h in precision.items()})

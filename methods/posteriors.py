@@ -6,7 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+import torch
 from torch import Tensor
+
+from .flat import named
+from .posterior_curvature import Curvature
 
 
 @dataclass(frozen=True)
@@ -24,13 +28,19 @@ class Gaussian:
 
 @dataclass(frozen=True)
 class Laplace(Gaussian):
-    """A Gaussian whose precision is the likelihood's `curvature` plus a prior precision."""
+    """A Gaussian whose precision is the diagonal of cH + D: the likelihood's `curvature` and the `prior` precision.
+
+    `curvature` is the diagonal of cH. With Kronecker factors, `precision` is that of the posterior that is
+    diagonal in their eigenbasis, not the sum of the two.
+    """
 
     curvature: Mapping[str, Tensor]
+    prior: Mapping[str, Tensor]
 
     @classmethod
-    def at(
-        cls, mode: Mapping[str, Tensor], curvature: Mapping[str, Tensor], prior: Mapping[str, Tensor | float]
-    ) -> Laplace:
-        """The approximation at a mode, with the prior precision of every parameter."""
-        return cls(mode, {name: h + prior[name] for name, h in curvature.items()}, curvature)
+    def at(cls, mode: Mapping[str, Tensor], curvature: Curvature, prior_precision: Tensor) -> Laplace:
+        """The approximation at a mode, with the tempered curvature cH and δ of every parameter, shape (P,)."""
+        diagonal = curvature.precision(torch.zeros_like(prior_precision))
+        vectors = (curvature.precision(prior_precision), diagonal, prior_precision)
+        parts = (named(vector, mode) for vector in vectors)
+        return cls({name: value.detach().double() for name, value in mode.items()}, *parts)

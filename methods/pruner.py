@@ -27,10 +27,10 @@ from . import registry
 register = registry.register
 
 Posterior = TypeVar("Posterior")
-When = Literal["before", "during", "after"]
+When = Literal["before", "during", "online", "after"]
 
 AFTER_TRAINING: Mapping[str, bool] = MappingProxyType({"after training": True})
-Allocation = Literal["global", "layerwise", "erk", "lamp"]
+Allocation = Literal["global", "layerwise", "erk", "lamp", "2:4"]
 
 
 @dataclass
@@ -89,6 +89,10 @@ class Inference(ABC, Generic[Posterior]):
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Put back what `tensors` returned."""
 
+    def learned(self, network: nn.Module) -> dict[str, Any]:
+        """What was learned beside the network's parameters, summed up as JSON for the record."""
+        return {}
+
     def identity(self) -> dict[str, Any]:
         """Name and hyperparameters: inferences of equal identity train equal networks."""
         decisive = [f.name for f in fields(self) if f.metadata != AFTER_TRAINING]
@@ -126,10 +130,12 @@ class Pruner(Generic[Posterior]):
         inference: makes a fresh inference; with no arguments left to give.
         score: maps a state to worths of shape (units.n,), larger is kept, finite.
         keep_above: the method's own threshold on the score, if it has one; it answers `sparsity: auto`.
-        when: remove units before training (at initialisation), after it, or gradually during it.
+        when: remove units before training (at initialisation), after it, gradually during it, or online: more
+            and more every ten epochs of it, nothing kept from growing back, so that one run gives every sparsity.
         rounds: score and prune in so many rounds, keeping the same fraction of the rest in each.
         allocation: how a budget is shared among layers: one global ranking, the same density in each
-            layer, or the densities of Erdős-Rényi-Kernel (ERK) or LAMP, ranking within layers by the score.
+            layer, or the densities of Erdős-Rényi-Kernel (ERK) or LAMP, ranking within layers by the score;
+            or the best two of every four consecutive weights ("2:4"), which sparse tensor cores can use.
         shuffle: keep as many units of each layer as selected, but random ones: the control for the method.
     """
 
@@ -147,5 +153,5 @@ class Pruner(Generic[Posterior]):
                 raise UsageError(f"a pruner's {name} must be one of {', '.join(get_args(choices))}, got {value!r}")
         if self.rounds < 1:
             raise UsageError(f"a pruner's rounds must be a whole number >= 1, got {self.rounds!r}")
-        if self.shuffle and (self.when == "during" or (self.when == "after" and self.rounds > 1)):
+        if self.shuffle and (self.when in ("during", "online") or (self.when == "after" and self.rounds > 1)):
             raise UsageError("a shuffled control is not possible where training goes on between rounds: use rounds=1")

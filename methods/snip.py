@@ -13,7 +13,7 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from .gaussian import MAP
-from .posteriors import Gaussian
+from .posteriors import Laplace
 from .pruner import Pruner, State, register
 from .scoring import BatchNormMode, gradients_of, mean_loss, scoring_batch, scratch
 
@@ -21,7 +21,7 @@ from .scoring import BatchNormMode, gradients_of, mean_loss, scoring_batch, scra
 @register("snip")
 def snip_pruner(
     examples: PositiveInt = 128, batch_norm: BatchNormMode = "eval", precision: float = 1.0
-) -> Pruner[Gaussian]:
+) -> Pruner[Laplace]:
     """Connection sensitivity |θ·∂L/∂θ| at initialisation (SNIP, Lee et al. 2019)."""
     return Pruner(partial(MAP, precision), partial(snip, examples=examples, batch_norm=batch_norm), when="before")
 

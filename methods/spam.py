@@ -12,12 +12,14 @@ use are those after the last step, not one step behind; the training mode is res
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from ..architectures.mask import Mask
@@ -25,14 +27,19 @@ from ..architectures.units import Units
 from ..datasets.data import Split
 from ..datasets.registry import UsageError
 from . import registry
-from .curvature import CurvatureKind, diagonal, evaluating, trainable
-from .evidence import effective_parameters, log_evidence, log_evidence_gradient, log_likelihood
+from .curvature import CurvatureKind, trainable
+from .evidence import Evidence, evidence_at, log_evidence
+from .flat import named
+from .gaussian import MAP
+from .hyperparameters import Hyperparameters, UpdateRule
+from .laplace import CurvatureStructure
 from .posteriors import Laplace
-from .priors import LogPrecisions, PriorStructure
-from .pruner import Inference, Pruner, register
-from .scoring import summed_loss
+from .priors import PriorStructure
+from .pruner import AFTER_TRAINING, Inference, Pruner, register
 
-LOG_PRECISION_RANGE = (-20.0, 30.0)
+__all__ = ["SpaM", "log_evidence", "spam"]
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 @dataclass
@@ -41,49 +48,66 @@ class SpaM(Inference[Laplace]):
 
     Attributes:
         prior: which parameters share a precision.
-        kind: of the curvature diagonal; "ef" is the published code's default, "ggn" sparsifies better.
+        curvature: "diag", or "kfac": its evidence is tighter, and regularises less.
+        kind: of the curvature: "rademacher" needs one backward pass where the exact "ggn" needs as many as there
+            are classes; the published code's default, "ef", vanishes as the network interpolates.
         frequency: K, epochs between evidence steps.
         burn_in: the first epoch that may end with evidence steps.
         steps: S, steps of Adam in each, or rounds of MacKay's fixed point.
-        lr: of Adam on the log precisions (and the log noise), whose state persists.
         temperature: T; the likelihood counts 1/T-fold, for augmented data.
         update_rule: "adam", or "mackay": δ = Σγ / Σθ² over the parameters that share δ.
+        lr: of Adam on the log precisions (and the log noise), whose state persists.
+        learn_noise: for real targets; without it the observation noise is 1.
+        posterior_curvature: of the posterior that scores read; that of the training by default.
     """
 
     prior: PriorStructure = "parameterwise"
-    kind: CurvatureKind = "ggn"
+    curvature: CurvatureStructure = "diag"
+    kind: CurvatureKind = "rademacher"
     frequency: int = 5
     burn_in: int = 0
     steps: int = 100
-    lr: float = 0.1
     temperature: float = 1.0
-    update_rule: Literal["adam", "mackay"] = "adam"
+    update_rule: UpdateRule = "adam"
+    lr: float = 0.1
+    learn_noise: bool = True
+    posterior_curvature: CurvatureStructure | None = field(default=None, metadata=AFTER_TRAINING)
 
     def __post_init__(self) -> None:
         for name in ("frequency", "steps", "lr", "temperature"):
             if not getattr(self, name) > 0:
                 raise UsageError(f"SpaM: {name} must be positive, got {getattr(self, name)!r}")
+        if self.update_rule == "mackay" and (self.prior == "unitwise" or self._mixed_kfac):
+            raise UsageError(
+                "MacKay's fixed point needs one precision per group and no negative γ, which unit-wise precisions, and "
+                f"kfac with different precisions in one tensor, do not give (prior={self.prior!r}): use adam"
+            )
+
+    @property
+    def _mixed_kfac(self) -> bool:
+        return self.curvature == "kfac" and self.prior in ("unitwise", "parameterwise")
 
     def attach(self, network: nn.Module, units: Units, train: Split) -> None:
         """Start from precision 1 and noise 1, with fresh optimiser state and an empty trace."""
-        parameters = trainable(network)
-        device = next(iter(parameters.values())).device
-        self.precisions = LogPrecisions(self.prior, {n: p.shape for n, p in parameters.items()}, device=device)
-        self.log_noise = torch.zeros((), dtype=torch.float64, device=device)
+        self.hyper = Hyperparameters(
+            self.prior, trainable(network), lr=self.lr, rule=self.update_rule, learn_noise=self.learn_noise
+        )
         self.trace: list[tuple[float, float, float]] = []  # epoch, log evidence, effective parameters
         self.masks: dict[str, Tensor] = {}
-        self._optimizer = torch.optim.Adam([*self.precisions.free.values(), self.log_noise], self.lr)
 
     # -------------------------------------------------------------- the network's step
 
     def penalty(self, network: nn.Module) -> Tensor:
         """s² T ½ Σ δ θ², in nats for the whole training set at unit noise."""
-        terms = [(d * p.double().square()).sum() for d, p in self._weighted(network)]
-        return 0.5 * self._scale * torch.stack(terms).sum()
+        parameters = trainable(network)
+        deltas = named(self.hyper.precision(), parameters)
+        return 0.5 * self._scale * torch.stack([(deltas[n] * p.square()).sum() for n, p in parameters.items()]).sum()
 
     def penalizer(self, network: nn.Module, scale: float) -> Callable[[], None]:
         """Adds scale · s² T δ ∘ θ to the gradients, in one fused step."""
-        pairs = [(p, d.to(p.dtype)) for d, p in self._weighted(network)]
+        parameters = trainable(network)
+        deltas = named(self.hyper.precision(), parameters)
+        pairs = [(p, deltas[name].to(p.dtype)) for name, p in parameters.items()]
 
         @torch.no_grad()
         def add() -> None:
@@ -93,158 +117,97 @@ class SpaM(Inference[Laplace]):
 
         return add
 
-    def _weighted(self, network: nn.Module) -> list[tuple[Tensor, Tensor]]:
-        deltas = self.prior_precision()
-        return [(deltas[name], parameter) for name, parameter in trainable(network).items()]
-
     @property
     def _scale(self) -> float:
-        return (2 * self.log_noise).exp().item() * self.temperature
+        return (2 * self.hyper.log_noise).exp().item() * self.temperature
 
     # -------------------------------------------------------------- the evidence's steps
 
-    def prior_precision(self) -> dict[str, Tensor]:
-        """δ of every parameter, by name, float64."""
-        return {name: value.exp() for name, value in self.precisions.expanded().items()}
-
     def update(self, network: nn.Module, train: Split, epoch: int) -> None:
-        """Evidence steps, if it is their epoch; the trace keeps the evidence after them."""
+        """Evidence steps, if it is their epoch; the trace keeps the evidence after them.
+
+        Raises ArithmeticError if the evidence is not finite.
+        """
         if epoch % self.frequency or epoch < self.burn_in:
             return
         evidence = self.evidence(network, train)
-        step = self._adam_step if self.update_rule == "adam" else self._mackay_step
-        for _ in range(self.steps):
-            step(evidence)
-        self.trace.append((float(epoch), evidence.value().item(), evidence.effective().item()))
+        self.hyper.ascend(evidence, self.steps)
+        delta, log_noise = self.hyper.precision(), self.hyper.log_noise
+        value = evidence.value(delta, log_noise).item()
+        if not math.isfinite(value):
+            raise ArithmeticError(f"the evidence after epoch {epoch} is {value}: the network diverged, lower its lr")
+        self.trace.append((float(epoch), value, evidence.determined(delta, log_noise).sum().item()))
 
-    def evidence(self, network: nn.Module, train: Split) -> Evidence:
+    def evidence(self, network: nn.Module, train: Split, curvature: CurvatureStructure | None = None) -> Evidence:
         """The evidence at the present network, as a function of the hyperparameters."""
         generator = torch.Generator().manual_seed(len(self.trace))
-        curvature = diagonal(network, train.x, train.y, train.likelihood, self.kind, generator)
-        for name, mask in self.masks.items():
-            curvature[name] *= mask.to(curvature[name].device)  # what has left is no part of the model
-        mean = {name: p.detach().double() for name, p in trainable(network).items()}
-        with evaluating(network):
-            loss = summed_loss(network, train)
-        return Evidence(self, curvature, mean, loss, train)
-
-    def _adam_step(self, evidence: Evidence) -> None:
-        """One ascent step on log q / N; dividing by N decides, through Adam's epsilon, what stands still."""
-        for name, gradient in self.precisions.collected(evidence.gradient()).items():
-            self.precisions.free[name].grad = -gradient / evidence.size
-        if evidence.gaussian:
-            self.log_noise.grad = -evidence.noise_gradient() / evidence.size
-        self._optimizer.step()
-        self._clamp()
-
-    def _mackay_step(self, evidence: Evidence) -> None:
-        if self.prior == "unitwise":
-            raise UsageError("MacKay's fixed point needs one precision per group; unit-wise ones overlap: use adam")
-        delta = self.prior_precision()
-        gamma = self.precisions.collected({n: h / (h + delta[n]) for n, h in evidence.tempered().items()})
-        squares = self.precisions.collected({n: m.square() for n, m in evidence.mean.items()})
-        for name, free in self.precisions.free.items():
-            free.copy_(gamma[name].log() - squares[name].log())
-        self._clamp()
-
-    def _clamp(self) -> None:
-        for free in self.precisions.free.values():
-            free.nan_to_num_(LOG_PRECISION_RANGE[1]).clamp_(*LOG_PRECISION_RANGE)
+        structure = curvature or self.curvature
+        return evidence_at(network, train, structure, self.kind, generator, self.temperature, self.masks)
 
     # -------------------------------------------------------------- what remains
 
     def posterior(self, network: nn.Module, train: Split) -> Laplace:
         """Laplace posterior at the final network: precision cH + δ."""
-        evidence = self.evidence(network, train)
-        return Laplace.at(evidence.mean, evidence.tempered(), self.prior_precision())
+        evidence = self.evidence(network, train, self.posterior_curvature)
+        return Laplace.at(trainable(network), evidence.tempered(self.hyper.log_noise), self.hyper.precision())
 
     def reduce(self, network: nn.Module, mask: Mask) -> None:
         """What has left takes no part in the evidence any more."""
         self.masks = dict(mask.tensors)
 
+    def learned(self, network: nn.Module) -> dict[str, Any]:
+        """The evidence over the epochs, and the quantiles of the prior precisions of every tensor."""
+        deltas = named(self.hyper.precision(), trainable(network))
+        levels = self.hyper.log_noise.new_tensor(QUANTILES)
+        return {
+            "log_evidence": self.trace[-1][1] if self.trace else None,
+            "effective_parameters": self.trace[-1][2] if self.trace else None,
+            "parameters": sum(delta.numel() for delta in deltas.values()),
+            "prior": self.prior,
+            "curvature": self.curvature,
+            "trace": [list(row) for row in self.trace],
+            "precisions": {n: _quantiles(d.flatten(), levels) for n, d in deltas.items()},
+            "noise": self.hyper.log_noise.exp().item(),
+        }
+
     def tensors(self) -> dict[str, Tensor]:
         """Log precisions, log noise and the evidence trace (epoch, log evidence, effective parameters)."""
         trace = torch.tensor(self.trace, dtype=torch.float64).view(-1, 3)
-        return {f"log_precision/{n}": v for n, v in self.precisions.free.items()} | {
-            "log_noise": self.log_noise,
-            "trace": trace,
-        }
+        return {"log_precisions": self.hyper.precisions.free, "log_noise": self.hyper.log_noise, "trace": trace}
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Put back what `tensors` returned; Adam's state starts anew."""
-        for name, free in self.precisions.free.items():
-            free.copy_(tensors[f"log_precision/{name}"])
-        self.log_noise.copy_(tensors["log_noise"])
+        self.hyper.precisions.free.copy_(tensors["log_precisions"])
+        self.hyper.log_noise.copy_(tensors["log_noise"])
         self.trace = [(row[0], row[1], row[2]) for row in tensors["trace"].tolist()]
 
 
-class Evidence:
-    """log q at one network, as a function of a SpaM's hyperparameters."""
-
-    def __init__(self, spam: SpaM, curvature: dict[str, Tensor], mean: dict[str, Tensor], loss: Tensor, train: Split):
-        self.spam, self.curvature, self.mean, self.loss = spam, curvature, mean, loss
-        self.size, self.gaussian = len(train), train.likelihood == "gaussian"
-        self.count = train.y.numel()
-
-    def _c(self) -> Tensor:
-        return (-2 * self.spam.log_noise).exp() / self.spam.temperature
-
-    def tempered(self) -> dict[str, Tensor]:
-        """cH by parameter name."""
-        return {name: self._c() * h for name, h in self.curvature.items()}
-
-    def value(self) -> Tensor:
-        """log q in nats."""
-        h, delta = self.tempered(), self.spam.prior_precision()
-        flat = [torch.cat([t[n].flatten() for n in h]) for t in (h, self.mean, delta)]
-        noise = self.spam.log_noise.exp() if self.gaussian else None
-        return log_evidence(log_likelihood(self.loss, self.count, noise, self.spam.temperature), *flat)
-
-    def gradient(self) -> dict[str, Tensor]:
-        """∂ log q / ∂ log δ of every parameter, as if none were shared."""
-        delta = self.spam.prior_precision()
-        return {n: log_evidence_gradient(h, self.mean[n], delta[n]) for n, h in self.tempered().items()}
-
-    def noise_gradient(self) -> Tensor:
-        """∂ log q / ∂ log s = 2 c ½ Σ error² - N K + Σ h / (h + δ)."""
-        return 2 * self._c() * self.loss - self.count + self.effective()
-
-    def effective(self) -> Tensor:
-        """The effective number of parameters γ."""
-        delta = self.spam.prior_precision()
-        return torch.stack([effective_parameters(h, delta[n]) for n, h in self.tempered().items()]).sum()
+def _quantiles(values: Tensor, levels: Tensor) -> list[float]:
+    """Quantiles by order statistics: torch.quantile takes no more than 2^24 values."""
+    ordered = values.sort().values
+    return ordered[(levels * (len(ordered) - 1)).round().long()].tolist()
 
 
-# ---------------------------------------------------------------------- SpaM with any criterion
-
-
-def _spam(
-    criterion: str, prior: PriorStructure, kind: CurvatureKind, frequency: int, burn_in: int, steps: int
+@register("spam-<criterion>")
+def spam(
+    criterion: str,
+    prior: PriorStructure = "parameterwise",
+    curvature: CurvatureStructure = "diag",
+    kind: CurvatureKind = "rademacher",
+    frequency: PositiveInt = 5,
+    burn_in: NonNegativeInt = 0,
+    steps: PositiveInt = 100,
+    temperature: PositiveFloat = 1.0,
+    update: UpdateRule = "adam",
 ) -> Pruner[Any]:
-    """The score of another method on a network trained by SpaM, after training."""
-    score = registry.build(criterion).score
-    return Pruner(partial(SpaM, prior, kind, frequency, burn_in, steps), score)
-
-
-@register("spam-opd")
-def spam_opd(
-    prior: PriorStructure = "parameterwise",
-    kind: CurvatureKind = "ggn",
-    frequency: int = 5,
-    burn_in: int = 0,
-    steps: int = 100,
-) -> Pruner[Laplace]:
-    """Optimal posterior damage after SpaM training, priors learned by the evidence (Dhahri et al. 2024)."""
-    return _spam("opd", prior, kind, frequency, burn_in, steps)
-
-
-@register("spam-magnitude")
-def spam_magnitude(
-    prior: PriorStructure = "parameterwise",
-    kind: CurvatureKind = "ggn",
-    frequency: int = 5,
-    burn_in: int = 0,
-    steps: int = 100,
-) -> Pruner[Laplace]:
-    """Weight magnitude after SpaM training (Dhahri et al. 2024)."""
-    return _spam("magnitude", prior, kind, frequency, burn_in, steps)
+    """Another method's score (opd, magnitude, snip, ...) after SpaM training (Dhahri et al. 2024)."""
+    other: Pruner = registry.build(criterion)
+    posterior = other.inference()
+    if not isinstance(posterior, MAP):
+        raise UsageError(
+            f"spam-{criterion}: {criterion!r} has an inference of its own ({type(posterior).__name__}); "
+            "choose a criterion that scores MAP networks"
+        )
+    trained = SpaM(prior, curvature, kind, frequency, burn_in, steps, temperature, update)
+    structure = "kfac" if "kfac" in (curvature, posterior.curvature) else "diag"
+    return Pruner(partial(replace, trained, posterior_curvature=structure), other.score, allocation=other.allocation)

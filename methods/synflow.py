@@ -14,13 +14,13 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from .gaussian import MAP
-from .posteriors import Gaussian
+from .posteriors import Laplace
 from .pruner import Pruner, State, register
 from .scoring import gradients_of, scratch
 
 
 @register("synflow")
-def synflow_pruner(rounds: PositiveInt = 100, precision: float = 1.0) -> Pruner[Gaussian]:
+def synflow_pruner(rounds: PositiveInt = 100, precision: float = 1.0) -> Pruner[Laplace]:
     """Synaptic flow |θ|·∂R/∂|θ| at initialisation, without data, in rounds (Tanaka et al. 2020)."""
     return Pruner(partial(MAP, precision), synflow, when="before", rounds=rounds)
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from .curves import has_items
+from .fits import fits
 from .frame import at_sparsity, percent, pruned, seed_counts, seeds_text
 from .metrics import Metric
 from .ranking import Ranking
@@ -95,6 +96,64 @@ def no_difference(comparison: Comparison) -> str:
         return "All methods tie in every block."
     test = capital(comparison.test)
     return f"{test} over blocks finds no difference between the methods ({p_text(comparison.p_value)})."
+
+
+def sparsifiability(frame: pd.DataFrame) -> str:
+    """Caption of pruning after training by the evidence and after MAP training."""
+    rows = pruned(frame)
+    rows = rows[(rows["criterion"] != "") & rows["target"].notna()]
+    return (
+        "The same criterion on networks trained by the evidence (solid, one colour per prior structure) and by MAP "
+        f"(dashed); {_band(rows)}, {_n(rows)}. Dotted and level: the unpruned network of the same training. "
+        "Each approximation of the evidence has panels of its own, with the same MAP networks. A criterion without a "
+        "partner in the other training is not shown."
+    )
+
+
+def rise(frame: pd.DataFrame) -> str:
+    """Caption of evidence and effective parameters during training."""
+    return (
+        "Left: Laplace approximation of the log marginal likelihood of the whole training set (nats, not per example) "
+        "after each round of steps on the prior, larger is better; it may be compared only between equal "
+        "approximations of the curvature. Right: effective parameters Σ h / (h + δ), how many the data determine, as a "
+        f"share of all. {_fit_band(frame)}. Where the first epochs would flatten the rest, the left axis begins above "
+        "them."
+    )
+
+
+def precisions(frame: pd.DataFrame) -> str:
+    """Caption of the learned prior precisions."""
+    several = "; averaged over seeds on the log scale" if _most_fits(frame) > 1 else ""
+    return (
+        "Prior precisions δ that the evidence chose, over the entries of each parameter tensor, in the order of the "
+        f"network: median (marker), 25–75 % (thick) and 5–95 % (thin){several}, {seeds_text(_fit_counts(frame))}. "
+        "A large δ holds a weight near zero. A prior with one precision for a tensor, or for all, shows a marker alone."
+    )
+
+
+def relation(frame: pd.DataFrame) -> str:
+    """Caption of the metric against the final evidence."""
+    return (
+        "Final log evidence of the unpruned network against the metric after pruning, a point per fit (prior structure "
+        "× seed); ρ: Spearman's rank correlation over the points of a panel (where less is better, as with RMSE, a "
+        "negative one means that evidence and quality agree). Evidences of different approximations of the curvature "
+        "do not compare and stand in panels of their own; fewer than four fits or two prior structures have none. "
+        "Seeds of one prior structure are alike, so that ρ has fewer independent points than n: no p value is given."
+    )
+
+
+def _fit_band(frame: pd.DataFrame) -> str:
+    band = "; band: 95 % bootstrap interval of that mean" if _most_fits(frame) > 1 else ""
+    return f"Line: mean over seeds{band}, {seeds_text(_fit_counts(frame))}"
+
+
+def _fit_counts(frame: pd.DataFrame) -> list[int]:
+    """How many seeds stand behind each training by the evidence."""
+    return list(fits(frame).groupby(["dataset", "architecture", "training"])["seed"].nunique())
+
+
+def _most_fits(frame: pd.DataFrame) -> int:
+    return max(_fit_counts(frame), default=0)
 
 
 def _n(rows: pd.DataFrame) -> str:

@@ -11,18 +11,32 @@ from matplotlib.figure import Figure
 
 from . import captions, layout
 from .curves import curves
+from .evidence import precision_panels, precisions, rise, rise_panels
 from .frame import Panel, labels, panels, percent, prepare, reference_sparsity
 from .heatmap import densities, density_panels
 from .layout import Drawing
 from .metrics import METRICS, Metric
 from .points import calibration, calibration_panels, cost, cost_panels, ranks, shift, shift_panels
 from .ranking import Ranking, rankings
+from .sparsifiability import pair_panels, relation, relation_panels, sparsifiability
 from .style import styles
 
-__all__ = ["calibration", "cost", "curves", "densities", "drawings", "ranks", "shift"]
+__all__ = [
+    "calibration",
+    "cost",
+    "curves",
+    "densities",
+    "drawings",
+    "precisions",
+    "ranks",
+    "relation",
+    "rise",
+    "shift",
+    "sparsifiability",
+]
 
 CURVES = ("accuracy", "rmse", "nll", "ece", "ood_auroc")
-HEAT_MAPS_PER_PAGE = 4
+WIDE_PER_PAGE = 4  # panels that take a whole row
 
 
 def drawings(frame: pd.DataFrame) -> list[Drawing]:
@@ -31,7 +45,8 @@ def drawings(frame: pd.DataFrame) -> list[Drawing]:
     at = reference_sparsity(frame)
     found = [drawing for metric in CURVES for drawing in _against_sparsity(frame, METRICS[metric])]
     found += [_average_ranks(frame, ranking) for ranking in rankings(frame) if len(ranking.standings) > 1]
-    return found + (_at(frame, at) if math.isfinite(at) else [])
+    found += _at(frame, at) if math.isfinite(at) else []
+    return found + learned(frame)
 
 
 def _against_sparsity(frame: pd.DataFrame, metric: Metric) -> list[Drawing]:
@@ -66,7 +81,27 @@ def _at(frame: pd.DataFrame, at: float) -> list[Drawing]:
             caption(frame, at),
             there(frame, at),
             functools.partial(draw, frame, at),
+            WIDE_PER_PAGE if name == "density" else layout.PER_PAGE,
         )
+    ]
+
+
+def learned(frame: pd.DataFrame) -> list[Drawing]:
+    """The figures of methods that learn a prior by the evidence, none without such; expects a prepared frame."""
+    kinds = [
+        ("evidence-pruning", "Pruning after training by the evidence and after MAP training", captions.sparsifiability,
+         pair_panels, sparsifiability, layout.PER_PAGE),
+        ("evidence-training", "Evidence and effective parameters during training", captions.rise, rise_panels, rise,
+         WIDE_PER_PAGE),
+        ("evidence-priors", "What the evidence learned: prior precisions in each layer", captions.precisions,
+         precision_panels, precisions, WIDE_PER_PAGE),
+        ("evidence-relation", "Does more evidence mean better pruning?", captions.relation, relation_panels, relation,
+         layout.PER_PAGE),
+    ]  # fmt: skip
+    return [
+        drawing
+        for name, title, caption, there, draw, size in kinds
+        for drawing in _paged(name, title, caption(frame), there(frame), functools.partial(draw, frame), size)
     ]
 
 
@@ -76,9 +111,10 @@ def _paged(
     caption: str,
     there: Sequence[Panel],
     draw: Callable[[list[Panel]], Figure],
+    size: int = layout.PER_PAGE,
 ) -> list[Drawing]:
-    """One drawing, or several numbered ones; none without panels."""
-    pages = layout.pages(there, HEAT_MAPS_PER_PAGE if name == "density" else layout.PER_PAGE)
+    """One drawing, or several numbered ones of `size` panels at most; none without panels."""
+    pages = layout.pages(there, size)
     if len(pages) == 1:
         return [Drawing(name, title, caption, draw(pages[0]))]
     return [

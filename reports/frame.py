@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,7 @@ _TEXT = (
     "units",
     "when",
     "inference",
+    "criterion",
     "likelihood",
     "predictive",
     "started",
@@ -59,22 +60,30 @@ _NUMBERS = (
     "peak_bytes_finetune",
     "threads",
 )
-_STRUCTURES = ("layer_density", "collapsed", "shift")
+_STRUCTURES = ("layer_density", "collapsed", "shift", "learned")
 _CELL = ["dataset", "architecture", "units", "method", "seed", "target", "auto"]
 
 
 @dataclass(frozen=True, order=True)
 class Panel:
-    """One comparison that makes sense on its own: a data set, an architecture and what its units are."""
+    """One comparison that makes sense on its own: a data set, an architecture and what its units are.
+
+    `criterion` and `evidence` (see `fits.trainings`) narrow it further; empty, they hold for all.
+    """
 
     dataset: str
     architecture: str
     units: str
+    criterion: str = ""
+    evidence: str = ""
 
     def rows(self, frame: pd.DataFrame) -> pd.DataFrame:
         """The rows of `frame` that belong here."""
         same = (frame["dataset"] == self.dataset) & (frame["architecture"] == self.architecture)
-        return frame[same & (frame["units"] == self.units)]
+        same &= frame["units"] == self.units
+        for column, wanted in (("criterion", self.criterion), ("evidence", self.evidence)):
+            same = same & (frame[column] == wanted) if wanted else same
+        return frame[same]
 
     def name(self, frame: pd.DataFrame) -> str:
         """Short text; says the kind of units only where the frame holds more than one kind."""
@@ -92,6 +101,7 @@ def prepare(frame: pd.DataFrame) -> pd.DataFrame:
     columns = {name: _text(frame, name) for name in _TEXT} | {name: _numbers(frame, name) for name in _NUMBERS}
     columns |= {name: _objects(frame, name) for name in _STRUCTURES}
     columns["layer_density"] = columns["layer_density"].map(_as_mapping)
+    columns["learned"] = columns["learned"].map(lambda value: value if isinstance(value, Mapping) else None)
     out = frame.assign(**columns).reset_index(drop=True)
     out["seed"] = _numbers(out, "seed").fillna(0).astype(int)
     out["auto"] = _objects(out, "sparsity_auto").map(lambda flag: flag is True or flag is np.True_).astype(bool)

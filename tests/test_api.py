@@ -73,6 +73,48 @@ def test_structure_is_cut_out_and_the_small_network_agrees(data):
     torch.testing.assert_close(small(data[0]), pruned.network(data[0]))
 
 
+def test_a_network_of_ones_own_is_cut_certified_saved_and_loaded(data, tmp_path):
+    torch.manual_seed(0)
+    network = Own()
+    for buffer in (network.norm.running_mean, network.norm.running_var):
+        buffer.uniform_(0.5, 1.5)
+    pruned = bp.prune(network, data, "opd", 0.5, structured=True, finetune=1, batch_norm="reestimate")
+    small = pruned.compact()
+    assert pruned.certificate.difference <= 1e-5
+    assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in network.parameters())
+    assert "certified: " in pruned.summary()
+    path = pruned.save(tmp_path / "small.safetensors")
+    again = bp.load(path, Own())
+    torch.testing.assert_close(again(data[0]), small.eval()(data[0]), rtol=0, atol=0)
+    assert {s.batch for s in pruned.speedups((1, 8))} == {1, 8}
+
+
+@pytest.mark.parametrize("of", ["parameters", "flops"])
+def test_a_sparsity_may_be_a_share_of_parameters_or_operations(data, of):
+    from bayesprune.architectures.build import build
+    from bayesprune.bench.evaluate import flops
+
+    network = build("mlp", (6,), 3, seed=0, widths=[40, 30])
+    pruned = bp.prune(network, data, "magnitude", 0.6, structured=True, budget={"of": of, "at_least": 2})
+    small = pruned.compact()
+
+    def size(net):
+        return sum(p.numel() for p in net.parameters()) if of == "parameters" else flops(net, data[0])["flops_dense"]
+
+    assert 0.6 <= 1 - size(small) / size(network) < 0.65
+    assert min(int(layer.sum()) for layer in pruned.mask.units.split(pruned.mask.kept)) >= 2
+
+
+def test_layers_keep_round_numbers_of_units(data):
+    from bayesprune.architectures.build import build
+
+    network = build("mlp", (6,), 3, seed=0, widths=[40, 30])
+    pruned = bp.prune(network, data, "magnitude", 0.5, structured=True, budget={"round_to": 8})
+    assert [len(layer.weight) for layer in pruned.compact().layers][:2] == [24, 16]  # of 20 and 15, or near it
+    best = bp.prune(network, data, "magnitude", 0.5, structured=True)
+    assert not (best.mask.kept & ~pruned.mask.kept).any()
+
+
 def test_regression_and_seeds(data):
     x, _ = data
     network = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 1))
@@ -94,7 +136,10 @@ def test_training_settings_reach_the_fine_tuning(data):
         ({"sparsity": 1.0}, r"\[0, 1\) or 'auto', got 1.0"),
         ({"sparsity": "auto"}, "no threshold of its own"),
         ({"method": "magnitudes"}, "did you mean 'magnitude'"),
-        ({"structured": True}, "groups of Own are not known"),
+        ({"structured": True, "network": nn.Linear(6, 3)}, "no group|groups of Linear"),
+        ({"structured": True, "budget": {"of": "bytes"}}, "budget: of='bytes' is not valid"),
+        ({"structured": True, "budget": {"round_to": 0}}, "budget: round_to=0 is not valid"),
+        ({"budget": {"of": "flops"}}, "flops are only saved by removing structures"),
         ({"data": []}, "at least one batch"),
         ({"data": (torch.zeros(3, 6), torch.zeros(2))}, "3 inputs and 2 targets"),
         ({"sparsity": 0.999}, "remove every one"),
@@ -130,7 +175,7 @@ def test_mistakes_are_one_clear_sentence(data, change, message, monkeypatch):
     def run(*args):
         raise AssertionError("work began")
 
-    monkeypatch.setattr("bayesprune.bench.api.select", run)
+    monkeypatch.setattr("bayesprune.bench.api.mask_for", run)
     with pytest.raises(UsageError, match=message) as caught:
         bp.prune(**{"network": Own(), "data": data} | change)
     assert "\n" not in str(caught.value)

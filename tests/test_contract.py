@@ -11,6 +11,14 @@ from bayesprune.methods.gaussian import MAP
 from bayesprune.methods.pruner import Pruner, register
 """
 
+# Every method, one of each kind for a name with a placeholder.
+METHODS = [
+    *((name, {}) for name in registry.catalogue() if "<" not in name),
+    ("spam-opd", {"frequency": 1}),
+    ("spam-opd", {"frequency": 1, "curvature": "kfac", "prior": "unitwise", "kind": "ggn"}),
+    ("spam-grasp", {"frequency": 2, "prior": "layerwise", "update": "mackay"}),
+]
+
 CHEATS = {
     "never reads the test split": """
 def score(state):
@@ -47,10 +55,10 @@ def verdict_of(text, promise, folder, name):
 
 
 @pytest.mark.parametrize("architecture", TINY, ids=lambda choice: choice.label)
-@pytest.mark.parametrize("method", registry.catalogue())
-def test_contract(method, architecture):
+@pytest.mark.parametrize(("method", "options"), METHODS, ids=str)
+def test_contract(method, options, architecture):
     for granularity in ("weights", "groups"):
-        for verdict in check_on(method, architecture, granularity):
+        for verdict in check_on(method, architecture, granularity, **options):
             assert not verdict.problem, f"{verdict.promise}: {verdict.problem}\n{verdict.traceback}"
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from bayesprune.bench import cell, fits, harness, pruning, workers
+from bayesprune.bench.budget import Budget
 from bayesprune.bench.matrix import Matrix
 from bayesprune.bench.run import Choice
 from bayesprune.bench.store import csv_text, results
@@ -218,11 +219,27 @@ def test_what_makes_no_sense_is_skipped_with_its_reason(tmp_path):
     assert record["status"] == "skipped"
     assert "no threshold of its own" in record["reason"]
     assert not list((tmp_path / "auto" / "fits").iterdir())  # nothing was trained for it
-    m = matrix(architectures=["timm/resnet10t"], units=["groups"], seeds=[0], sparsity=[0.5], methods=["magnitude"])
-    harness.run(m, tmp_path / "foreign", jobs=1)
-    (record,) = results(tmp_path / "foreign").to_dict("records")
+    linear = {"name": "mlp", "widths": []}
+    m = matrix(architectures=[linear], units=["groups"], seeds=[0], sparsity=[0.5], methods=["magnitude"])
+    harness.run(m, tmp_path / "one layer", jobs=1)
+    (record,) = results(tmp_path / "one layer").to_dict("records")
     assert record["status"] == "skipped"
-    assert "groups" in record["reason"]
+    assert "no group" in record["reason"]
+
+
+def test_structure_leaves_for_real_also_in_networks_from_elsewhere(tmp_path):
+    m = matrix(architectures=["timm/resnet10t", "lenet5"], units=["groups"], seeds=[0], sparsity=[0.5],
+               methods=["magnitude"], budget=Budget(of="flops", round_to=4))  # fmt: skip
+    harness.run(m, tmp_path / "r", jobs=1)
+    frame = results(tmp_path / "r")
+    assert set(frame["status"]) == {"done"}, frame["reason"].tolist()
+    assert (frame["certificate"] <= 1e-5).all()
+    assert (frame["flops_compact"] <= 0.5 * frame["flops_dense"]).all()
+    assert (frame["parameters_removed"] > 0).all()
+    assert (frame["parameters_removed"] <= frame["parameters_masked"]).all()
+    assert (frame["bytes_compact"] < frame["bytes_dense"]).all()
+    assert (frame["speedup_compact_low"] <= frame["speedup_compact"]).all()
+    assert [s["batch"] for s in frame["latency"][0]["compact"]] == [1, 16, 64]
 
 
 NOTHING = """
@@ -285,6 +302,55 @@ def test_structure_regression_tuning_and_schedules_run(tmp_path):
     assert frame["rmse"].between(1, 1000).all()
     assert frame["dense_rmse"].notna().all()
     assert frame["accuracy"].isna().all()
+
+
+def test_online_pruning_gives_every_sparsity_in_one_run(tmp_path, monkeypatch):
+    """Dhahri et al.: every ten epochs cut to s_e = 0.1 + 0.89 ⌊e/10⌋ / ⌊E/10⌋; what was cut may grow back."""
+    assert [round(pruning.online_sparsity(e, 100), 3) for e in (10, 50, 59, 100)] == [0.189, 0.545, 0.545, 0.99]
+    seen = []
+    scored = pruning.Workbench.score
+    monkeypatch.setattr(pruning.Workbench, "score", lambda self, *a: seen.append(a[2:]) or scored(self, *a))
+    online = {"name": "spam-opd", "when": "online", "steps": 5}
+    training = Training(epochs=20, lr=3e-3)
+    m = matrix(methods=[online], seeds=[0], sparsity=[0.3, 0.5, 0.9], training=training)
+    harness.run(m, tmp_path / "r", jobs=1)
+    frame = results(tmp_path / "r")
+    assert set(frame["status"]) == {"done"}, frame["reason"].tolist()
+    assert seen == [(10,), (20,)]  # one run for the three sparsities
+    assert frame["sparsity"].tolist() == pytest.approx([0.3, 0.5, 0.9], abs=1e-3)
+    assert frame["passes_train"].nunique() == 1
+    short = matrix(methods=[online], seeds=[0], sparsity=[0.5])
+    harness.run(short, tmp_path / "short", jobs=1)
+    assert results(tmp_path / "short")["reason"].str.contains("every 10 epochs; train for at least as many").all()
+
+
+def test_two_of_four_runs_at_half_and_skips_the_rest(tmp_path):
+    pattern = {"name": "opd", "allocation": "2:4"}
+    m = matrix(methods=[pattern], seeds=[0], sparsity=[0.5, 0.9], units=["weights", "groups"])
+    harness.run(m, tmp_path / "r", jobs=1)
+    frame = results(tmp_path / "r").set_index(["units", "sparsity_target"])
+    assert frame.loc[("weights", 0.5), "status"] == "done"
+    assert frame.loc[("weights", 0.5), "sparsity"] == 0.5
+    assert frame["status"].value_counts().to_dict() == {"skipped": 3, "done": 1}
+    assert "no sparsity 0.9" in frame.loc[("weights", 0.9), "reason"]
+    assert "not on groups" in frame.loc[("groups", 0.5), "reason"]
+
+
+def test_what_the_evidence_learned_is_in_the_record(tmp_path):
+    m = matrix(methods=[{"name": "spam-opd", "frequency": 1}, "spam-magnitude", "magnitude"], seeds=[0], sparsity=[0.5])
+    harness.run(m, tmp_path / "r", jobs=1)
+    frame = results(tmp_path / "r").set_index("method")
+    learned = frame.loc["spam-opd(frequency=1)", "learned"]
+    assert [row[0] for row in learned["trace"]] == [1, 2]
+    assert learned["log_evidence"] == learned["trace"][-1][1]
+    assert 0 < learned["effective_parameters"] < learned["parameters"] == 64 * 16 + 16 + 16 * 10 + 10
+    assert list(learned["precisions"]) == ["layers.0.weight", "layers.0.bias", "layers.1.weight", "layers.1.bias"]
+    assert all(row == sorted(row) for row in learned["precisions"].values())
+    assert frame.loc["spam-magnitude", "learned"]["log_evidence"] is None  # trained for less than five epochs
+    assert frame.loc["magnitude", "learned"] is None
+    assert frame["criterion"].to_dict() == {
+        "spam-opd(frequency=1)": "opd", "spam-magnitude": "magnitude", "magnitude": "magnitude",
+    }  # fmt: skip
 
 
 def test_a_random_mask_like_opd_has_its_densities_and_another_mask(tmp_path):

@@ -252,7 +252,7 @@ def table(kind):
 
 
 def _traits(name):
-    pruner = build(name)
+    pruner = build(name.replace("<criterion>", "opd"))
     return pruner.when, "no" if pruner.keep_above is None else "yes"
 
 

@@ -132,3 +132,35 @@ def test_scores_that_cannot_rank_are_refused(state, bad):
         select(scores, state, 5)
     with pytest.raises(ScoreError, match="shape"):
         select(scores[1:], state, 5)
+
+
+def patterned(shape, seed=0):
+    """A linear layer of `shape`, distinct scores, and the 2:4 selection among them."""
+    state = state_of(nn.Linear(shape[1], shape[0]))
+    scores = torch.randperm(state.units.n, generator=torch.Generator().manual_seed(seed)).double()
+    return scores.view(shape), select(scores, state, keep_count(state.units.n, 0.5), "2:4").view(shape)
+
+
+@given(st.integers(1, 6), st.integers(1, 13), st.integers(0, 5))
+@settings(deadline=None, max_examples=60)
+def test_two_of_four_keeps_the_best_two_of_every_four_and_half_exactly(rows, width, seed):
+    scores, kept = patterned((rows, width), seed)
+    assert int(kept.sum()) == keep_count(rows * width, 0.5)
+    for row, chosen in zip(scores, kept, strict=True):
+        for block, mask in zip(row.split(4), chosen.split(4), strict=True):
+            if len(block) == 4:
+                assert mask.sum() == 2
+            assert int(mask.sum()) in (len(block) // 2, (len(block) + 1) // 2)
+            assert not mask.any() or mask.all() or block[mask].min() > block[~mask].max()
+
+
+def test_two_of_four_follows_the_inputs_of_a_convolution_and_refuses_other_budgets():
+    state = state_of(nn.Conv2d(4, 3, 3))
+    scores = torch.rand(state.units.n, dtype=torch.float64)
+    kept = select(scores, state, keep_count(state.units.n, 0.5), "2:4")
+    assert (kept.view(3, 9, 4).sum(2) == 2).all()
+    with pytest.raises(UsageError, match="2:4 pattern keeps half"):
+        select(scores, state, 10, "2:4")
+    groups = state_of(build("mlp", (4,), 2, seed=0, widths=[8, 8]), group_units)
+    with pytest.raises(UsageError, match="single weights"):
+        select(torch.rand(16), groups, 8, "2:4")

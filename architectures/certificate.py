@@ -1,0 +1,133 @@
+"""The certificate: a smaller network computes what the masked one computes, on real inputs, to rounding."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..datasets.registry import UsageError
+from .divergence import first_difference, first_non_finite
+from .modes import evaluating, precision_of, to_network
+
+BATCH = 64
+# Double precision leaves no excuse for a difference that single precision would hide.
+DOUBLE = 1e-10
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """How far two networks are apart on real inputs.
+
+    Attributes:
+        difference: Largest absolute difference of two outputs, over max(1, `largest`).
+        largest: Largest absolute output; a network whose outputs all but vanish proves little.
+        examples: Number of inputs compared.
+        tolerance: The difference up to which a certificate is given.
+        dtype: The precision of the comparison.
+    """
+
+    difference: float
+    largest: float
+    examples: int
+    tolerance: float
+    dtype: str
+
+    def __str__(self) -> str:
+        size = f"{self.examples:,} example" + ("s" if self.examples != 1 else "")
+        return (
+            f"outputs of up to {self.largest:.2g} differ by at most {self.difference:.1e} on {size} "
+            f"({self.dtype}; allowed {self.tolerance:g})"
+        )
+
+
+@torch.no_grad()
+def certify(masked: nn.Module, small: nn.Module, x: Tensor, tolerance: float = 1e-5) -> Certificate:
+    """Certify that `small` computes what `masked` computes, in evaluation mode, batch by batch.
+
+    Networks in float64 are held to 1e-10 where `tolerance` is larger. Networks in half precision are
+    compared as copies in float32, against the same tolerance: what is certified is that the same is
+    computed, not that half precision rounds it alike. Both networks are as before afterwards.
+
+    Args:
+        masked: The network with its removed units masked.
+        small: The network without them.
+        x: Inputs, shape (N, ...), N > 0.
+        tolerance: Largest difference, relative to max(1, largest absolute output).
+
+    Raises:
+        UsageError: outputs of other shapes, not finite, different from one call to the next, or too far
+            apart, naming the first layer, in the order of execution, whose kept outputs differ; no inputs.
+    """
+    if not len(x):
+        raise UsageError("a certificate needs inputs; x is empty")
+    masked, small = _single(masked), _single(small)
+    dtype = precision_of(masked)
+    allowed = min(tolerance, DOUBLE) if dtype == torch.float64 else tolerance
+    apart, largest, worst = 0.0, 0.0, x[:1]
+    with evaluating(masked, small), _full_precision():
+        for batch in x.split(BATCH):
+            one, two = _outputs(masked, small, batch)
+            largest = max(largest, float(one.abs().max()))
+            distances = (one - two).abs().reshape(len(batch), -1).amax(1)
+            if float(distances.max()) > apart:
+                apart, worst = float(distances.max()), batch[int(distances.argmax())].unsqueeze(0)
+        difference = apart / max(1.0, largest)
+        if difference > allowed:
+            raise UsageError(f"no certificate: {_reason(masked, small, worst, difference, allowed)}")
+    return Certificate(difference, largest, len(x), allowed, str(dtype).removeprefix("torch."))
+
+
+def _single(network: nn.Module) -> nn.Module:
+    """The network, or its copy in float32 if any part of it has less precision."""
+    half = precision_of(network) not in (torch.float32, torch.float64)
+    return copy.deepcopy(network).float() if half else network
+
+
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    """Without TensorFloat-32: the rounding of its 10-bit mantissa would look like a difference."""
+    matmul, convolution = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, convolution
+
+
+def _outputs(masked: nn.Module, small: nn.Module, batch: Tensor) -> tuple[Tensor, Tensor]:
+    """Outputs of both networks, of one shape and finite."""
+    one, two = masked(to_network(batch, masked)), small(to_network(batch, small))
+    for outputs in (one, two):
+        if not isinstance(outputs, Tensor):
+            raise UsageError(f"a certificate needs networks that return one tensor, not {type(outputs).__name__}")
+    if one.shape != two.shape:
+        shapes = f"{tuple(two.shape)}, those of the masked one {tuple(one.shape)}"
+        raise UsageError(f"no certificate: outputs of the compact network have shape {shapes}")
+    for name, network, outputs in (("masked", masked, one), ("compact", small, two)):
+        if not bool(outputs.isfinite().all()):
+            layer = first_non_finite(network, to_network(batch, network))
+            raise UsageError(f"no certificate: the {name} network's outputs are not finite, first in {_called(layer)}")
+    return one, two
+
+
+def _reason(masked: nn.Module, small: nn.Module, x: Tensor, apart: float, allowed: float) -> str:
+    """Why the outputs differ, looked for on the one example on which they differ most."""
+    for name, network in (("masked", masked), ("compact", small)):
+        inputs = to_network(x, network)
+        if found := first_difference(network, network, inputs, allowed):
+            return (
+                f"the {name} network computes something else on each call in evaluation mode, first in "
+                f"{_called(found[0])}; is dropout active?"
+            )
+    found = first_difference(masked, small, to_network(x, masked), allowed)
+    first = f", first in {_called(found[0])} (by {found[1]:.1e})" if found else ""
+    return f"the outputs of both networks differ by {apart:.1e}, more than {allowed:g}{first}"
+
+
+def _called(layer: str | None) -> str:
+    return repr(layer) if layer else "the network's own outputs"

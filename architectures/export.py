@@ -1,0 +1,103 @@
+"""Export: a network as a torch.export program or an ONNX file, each compared with the network itself."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..datasets.atomic import write_atomically
+from ..datasets.registry import UsageError, one_line
+from .certificate import Certificate
+from .modes import evaluating, to_network
+
+ONNX = ("onnx", "onnxruntime", "onnxscript")
+ONNX_TOLERANCE = 1e-5
+
+
+@torch.no_grad()
+def export(network: nn.Module, x: Tensor) -> torch.export.ExportedProgram:
+    """`network` in evaluation mode as a program, for batches of any size where the network allows that.
+
+    Otherwise the program takes batches of the size of `x` (two, if x is a single example). The network is
+    as before afterwards.
+
+    Raises:
+        UsageError: a network that cannot be traced, or a program whose outputs for `x` are not identical.
+    """
+    x = _at_least_two(to_network(x, network))
+    with evaluating(network):
+        program = _traced(network, x)
+        if not torch.equal(program.module()(x), network(x)):
+            raise UsageError(f"the exported program of {type(network).__name__} computes something else")
+    return program
+
+
+@torch.no_grad()
+def export_onnx(path: str | Path, network: nn.Module, x: Tensor) -> Certificate:
+    """Write `network` in evaluation mode as an ONNX file, replaced in one step, after a check by onnxruntime.
+
+    Returns:
+        The largest difference of the outputs for `x`, over max(1, largest absolute output).
+
+    Raises:
+        UsageError: packages that are not installed, a network that cannot be exported, outputs further
+            than 1e-5 apart, a file that cannot be written. Nothing is written then.
+    """
+    if missing := [name for name in ONNX if importlib.util.find_spec(name) is None]:
+        raise UsageError(f"ONNX export needs {', '.join(missing)}; pip install 'bayesprune[onnx]'")
+    x = _at_least_two(to_network(x, network))
+    content = _onnx_bytes(network, x)
+    with evaluating(network):
+        expected = network(x)
+    certificate = _compared(expected.cpu(), _run_onnx(content, x), str(x.dtype).removeprefix("torch."))
+    try:
+        write_atomically(Path(path), content)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error}") from error
+    return certificate
+
+
+def _at_least_two(x: Tensor) -> Tensor:
+    """A batch of one would be taken for a constant size."""
+    return torch.cat([x, x]) if len(x) == 1 else x
+
+
+def _traced(network: nn.Module, x: Tensor) -> torch.export.ExportedProgram:
+    try:
+        return torch.export.export(network, (x,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    except Exception:  # the batch size is part of the network's arithmetic
+        try:
+            return torch.export.export(network, (x,))
+        except Exception as error:
+            raise UsageError(f"{type(network).__name__} cannot be exported: {one_line(error)}") from error
+
+
+def _onnx_bytes(network: nn.Module, x: Tensor) -> bytes:
+    program = export(network, x)
+    try:
+        converted: Any = torch.onnx.export(program, (x,), dynamo=True, verbose=False)
+        return converted.model_proto.SerializeToString()
+    except Exception as error:
+        raise UsageError(f"{type(network).__name__} cannot be exported to ONNX: {one_line(error)}") from error
+
+
+def _run_onnx(content: bytes, x: Tensor) -> Tensor:
+    runtime = importlib.import_module("onnxruntime")
+    runner = runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    inputs = {runner.get_inputs()[0].name: x.cpu().numpy()}
+    return torch.from_numpy(runner.run(None, inputs)[0])
+
+
+def _compared(expected: Tensor, found: Tensor, dtype: str) -> Certificate:
+    if expected.shape != found.shape:
+        raise UsageError(f"ONNX outputs have shape {tuple(found.shape)}, expected {tuple(expected.shape)}")
+    largest = float(expected.abs().max())
+    difference = float((expected - found).abs().max()) / max(1.0, largest)
+    if not difference <= ONNX_TOLERANCE:
+        raise UsageError(f"ONNX outputs differ by {difference:.1e}, more than {ONNX_TOLERANCE:g}")
+    return Certificate(difference, largest, len(expected), ONNX_TOLERANCE, dtype)

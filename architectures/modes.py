@@ -1,0 +1,36 @@
+"""Evaluation mode for a while, without changing the network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+@contextmanager
+def evaluating(*networks: nn.Module) -> Iterator[None]:
+    """Every module of the networks is in evaluation mode inside, and in its own mode again afterwards."""
+    modes = {module: module.training for network in networks for module in network.modules()}
+    try:
+        for network in networks:
+            network.eval()
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def to_network(x: Tensor, network: nn.Module) -> Tensor:
+    """Inputs on the device of `network`, floating-point ones in the type of its parameters."""
+    for parameter in network.parameters():
+        if parameter.is_floating_point():
+            return x.to(parameter.device, parameter.dtype if x.is_floating_point() else x.dtype)
+    return x
+
+
+def precision_of(network: nn.Module) -> torch.dtype:
+    """The least precise floating-point type among the parameters; float32 if there are none."""
+    types = {parameter.dtype for parameter in network.parameters() if parameter.is_floating_point()}
+    return max(types, key=lambda dtype: torch.finfo(dtype).eps, default=torch.float32)

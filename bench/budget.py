@@ -1,0 +1,115 @@
+"""What a sparsity is a share of: units, parameters or floating-point operations; and layers of round sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, PositiveInt
+from torch import Tensor
+
+from ..architectures.compact import compact
+from ..architectures.mask import Mask
+from ..architectures.units import Units
+from ..datasets.registry import UsageError
+from ..methods.pruner import Pruner, State
+from .evaluate import flops
+from .select import above, keep_count, select
+
+
+class Budget(BaseModel):
+    """What a target sparsity counts, and what every layer keeps.
+
+    Attributes:
+        of: the share of "units" removed; of the network's "parameters", or of its "flops", that leave it.
+        at_least: units that every layer keeps; of single weights none has to stay.
+        round_to: layers keep multiples of this many units, rounded up, as hardware likes them.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    of: Literal["units", "parameters", "flops"] = "units"
+    at_least: PositiveInt = 1
+    round_to: PositiveInt = 1
+
+    @property
+    def exact(self) -> bool:
+        """Whether the number of units kept follows from the sparsity alone."""
+        return self.of == "units" and self.round_to == 1
+
+    def check(self, structured: bool) -> None:
+        """Raises UsageError for a share of operations where only single weights are masked, which saves none."""
+        if self.of == "flops" and not structured:
+            raise UsageError("flops are only saved by removing structures: prune groups, or ask for a share of units")
+
+
+OF_UNITS = Budget()
+
+
+def mask_for(
+    scores: Tensor, state: State, pruner: Pruner, sparsity: float | None, among: Tensor | None = None,
+    budget: Budget = OF_UNITS,
+) -> Mask:  # fmt: skip
+    """The mask for a target sparsity, or for the method's own threshold (None).
+
+    Raises UsageError for a sparsity that cannot be had.
+    """
+    units = state.units
+    floor = budget.at_least if units.removable else 0
+    if sparsity is None:
+        assert pruner.keep_above is not None
+        kept = above(scores, state, pruner.keep_above, floor)
+        return Mask(units, _rounded(kept if among is None else kept & among, scores, units, budget.round_to))
+
+    def keeping(count: int) -> Mask:
+        kept = select(scores, state, count, pruner.allocation, among, floor)
+        return Mask(units, _rounded(kept, scores, units, budget.round_to))
+
+    if budget.of == "units":
+        return keeping(keep_count(units.n, sparsity))
+    present = units.n if among is None else int(among.sum())
+    smallest = max(1, sum(min(floor, size) for size in units.layer_sizes))
+    return _first_that_reaches(sparsity, smallest, present, keeping, _removed_share(budget, state))
+
+
+def _first_that_reaches(
+    sparsity: float, smallest: int, present: int, keeping: Callable[[int], Mask], removed: Callable[[Mask], float]
+) -> Mask:
+    """The mask of most units that removes at least the share; found by halving, as fewer units are less work."""
+    low, high = smallest, present
+    if removed(best := keeping(low)) < sparsity:
+        most = removed(best)
+        raise UsageError(
+            f"sparsity {sparsity} cannot be reached: the smallest layers allowed remove {most:.4f}; ask less"
+        )
+    while low < high:
+        middle = (low + high + 1) // 2
+        mask = keeping(middle)
+        low, high, best = (middle, high, mask) if removed(mask) >= sparsity else (low, middle - 1, best)
+    return best
+
+
+def _removed_share(budget: Budget, state: State) -> Callable[[Mask], float]:
+    """What share of the network's parameters, or operations, leaves with the units that a mask removes."""
+    if budget.of == "parameters":
+        total = sum(p.numel() for p in state.network.parameters())
+        return lambda mask: sum(int((~entries).sum()) for entries in mask.tensors.values()) / total
+    dense = flops(state.network, state.train.x)["flops_dense"]
+    return lambda mask: 1 - flops(compact(state.network, mask), state.train.x)["flops_dense"] / dense
+
+
+def _rounded(kept: Tensor, scores: Tensor, units: Units, multiple: int) -> Tensor:
+    """Every layer's number of units rounded up to a multiple (or to all it has) with the best of those removed."""
+    if multiple == 1:
+        return kept
+    parts = zip(units.split(kept), units.split(scores.cpu()), strict=True)
+    return torch.cat([_filled(layer, own, -int(layer.sum()) % multiple) for layer, own in parts])
+
+
+def _filled(kept: Tensor, scores: Tensor, missing: int) -> Tensor:
+    order = scores.masked_fill(kept, -torch.inf).sort(descending=True, stable=True).indices
+    room = min(missing, int((~kept).sum()))
+    filled = kept.clone()
+    filled[order[:room]] = True
+    return filled

@@ -1,0 +1,59 @@
+"""What structured pruning saves for real: the compact network, its certificate, size, operations and latency."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from ..architectures.certificate import certify
+from ..architectures.compact import compact
+from ..architectures.mask import Mask
+from .evaluate import flops
+from .latency import Speedup, speedups
+
+# Inputs on which the compact network must agree with the masked one.
+CERTIFIED = 256
+SECONDS = 0.15  # of timing for each batch size
+
+
+def deployed(dense: nn.Module, masked: nn.Module, mask: Mask, x: Tensor) -> dict[str, Any]:
+    """Cut the removed units out of `masked`, and measure what that gives on inputs `x`.
+
+    Returns columns of a record: parameters masked and removed, operations and bytes of the compact network, the
+    certificate, and latencies at several batch sizes as multiples of the dense network's.
+    Raises UsageError, with the layer's name, if the compact network does not compute what the masked one does.
+    """
+    small = compact(masked, mask, x[:CERTIFIED])
+    certificate = certify(masked, small, x[:CERTIFIED])
+    found = speedups(dense, {"masked": masked, "compact": small}, x, seconds=SECONDS)
+    return {
+        "parameters": _count(masked),
+        "parameters_masked": sum(int((~kept).sum()) for kept in mask.tensors.values()),
+        "parameters_removed": _count(masked) - _count(small),
+        "flops_compact": flops(small, x)["flops_dense"],
+        "bytes_dense": _bytes(masked),
+        "bytes_compact": _bytes(small),
+        "certificate": certificate.difference,
+        **_columns("masked", found["masked"]),
+        **_columns("compact", found["compact"]),
+        "latency": {name: [s.record() for s in speedup] for name, speedup in found.items()},
+    }
+
+
+def _columns(name: str, found: list[Speedup]) -> dict[str, float]:
+    """The speed-up at the largest batch, with its interval."""
+    last = found[-1]
+    return {f"speedup_{name}": last.ratio, f"speedup_{name}_low": last.low, f"speedup_{name}_high": last.high}
+
+
+def _count(network: nn.Module) -> int:
+    return sum(p.numel() for p in network.parameters())
+
+
+def _bytes(network: nn.Module) -> int:
+    """Size of the network as a safetensors file."""
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
+    return len(save({name: tensor for name, tensor in tensors.items() if isinstance(tensor, torch.Tensor)}))

@@ -1,0 +1,111 @@
+"""Trainings as reports read them: which prior each learned, by which evidence, one row per fitted network."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from .frame import done
+
+MAP = "MAP"
+FIT = ["dataset", "architecture", "inference", "seed"]
+"""The columns that tell fits apart; criteria, sparsities and units share them."""
+
+SEARCH = frozenset({"prior", "frequency", "burn_in", "steps", "lr", "update_rule"})
+"""Arguments of an inference that decide where the evidence is raised to, not what the evidence is."""
+
+
+def trainings(frame: pd.DataFrame) -> pd.DataFrame:
+    """The finished rows that were pruned after training, with what their training learned.
+
+    Added: `prior` and `curvature` of the evidence (empty where none was used), its `log_evidence` in nats,
+    `effective` and `parameters` (counts); `training`, a name that tells the trainings of the frame apart
+    ("MAP", "parameterwise", "parameterwise, kron"; empty for any other inference); and `evidence`, equal for
+    trainings whose evidences are approximated alike and may be compared. Expects a prepared frame.
+    """
+    rows = done(frame)
+    rows = rows[rows["when"].isin(("after", ""))]
+    found = pd.DataFrame([_summary(value) for value in rows["learned"]], rows.index, _SUMMARY)
+    rows = rows.assign(**{name: found[name] for name in _SUMMARY})
+    names = _names(rows[rows["learned"].notna()])
+    other = [(MAP if text.startswith(MAP) else "", "") for text in rows["inference"]]
+    both = [names.get(key, rest) for key, rest in zip(_keys(rows), other, strict=True)]
+    return rows.assign(training=[name for name, _ in both], evidence=[group for _, group in both])
+
+
+def fits(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row per fit that has an evidence, with the columns of `trainings`; `units` is empty, since fits have none."""
+    rows = trainings(frame)
+    rows = rows[rows["learned"].notna()].sort_values(["training", "seed", "key"])
+    return rows.drop_duplicates(FIT).assign(units="")
+
+
+_SUMMARY = ["prior", "curvature", "log_evidence", "effective", "parameters"]
+
+
+def _summary(learned: object) -> tuple[str, str, float, float, float]:
+    value: Mapping = learned if isinstance(learned, Mapping) else {}
+    numbers = (number(value.get(name)) for name in ("log_evidence", "effective_parameters", "parameters"))
+    evidence, effective, parameters = numbers
+    return str(value.get("prior") or ""), str(value.get("curvature") or ""), evidence, effective, parameters
+
+
+def number(value: object) -> float:
+    """A finite number, or NaN."""
+    good = isinstance(value, int | float | np.number) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if good else math.nan  # pyright: ignore[reportArgumentType]
+
+
+def trace(learned: Mapping) -> np.ndarray:
+    """Epoch, log evidence and effective parameters, shape (steps, 3), NaN where a value is missing."""
+    steps = [step for step in learned.get("trace") or () if isinstance(step, Sequence) and len(step) == 3]
+    return np.array([[number(value) for value in step] for step in steps], dtype=float).reshape(-1, 3)
+
+
+# ---------------------------------------------------------------- names
+
+Key = tuple[str, str, str]
+
+
+def _keys(rows: pd.DataFrame) -> list[Key]:
+    return list(zip(rows["inference"], rows["prior"], rows["curvature"], strict=True))
+
+
+def _names(rows: pd.DataFrame) -> dict[Key, tuple[str, str]]:
+    """(name, evidence) of each training: the prior and the curvature, then only what differs between trainings."""
+    keys = sorted(set(_keys(rows)))
+    options = {inference: _arguments(inference) for inference, _, _ in keys}
+    several = len({curvature for _, _, curvature in keys}) > 1
+    differing = _differing(options.values())
+    found = {}
+    for inference, prior, curvature in keys:
+        said = [f"{name}={options[inference].get(name, 'none')}" for name in differing]
+        decisive = [text for name, text in zip(differing, said, strict=True) if name not in SEARCH]
+        found[inference, prior, curvature] = (
+            ", ".join([prior or "learned", *([curvature] if several else []), *said]),
+            ", ".join([curvature, *decisive]),
+        )
+    return found
+
+
+def call(text: str) -> tuple[str, dict[str, str]]:
+    """`SpaM(prior=scalar, lr=0.1)` as "SpaM" and {"prior": "scalar", "lr": "0.1"}."""
+    name, _, rest = text.partition("(")
+    parts = re.split(r", (?=\w+=)", rest.removesuffix(")")) if rest else []
+    return name, {key: value for key, _, value in (part.partition("=") for part in parts)}
+
+
+def _arguments(inference: str) -> dict[str, str]:
+    name, arguments = call(inference)
+    return {"inference": name, **arguments}
+
+
+def _differing(options: Iterable[Mapping[str, str]]) -> list[str]:
+    """Arguments of which several values occur; the name of the training states prior and curvature anyway."""
+    options = list(options)
+    every = dict.fromkeys(name for arguments in options for name in arguments if name not in ("prior", "curvature"))
+    return [name for name in every if len({arguments.get(name) for arguments in options}) > 1]

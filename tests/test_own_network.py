@@ -1,0 +1,128 @@
+"""`bayesprune prune`: a network of one's own, from checkpoint to a smaller file, through the real command."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from bayesprune.bench.cli import main
+from click.testing import CliRunner
+from safetensors.torch import save_file
+
+MINE = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    \"\"\"Branches, a residual, a grouped convolution, BatchNorm, a head.\"\"\"
+    def __init__(self, channels, outputs):
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(channels, 16, 3, padding=1), nn.BatchNorm2d(16)
+        self.grouped = nn.Conv2d(16, 16, 3, padding=1, groups=4)
+        self.left, self.right = nn.Conv2d(16, 8, 1), nn.Conv2d(16, 8, 3, padding=1)
+        self.head = nn.Linear(16, outputs)
+
+    def forward(self, x):
+        x = self.norm(self.stem(x)).relu()
+        x = x + self.grouped(x).relu()
+        x = torch.cat([self.left(x), self.right(x)], 1).relu()
+        return self.head(x.mean((2, 3)))
+
+def build(shape, outputs):
+    torch.manual_seed(0)
+    return Net(shape[0], outputs)
+
+def examples():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(120, 1, 8, 8, generator=generator)
+    y = (x[:, 0, :4].mean((1, 2)) > 0).long() + 2 * (x[:, 0, 4:].mean((1, 2)) > 0).long()
+    return x[:80], y[:80], x[80:], y[80:]
+
+def loader():
+    x, y, *_ = examples()
+    return torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=16)
+
+def broken():
+    raise RuntimeError("no disk")
+"""
+
+
+@pytest.fixture
+def place(tmp_path):
+    (tmp_path / "mine.py").write_text(MINE)
+    return tmp_path
+
+
+def prune(place, *arguments, code=0):
+    command = [sys.executable, "-m", "bayesprune.bench.cli", "prune", *map(str, arguments)]
+    done = subprocess.run(command, cwd=place, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout if code == 0 else done.stderr
+
+
+def loaded_elsewhere(place, path, x):
+    torch.save(x, place / "x.pt")
+    script = (
+        "import torch, bayesprune as bp\n"
+        f"network = bp.load({str(path)!r})\n"
+        f"torch.save([network(torch.load('x.pt')), sum(p.numel() for p in network.parameters())], 'y.pt')\n"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=place, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    return torch.load(place / "y.pt")
+
+
+def test_a_network_of_ones_own_becomes_smaller_and_loads_in_a_fresh_process(place):
+    sys.path.insert(0, str(place))
+    try:
+        import mine
+    finally:
+        sys.path.remove(str(place))
+    network = mine.build((1, 8, 8), 4)
+    for buffer in (network.norm.running_mean, network.norm.running_var):
+        buffer.uniform_(0.5, 1.5)
+    save_file(network.state_dict(), place / "w.safetensors")
+    out = place / "small.safetensors"
+    said = prune(place, "--network", "mine:build", "--checkpoint", "w.safetensors", "--data", "mine:examples",
+                 "--method", "opd", "--method-option", "kind=ef", "--sparsity", "0.5", "--structured",
+                 "--finetune", "1", "--reestimate-batch-norm", "--out", out)  # fmt: skip
+    for part in ("compact: ", "certified: ", "accuracy on 40 examples apart", "latency at batch 64", "written: "):
+        assert part in said
+    outputs, parameters = loaded_elsewhere(place, out, torch.randn(3, 1, 8, 8))
+    assert outputs.shape == (3, 4)
+    assert parameters < 0.65 * sum(p.numel() for p in network.parameters())
+
+
+def test_single_weights_of_a_registered_network_and_batches(place):
+    said = prune(
+        place, "--network", "lenet5", "--data", "mine:loader", "--sparsity", "0.9", "--out", "sparse.safetensors"
+    )
+    assert "sparsity 0.9" in said
+    outputs, _ = loaded_elsewhere(place, place / "sparse.safetensors", torch.randn(3, 1, 8, 8))
+    assert outputs.shape == (3, 4)
+
+
+def test_mistakes_end_with_one_line_and_write_nothing(place, monkeypatch):
+    monkeypatch.chdir(place)
+    network = ("--network", "lenet5", "--data", "mine:examples", "--out", place / "out.safetensors")
+    torch.save({"conv1.weight": torch.zeros(3)}, place / "other.pt")
+    (place / "junk.safetensors").write_bytes(b"junk")
+    for more, message in {
+        ("--checkpoint", "other.pt"): "checkpoint other.pt is of another network: conv1.",
+        ("--checkpoint", "junk.safetensors"): "cannot read checkpoint junk.safetensors",
+        ("--checkpoint", "absent.pt"): "cannot read checkpoint absent.pt",
+        ("--data", "mine:broken"): "data 'mine:broken' failed: RuntimeError: no disk",
+        ("--data", "mine:example"): "did you mean 'examples'",
+        ("--network", "lenet6"): "did you mean 'lenet5'",
+        ("--sparsity", "half"): "--sparsity 'half' is not valid",
+        ("--sparsity", "1"): "in [0, 1)",
+        ("--method", "opdd"): "did you mean 'opd'",
+        ("--of", "flops"): "flops are only saved by removing structures",
+        ("--out", "mine.py/out.safetensors"): "cannot save",
+    }.items():
+        found = CliRunner().invoke(main, ["prune", *map(str, (*network, *more))])
+        error = found.stderr
+        assert found.exit_code == 2, found.output
+        assert message in error
+        assert len(error.strip().splitlines()) == 1, error
+    assert not list(place.glob("*out.safetensors*"))
