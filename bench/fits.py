@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..architectures.batch_norm import reestimate_batch_norm
 from ..architectures.build import build as build_network
 from ..architectures.mask import Mask
 from ..architectures.units import units
@@ -125,6 +126,8 @@ def refine(
     settings = run.training.model_copy(update={"lr": run.finetune.lr or run.training.lr})
     purpose, past = f"fine-tuning {done}", run.training.epochs + done
     with sealed(), seeded(run.seed, purpose):
+        if mask is not None and run.finetune.batch_norm == "reestimate":
+            reestimate_batch_norm(network, (x for x, _ in data.train.batches(settings.batch_size)))
         generator = stream(run.seed, f"{purpose} order")
         train(network, data.train, inference, settings, epochs, generator, mask, after_epoch, past)
 

@@ -36,12 +36,16 @@ class Training(BaseModel):
 
 
 class Finetune(BaseModel):
-    """Training of the survivors after pruning; `lr` is that of the training unless given."""
+    """Training of the survivors after pruning; `lr` is that of the training unless given.
+
+    `batch_norm: reestimate` first sets the statistics of BatchNorm layers anew, on the training examples.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     epochs: int = Field(default=5, ge=0)
     lr: PositiveFloat | None = None
+    batch_norm: Literal["keep", "reestimate"] = "keep"
 
 
 def train(

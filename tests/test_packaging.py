@@ -14,6 +14,7 @@ from pathlib import Path
 
 import bayesprune
 import pytest
+import torch
 from bayesprune.architectures import registry as architectures
 from bayesprune.bench import store
 from bayesprune.bench.check import PROMISES, TINY, check_on
@@ -296,6 +297,17 @@ def test_the_python_of_the_readme_runs(capsys):
     exec(text, names)
     assert names["pruned"].mask.count == round(0.1 * (20 * 64 + 64 * 3))
     assert "kept 147 of 1,472 units" in capsys.readouterr().out
+
+
+def test_the_vision_transformer_of_the_readme_becomes_smaller(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(block("python", "vit_tiny"), names)
+    before, after = (sum(p.numel() for p in names[n].parameters()) for n in ("vit", "small"))
+    assert after < 0.7 * before
+    assert "certified: " in capsys.readouterr().out
+    network, x = names["pruned"].network.eval(), names["x"][:4]
+    torch.testing.assert_close(names["small"](x), network(x), rtol=1e-5, atol=1e-5)
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """SpaM against exact Gaussian evidence, automatic relevance determination in closed form, and autograd."""
 
+import copy
 import math
 
 import pytest
@@ -235,6 +236,20 @@ def test_opd_is_the_exact_rise_of_the_negative_log_joint_where_parameters_are_in
     theta = linear.weight.detach().squeeze(0)
     rises = torch.stack([negative_log_joint(theta * (torch.arange(4) != k)) for k in range(4)])
     torch.testing.assert_close(found, rises - negative_log_joint(theta))
+
+
+def test_permuting_hidden_units_permutes_their_scores():
+    """Oracle O8: nothing of the score depends on the order of the units."""
+    network, split = classification()
+    permuted, order = copy.deepcopy(network), torch.randperm(6)
+    permuted[0].weight.data, permuted[0].bias.data = network[0].weight.data[order], network[0].bias.data[order]
+    permuted[2].weight.data = network[2].weight.data[:, order]
+    first, second = (
+        build_pruner("opd").score(State(n, weight_units(n), split, MAP(1.0))).split([30, 18])
+        for n in (network, permuted)
+    )
+    torch.testing.assert_close(second[0].view(6, 5), first[0].view(6, 5)[order])
+    torch.testing.assert_close(second[1].view(3, 6), first[1].view(3, 6)[:, order])
 
 
 @pytest.mark.parametrize("curvature", ["diag", "kfac"])
