@@ -5,6 +5,10 @@ prior precisions are learned during training: every K epochs after a burn-in, th
 present network is raised by S steps of Adam on the log precisions, curvature and network held fixed; in
 between, the network descends on mean loss + T ½ Σ δ θ² / N. The posterior precision then scores weights.
 
+BatchNorm makes the likelihood blind to the scale of the weights before it, which the prior then shrinks from step
+to step; running statistics lag behind, and evaluation mode shows another network than the one in training. So the
+statistics are set anew before each fit of the evidence.
+
 Deliberate deviations from the published code: the penalty is not divided by the initial precision; log
 precisions are clamped, because a vanishing curvature or weight drives them without bound; the precisions in
 use are those after the last step, not one step behind; the training mode is restored after each fit.
@@ -22,6 +26,7 @@ import torch
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
+from ..architectures.batch_norm import reestimate_batch_norm
 from ..architectures.mask import Mask
 from ..architectures.units import Units
 from ..datasets.data import Split
@@ -39,6 +44,7 @@ from .pruner import AFTER_TRAINING, Inference, Pruner, register
 
 __all__ = ["SpaM", "log_evidence", "spam"]
 
+BATCH = 256  # examples in one forward pass that re-estimates BatchNorm
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
@@ -130,6 +136,7 @@ class SpaM(Inference[Laplace]):
         """
         if epoch % self.frequency or epoch < self.burn_in:
             return
+        reestimate_batch_norm(network, (x for x, _ in train.batches(BATCH)))
         evidence = self.evidence(network, train)
         self.hyper.ascend(evidence, self.steps)
         delta, log_noise = self.hyper.precision(), self.hyper.log_noise

@@ -202,6 +202,16 @@ def test_evidence_steps_raise_the_evidence_learn_the_noise_and_restore_the_mode(
     assert spam.hyper.log_noise.exp().item() == pytest.approx(0.5, rel=0.1)
 
 
+def test_batch_norm_statistics_are_those_of_the_present_network_when_the_evidence_is_taken():
+    network, split = classification()
+    normed = nn.Sequential(network[0], nn.BatchNorm1d(6, dtype=F64), *network[1:])
+    normed[1].running_mean += 3
+    spam = SpaM(frequency=1)
+    spam.attach(normed, weight_units(normed), split)
+    spam.update(normed, split, 1)
+    torch.testing.assert_close(normed[1].running_mean, network[0](split.x).mean(0).detach())
+
+
 def test_frequency_burn_in_and_stored_state():
     network, split = classification()
     spam = SpaM(frequency=5, burn_in=10, steps=2)
