@@ -31,12 +31,12 @@ def compact(network: nn.Module, mask: Mask, example: Tensor | None = None) -> nn
     """
     _check(network, mask)
     load_declarations(network)
-    positions = _positions(mask)
-    shifts = {} if example is None else constants(network, mask, positions, example)
+    stays = positions(mask)
+    shifts = {} if example is None else constants(network, mask, stays, example)
     small = copy.deepcopy(network)
     small.zero_grad(set_to_none=True)
     tensors = _tensors(small)
-    for (name, axis), stay in positions.items():
+    for (name, axis), stay in stays.items():
         tensor = tensors[name]
         tensor.data = tensor.data.index_select(axis, stay.nonzero().flatten().to(tensor.device))
     for module in small.modules():
@@ -62,13 +62,13 @@ def _check(network: nn.Module, mask: Mask) -> None:
             raise UsageError(f"the mask is of another network: {name} is {found}, expected {tuple(shape)}")
 
 
-def _positions(mask: Mask) -> dict[tuple[str, int], Tensor]:
+def positions(mask: Mask) -> dict[tuple[str, int], Tensor]:
     """Positions that stay, for every (tensor, axis) that loses some."""
-    positions: dict[tuple[str, int], Tensor] = {}
+    stays: dict[tuple[str, int], Tensor] = {}
     for piece, kept in _pieces(mask.units, mask.kept):
         key, stay = (piece.name, piece.axis), piece.positions(kept)
-        positions[key] = positions[key] & stay if key in positions else stay
-    return {key: stay for key, stay in positions.items() if not bool(stay.all())}
+        stays[key] = stays[key] & stay if key in stays else stay
+    return {key: stay for key, stay in stays.items() if not bool(stay.all())}
 
 
 def _pieces(units: Units, kept: Tensor) -> Iterator[tuple[Slice, Tensor]]:

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from .compact import resize
+from .compact import positions, resize
 from .loan import lent, put
 from .mask import Mask
-from .slices import Group, Slice
+from .slices import Group
 from .units import Units
 
 # Largest difference to the masked network, relative to the largest output, in float32 at random weights:
@@ -78,21 +78,11 @@ def _some(n: int, share: float, generator: torch.Generator) -> Tensor:
 def _cut(network: nn.Module, mask: Mask) -> None:
     """Put, in a lent network, tensors without the units that leave in the place of those with them."""
     tensors = dict(network.named_parameters(remove_duplicate=False)) | dict(network.named_buffers())
-    for (name, axis), stay in _positions(mask).items():
+    for (name, axis), stay in positions(mask).items():
         tensors[name] = tensors[name].detach().index_select(axis, stay.nonzero().flatten().to(tensors[name].device))
         put(network, name, tensors[name])
     for module in network.modules():
         resize(module)
-
-
-def _positions(mask: Mask) -> dict[tuple[str, int], Tensor]:
-    positions: dict[tuple[str, int], Tensor] = {}
-    for group, kept in zip(mask.units.groups, mask.units.split(mask.kept), strict=True):
-        for piece in (*group.slices, *group.buffers):
-            assert isinstance(piece, Slice), "single weights cannot be cut out"
-            key, stay = (piece.name, piece.axis), piece.positions(kept)
-            positions[key] = positions[key] & stay if key in positions else stay
-    return positions
 
 
 def _outputs(network: nn.Module, x: Tensor) -> list[Tensor]:

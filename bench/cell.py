@@ -105,7 +105,7 @@ def _results(run: Run, bench: Workbench, store: Store) -> dict[str, Any]:
     sparsity = None if run.sparsity == "auto" else run.sparsity
     outcome = bench.prune(sparsity)
     _check_mask(outcome, sparsity if run.budget.exact else None, bench.units)
-    values, outputs = evaluate(outcome.network, bench.data)
+    values, outputs = evaluate(outcome.network, bench.data, run.shift)
     store.write_tensors("logits", run.key, {"outputs": outputs.numpy(), "y": bench.data.test.y.cpu().numpy()}, {})
     return {
         "when": bench.pruner.when,

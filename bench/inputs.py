@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..architectures.modes import evaluating
 from ..datasets.data import Data, Split
 from ..datasets.own import one_hot
 from ..datasets.registry import UsageError, one_line
-from ..methods.curvature import evaluating
 from ..methods.pruner import Pruner
 
 Array = Tensor | np.ndarray

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..methods.curvature import evaluating
+from ..architectures.modes import evaluating
 
 BATCHES = (1, 16, 64)
 ROUNDS = 25

@@ -78,6 +78,7 @@ class Matrix(BaseModel):
     budget: Budget = Budget()
     training: Training = Training()
     finetune: Finetune = Finetune()
+    shift: bool = True
     threads: PositiveInt = 1
     exclude: list[Exclusion] = []
 
@@ -103,6 +104,7 @@ class Matrix(BaseModel):
                 method=m,
                 sparsity=s,
                 budget=self.budget,
+                shift=self.shift,
                 training=self.training,
                 finetune=self.finetune,
                 threads=self.threads,

@@ -13,11 +13,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..architectures.build import build
+from ..architectures.modes import evaluating
 from ..datasets.data import Split
 from ..datasets.load import load as load_data
 from ..datasets.own import import_function
 from ..datasets.registry import UsageError, one_line
-from ..methods.curvature import evaluating
 from .api import Pruned, prune
 from .evaluate import predict
 from .inputs import gathered

@@ -24,9 +24,10 @@ import torch
 from torch import Tensor, nn
 
 from ..architectures.build import build
+from ..architectures.modes import evaluating
 from ..datasets.data import Likelihood
 from ..datasets.registry import UsageError, one_line
-from ..methods.curvature import CurvatureKind, diagonal, evaluating, predicted_bytes, trainable
+from ..methods.curvature import CurvatureKind, diagonal, predicted_bytes, trainable
 from ..methods.kronecker import kfac
 from ..methods.squared_gradients import SquaredGradients
 

@@ -55,6 +55,7 @@ class Run(BaseModel):
     budget: Budget = Budget()
     training: Training = Training()
     finetune: Finetune = Finetune()
+    shift: bool = True
     threads: int = 1
 
     def canonical(self) -> dict[str, Any]:

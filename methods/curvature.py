@@ -14,12 +14,10 @@ The kinds differ in the vectors, and so in backward passes per example; C output
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor, nn
 
+from ..architectures.modes import evaluating
 from ..datasets.data import Likelihood
 from ..datasets.registry import UsageError
 from . import one_by_one as fallback
@@ -162,15 +160,3 @@ def _diverged(what: str) -> ArithmeticError:
 def trainable(network: nn.Module) -> dict[str, nn.Parameter]:
     """Parameters that training may change, by name."""
     return {name: p for name, p in network.named_parameters() if p.requires_grad}
-
-
-@contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while; afterwards every module is in the mode it had."""
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode

@@ -19,8 +19,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ..architectures.modes import evaluating
 from ..datasets.data import Split
-from .curvature import CurvatureKind, evaluating, trainable
+from .curvature import CurvatureKind, trainable
 from .flat import flat
 from .laplace import CurvatureStructure, curvature_of
 from .posterior_curvature import Curvature, Diagonal

@@ -324,6 +324,14 @@ def test_online_pruning_gives_every_sparsity_in_one_run(tmp_path, monkeypatch):
     assert results(tmp_path / "short")["reason"].str.contains("every 10 epochs; train for at least as many").all()
 
 
+def test_corruptions_can_be_left_out(tmp_path):
+    harness.run(matrix(methods=["magnitude"], seeds=[0], sparsity=[0.5], shift=False), tmp_path / "r", jobs=1)
+    (record,) = results(tmp_path / "r").to_dict("records")
+    assert record["accuracy"] > 0
+    assert not isinstance(record["shift"], dict)
+    assert pd.isna(record["shift_accuracy"])
+
+
 def test_two_of_four_runs_at_half_and_skips_the_rest(tmp_path):
     pattern = {"name": "opd", "allocation": "2:4"}
     m = matrix(methods=[pattern], seeds=[0], sparsity=[0.5, 0.9], units=["weights", "groups"])
