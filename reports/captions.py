@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from .curves import has_items
+from .deployment import batch_text, measured, timed
 from .fits import fits
 from .frame import at_sparsity, percent, pruned, seed_counts, seeds_text
 from .metrics import Metric
@@ -140,6 +141,35 @@ def relation(frame: pd.DataFrame) -> str:
         "do not compare and stand in panels of their own; fewer than four fits or two prior structures have none. "
         "Seeds of one prior structure are alike, so that ρ has fewer independent points than n: no p value is given."
     )
+
+
+def structure(frame: pd.DataFrame) -> str:
+    """Caption of quality against what structured pruning removed."""
+    rows = measured(frame)
+    star = "A star is the sparsity that the method chose itself." if rows["auto"].any() else ""
+    return (
+        "The primary metric of networks pruned by groups against the share of floating-point operations (left) and of "
+        "parameters (right) that left the network for good, as the compact network counts them, not the mask; "
+        f"{_band(rows)}, {_n(rows)}. Equal steps to the right are equal factors; the dense network stands at 0. {star}"
+    ).strip()
+
+
+def latency(frame: pd.DataFrame) -> str:
+    """Caption of measured speed-ups."""
+    rows = timed(frame)
+    several = ", point and limits averaged over seeds" if max(seed_counts(rows), default=0) > 1 else ""
+    masked = rows["speedup_masked"].notna().any()
+    return (
+        f"Latency of the dense network / own latency at {batch_text(rows)}, measured in turn on one machine "
+        f"({_devices(rows)}), against the share of floating-point operations removed; bar: 95 % interval of the median "
+        f"over rounds{several}, {_n(rows)}. Both axes are logarithmic; dashed: a speed-up in proportion to the "
+        "operations; level line: no faster than dense. "
+        + ("Grey: the same networks with the mask alone, which saves no time." if masked else "")
+    ).strip()
+
+
+def _devices(rows: pd.DataFrame) -> str:
+    return ", ".join(sorted(set(rows["device"]) - {""})) or "device not recorded"
 
 
 def _fit_band(frame: pd.DataFrame) -> str:

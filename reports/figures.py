@@ -19,6 +19,7 @@ from .metrics import METRICS, Metric
 from .points import calibration, calibration_panels, cost, cost_panels, ranks, shift, shift_panels
 from .ranking import Ranking, rankings
 from .sparsifiability import pair_panels, relation, relation_panels, sparsifiability
+from .structure import latency, latency_panels, structure, structure_panels
 from .style import styles
 
 __all__ = [
@@ -27,12 +28,14 @@ __all__ = [
     "curves",
     "densities",
     "drawings",
+    "latency",
     "precisions",
     "ranks",
     "relation",
     "rise",
     "shift",
     "sparsifiability",
+    "structure",
 ]
 
 CURVES = ("accuracy", "rmse", "nll", "ece", "ood_auroc")
@@ -46,7 +49,7 @@ def drawings(frame: pd.DataFrame) -> list[Drawing]:
     found = [drawing for metric in CURVES for drawing in _against_sparsity(frame, METRICS[metric])]
     found += [_average_ranks(frame, ranking) for ranking in rankings(frame) if len(ranking.standings) > 1]
     found += _at(frame, at) if math.isfinite(at) else []
-    return found + learned(frame)
+    return found + removed(frame) + learned(frame)
 
 
 def _against_sparsity(frame: pd.DataFrame, metric: Metric) -> list[Drawing]:
@@ -98,6 +101,21 @@ def learned(frame: pd.DataFrame) -> list[Drawing]:
         ("evidence-relation", "Does more evidence mean better pruning?", captions.relation, relation_panels, relation,
          layout.PER_PAGE),
     ]  # fmt: skip
+    return _drawn(frame, kinds)
+
+
+def removed(frame: pd.DataFrame) -> list[Drawing]:
+    """The figures of structured pruning, none without measured compact networks; expects a prepared frame."""
+    return _drawn(frame, [
+        ("structure", "Quality against operations and parameters removed", captions.structure, structure_panels,
+         structure, WIDE_PER_PAGE),
+        ("latency", "Measured speed-up of compact networks", captions.latency, latency_panels, latency,
+         layout.PER_PAGE),
+    ])  # fmt: skip
+
+
+def _drawn(frame: pd.DataFrame, kinds: Sequence[tuple]) -> list[Drawing]:
+    """The drawings of each (name, title, caption, panels, figure, panels per page)."""
     return [
         drawing
         for name, title, caption, there, draw, size in kinds

@@ -49,6 +49,14 @@ _NUMBERS = (
     "flops_dense",
     "flops_nonzero",
     "flops_ratio",
+    "flops_compact",
+    "parameters",
+    "parameters_masked",
+    "parameters_removed",
+    "bytes_dense",
+    "bytes_compact",
+    "certificate",
+    *(f"speedup_{network}{limit}" for network in ("masked", "compact") for limit in ("", "_low", "_high")),
     "seconds_train",
     "seconds_score",
     "seconds_finetune",
@@ -60,7 +68,7 @@ _NUMBERS = (
     "peak_bytes_finetune",
     "threads",
 )
-_STRUCTURES = ("layer_density", "collapsed", "shift", "learned")
+_STRUCTURES = ("layer_density", "collapsed", "shift", "learned", "latency")
 _CELL = ["dataset", "architecture", "units", "method", "seed", "target", "auto"]
 
 

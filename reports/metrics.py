@@ -56,6 +56,13 @@ _ALL = (
 )
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _ALL}
 
+REMOVED_GROUPS = Metric("sparsity", "groups removed (%)", True, 100.0, 1)
+MASKED = Metric("parameters_masked_share", "parameters masked (%)", True, 100.0, 1)
+REMOVED_PARAMETERS = Metric("parameters_removed_share", "parameters removed (%)", True, 100.0, 1)
+REMOVED_FLOPS = Metric("flops_removed", "FLOPs removed (%)", True, 100.0, 1)
+COMPACT_FLOPS = Metric("flops_left", "FLOPs left (%)", False, 100.0, 1)
+COMPACT_BYTES = Metric("bytes_left", "bytes left (%)", False, 100.0, 1)
+
 PRIMARY: dict[str, str] = {"categorical": "accuracy", "gaussian": "rmse"}
 """The metric by which networks of each likelihood are ranked."""
 

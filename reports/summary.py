@@ -11,6 +11,7 @@ import pandas as pd
 
 from . import statistics as st
 from .captions import no_difference
+from .deployment import structure_doubts
 from .frame import (
     Panel,
     dense_by_seed,
@@ -152,7 +153,8 @@ def doubts(frame: pd.DataFrame, rankings: Sequence[Ranking]) -> list[str]:
     counts = seed_counts(frame)
     found = [*st.few_seeds(min(counts)), *st.thin_intervals(int(np.median(counts)))] if counts else []
     found += [text for ranking in rankings for text in ranking.comparison.warnings]
-    return list(dict.fromkeys([*found, *_failed(frame), *_missing_values(frame), *_twins(frame), *_mixed(frame)]))
+    found += [*_failed(frame), *_missing_values(frame), *structure_doubts(frame), *_twins(frame), *_mixed(frame)]
+    return list(dict.fromkeys(found))
 
 
 def _failed(frame: pd.DataFrame) -> list[str]:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from . import statistics as st
+from .deployment import structure
 from .evidence import evidence
 from .frame import (
     Panel,
@@ -33,7 +34,8 @@ def tables(frame: pd.DataFrame) -> list[Table]:
     """Every table that the frame has numbers for, in the order of the report."""
     frame = prepare(frame)
     found = [ranking(one, frame) for one in rankings(frame)]
-    found += [points(frame)] + [results(frame, name) for name in MAIN] + [evidence(frame), cost(frame), failures(frame)]
+    found += [points(frame)] + [results(frame, name) for name in MAIN]
+    found += [structure(frame), evidence(frame), cost(frame), failures(frame)]
     return [table for table in found if table.rows]
 
 
