@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +26,14 @@ def export(network: nn.Module, x: Tensor) -> torch.export.ExportedProgram:
     """`network` in evaluation mode as a program, for batches of any size where the network allows that.
 
     Otherwise the program takes batches of the size of `x` (two, if x is a single example). The network is
-    as before afterwards.
+    as before afterwards. nn.MultiheadAttention is exported and compared without the fused kernel that it
+    takes where gradients are off: that kernel is in no program, and rounds otherwise.
 
     Raises:
         UsageError: a network that cannot be traced, or a program whose outputs for `x` are not identical.
     """
     x = _at_least_two(to_network(x, network))
-    with evaluating(network):
+    with evaluating(network), _without_fused_attention():
         program = _traced(network, x)
         if not torch.equal(program.module()(x), network(x)):
             raise UsageError(f"the exported program of {type(network).__name__} computes something else")
@@ -60,6 +63,16 @@ def export_onnx(path: str | Path, network: nn.Module, x: Tensor) -> Certificate:
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error}") from error
     return certificate
+
+
+@contextmanager
+def _without_fused_attention() -> Iterator[None]:
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
 
 
 def _at_least_two(x: Tensor) -> Tensor:
