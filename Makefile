@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install bench test check speed constraints clean
+.PHONY: help install bench test slow check speed constraints clean
 
 help: ## Say what there is to make.
 	@sed -n 's/^\([a-z]*\):[^#]*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -24,6 +24,9 @@ bench: $(STAMP) ## Run the default matrix into results/ (resumes if interrupted)
 
 test: $(STAMP) ## Run the tests.
 	$(BIN)/pytest
+
+slow: $(STAMP) ## Run the tests that take longer.
+	$(BIN)/pytest -m slow
 
 check: $(STAMP) ## Everything a change must pass: ruff, pyright, import-linter, the tests.
 	$(BIN)/ruff check
