@@ -17,8 +17,7 @@ from tqdm import tqdm
 
 from ..architectures import bundle
 from ..architectures.batch_norm import reestimate_batch_norm
-from ..architectures.certificate import Certificate, certify
-from ..architectures.compact import compact
+from ..architectures.certificate import Certificate
 from ..architectures.mask import Mask
 from ..architectures.units import units
 from ..datasets.data import Split
@@ -26,15 +25,13 @@ from ..datasets.registry import UsageError
 from ..methods.build import build as build_pruner
 from ..methods.pruner import Inference, Pruner, State
 from .budget import Budget, mask_for
+from .deployment import CERTIFIED, compacted, count
 from .evaluate import flops
 from .inputs import Examples, check_finetune, check_fit, check_pruner, check_sparsity, device_of, gathered
 from .latency import BATCHES, Speedup, speedups
 from .seeding import seeded, stream
 from .select import keep_count, round_target, shuffled_within_layers
 from .training import Training, leave, train
-
-# Inputs of the training data on which a compact network must agree with the masked one.
-CERTIFIED = 256
 
 load = bundle.load
 
@@ -66,8 +63,7 @@ class Pruned:
 
     @cached_property
     def _small(self) -> tuple[nn.Module, Certificate]:
-        small = compact(self.network, self.mask, self.inputs)
-        return small, certify(self.network, small, self.inputs)
+        return compacted(self.network, self.mask, self.inputs)
 
     def deployable(self) -> nn.Module:
         """The compact network, or, of single weights, the masked one."""
@@ -110,7 +106,7 @@ class Pruned:
 
     def _saved_by_cutting(self) -> list[str]:
         small, certificate = self._small
-        before, after = (sum(p.numel() for p in n.parameters()) for n in (self.dense, small))
+        before, after = count(self.dense), count(small)
         work = [flops(n, self.inputs)["flops_dense"] for n in (self.dense, small)]
         return [
             f"compact: {after:,} of {before:,} parameters ({after / before:.1%}), "
@@ -186,11 +182,11 @@ def prune(
             leave(replica, inference, mask)
             if batch_norm == "reestimate":
                 reestimate_batch_norm(replica, (x for x, _ in split.batches(64)))
-            advance()
+            advance(i)
             settings, epochs = training or Training(), _share(pruner, finetune, i)
             with seeded(seed, f"fine-tuning {i}"):
                 order = stream(seed, f"fine-tuning order {i}")
-                train(replica, split, inference, settings, epochs, order, mask, lambda _: _after(advance))
+                train(replica, split, inference, settings, epochs, order, mask, advance)
     inference.detach(replica)
     notes = {"method": method, "options": options, "sparsity": sparsity, "realised": mask.sparsity, "seed": seed,
              "finetune": finetune, "batch_norm": batch_norm, "budget": shares.model_dump()}  # fmt: skip
@@ -206,15 +202,15 @@ def _checked_budget(budget: Budget | Mapping[str, Any] | None) -> Budget:
         raise UsageError(f"budget: {where}={first['input']!r} is not valid: {first['msg'].lower()}") from error
 
 
-def _after(advance: Callable[[], object]) -> None:
-    advance()
-
-
 @contextmanager
-def _bar(method: str, steps: int, progress: bool) -> Iterator[Callable[[], object]]:
+def _bar(method: str, steps: int, progress: bool) -> Iterator[Callable[[int], None]]:
     """A progress bar over rounds of pruning and epochs of fine-tuning; none where there is no terminal."""
     with tqdm(total=steps, desc=method, unit="step", disable=None if progress else True, dynamic_ncols=True) as bar:
-        yield bar.update
+
+        def advance(_: int) -> None:
+            bar.update()
+
+        yield advance
 
 
 def _round(

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from ..architectures.certificate import certify
+from ..architectures.certificate import Certificate, certify
 from ..architectures.compact import compact
 from ..architectures.mask import Mask
 from .evaluate import flops
@@ -26,13 +25,12 @@ def deployed(dense: nn.Module, masked: nn.Module, mask: Mask, x: Tensor) -> dict
     certificate, and latencies at several batch sizes as multiples of the dense network's.
     Raises UsageError, with the layer's name, if the compact network does not compute what the masked one does.
     """
-    small = compact(masked, mask, x[:CERTIFIED])
-    certificate = certify(masked, small, x[:CERTIFIED])
+    small, certificate = compacted(masked, mask, x)
     found = speedups(dense, {"masked": masked, "compact": small}, x, seconds=SECONDS)
     return {
-        "parameters": _count(masked),
+        "parameters": count(masked),
         "parameters_masked": sum(int((~kept).sum()) for kept in mask.tensors.values()),
-        "parameters_removed": _count(masked) - _count(small),
+        "parameters_removed": count(masked) - count(small),
         "flops_compact": flops(small, x)["flops_dense"],
         "bytes_dense": _bytes(masked),
         "bytes_compact": _bytes(small),
@@ -43,17 +41,24 @@ def deployed(dense: nn.Module, masked: nn.Module, mask: Mask, x: Tensor) -> dict
     }
 
 
+def compacted(masked: nn.Module, mask: Mask, x: Tensor) -> tuple[nn.Module, Certificate]:
+    """The network without its removed units, and the certificate over the first inputs of `x`; raises UsageError."""
+    small = compact(masked, mask, x[:CERTIFIED])
+    return small, certify(masked, small, x[:CERTIFIED])
+
+
+def count(network: nn.Module) -> int:
+    """Number of parameters."""
+    return sum(p.numel() for p in network.parameters())
+
+
 def _columns(name: str, found: list[Speedup]) -> dict[str, float]:
     """The speed-up at the largest batch, with its interval."""
     last = found[-1]
     return {f"speedup_{name}": last.ratio, f"speedup_{name}_low": last.low, f"speedup_{name}_high": last.high}
 
 
-def _count(network: nn.Module) -> int:
-    return sum(p.numel() for p in network.parameters())
-
-
 def _bytes(network: nn.Module) -> int:
     """Size of the network as a safetensors file."""
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
-    return len(save({name: tensor for name, tensor in tensors.items() if isinstance(tensor, torch.Tensor)}))
+    return len(save(tensors))

@@ -23,15 +23,13 @@ from ..datasets.registry import UsageError
 from . import one_by_one as fallback
 from .interception import ParameterUses
 from .memory import BATCH, Footprint, SavedBytes, per_example
-from .one_by_one import differentiable_attention, one_by_one
+from .one_by_one import one_by_one
 from .output_vectors import CurvatureKind, check_request, check_targets, combined, draws
 from .squared_gradients import BUFFER, SquaredGradients
 
 __all__ = [
     "CurvatureKind",
     "diagonal",
-    "differentiable_attention",
-    "evaluating",
     "predicted_bytes",
     "send_back",
     "trainable",

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..architectures.units import prunable
 from ..datasets.data import Split
-from .curvature import differentiable_attention
+from .one_by_one import differentiable_attention
 from .pruner import State
 
 BatchNormMode = Literal["train", "eval"]

@@ -57,7 +57,7 @@ def _curve_panel(axis: Axes, frame: pd.DataFrame, panel: Panel, metric: Metric, 
         own = rows[rows["label"] == label]
         _line(axis, own, metric, look[label], rng)
         _star(axis, own[own["auto"]], metric, look[label], rng)
-    _dense_line(axis, dense_by_seed(frame, panel, metric), metric, rng)
+    dense_line(axis, dense_by_seed(frame, panel, metric), metric, rng)
     layout.sparsity_axis(axis, sorted({*rows["target"].dropna(), *_realised_auto(rows)}))
     _ticks_at_targets(axis, rows)
     axis.set_ylabel(metric.label)
@@ -128,7 +128,8 @@ def _star(axis: Axes, rows: pd.DataFrame, metric: Metric, style: Style, rng: np.
         axis.plot([x, x], [spread.low, spread.high], color=style.color, linewidth=1.2, zorder=4)
 
 
-def _dense_line(axis: Axes, dense: pd.Series, metric: Metric, rng: np.random.Generator) -> None:
+def dense_line(axis: Axes, dense: pd.Series, metric: Metric, rng: np.random.Generator) -> None:
+    """The unpruned network's metric over seeds, as a dashed line with its interval."""
     if not len(dense):
         return
     spread = st.mean_interval(metric.scale * dense.to_numpy(float), rng)

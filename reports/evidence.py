@@ -78,7 +78,7 @@ def rise(frame: pd.DataFrame, only: Sequence[Panel] | None = None) -> Figure:
     there = rise_panels(frame) if only is None else list(only)
     rows = fits(frame)
     look = training_styles(rows)
-    shown = _used(look, [panel.rows(rows) for panel in there])
+    shown = used(look, [panel.rows(rows) for panel in there])
     figure, axes = layout.grid(2 * len(there), layout.handles(shown), columns=2)
     for left, right, panel in zip(axes[::2], axes[1::2], there, strict=True):
         steps = _steps(panel.rows(rows))
@@ -91,7 +91,8 @@ def rise(frame: pd.DataFrame, only: Sequence[Panel] | None = None) -> Figure:
     return figure
 
 
-def _used(look: dict[str, Style], parts: Sequence[pd.DataFrame]) -> dict[str, Style]:
+def used(look: dict[str, Style], parts: Sequence[pd.DataFrame]) -> dict[str, Style]:
+    """The styles of the trainings that occur in any of the tables."""
     names = {name for part in parts for name in part["training"]}
     return {name: style for name, style in look.items() if name in names}
 
@@ -151,7 +152,7 @@ def precisions(frame: pd.DataFrame, only: Sequence[Panel] | None = None) -> Figu
     rows = fits(frame)
     look = training_styles(rows)
     tables = [_quantiles(panel.rows(rows)) for panel in there]
-    shown = _used(look, tables)
+    shown = used(look, tables)
     tensors = [in_order(list(dict.fromkeys(table["tensor"]))) for table in tables]
     heights = [2.3 + 0.16 * 0.45 * max(map(len, short_names(names))) for names in tensors] or [2.0]
     legend = layout.handles(shown)

@@ -15,7 +15,7 @@ from scipy import stats
 
 from . import layout
 from . import statistics as st
-from .evidence import EVIDENCE, MARKERS, training_styles
+from .evidence import EVIDENCE, MARKERS, training_styles, used
 from .fits import FIT, MAP, call, trainings
 from .frame import Panel, by_seed, halvings, panel_metric, percent, prepare, pruned, reference_sparsity
 from .layout import styled
@@ -200,11 +200,11 @@ def relation(frame: pd.DataFrame, only: Sequence[Panel] | None = None) -> Figure
     rows = _evidences(frame)
     look = training_styles(rows)
     points = [_points(rows, panel) for panel in there]
-    used = {name: style for name, style in look.items() if any(name in set(p["training"]) for p in points)}
-    figure, axes = layout.grid(len(there), layout.handles(used, line=False))
+    shown = used(look, points)
+    figure, axes = layout.grid(len(there), layout.handles(shown, line=False))
     for axis, panel, own in zip(axes, there, points, strict=True):
         at = reference_sparsity(panel.rows(rows), WANTED)
-        _relation_panel(axis, own, panel_metric(rows, panel), at, used)
+        _relation_panel(axis, own, panel_metric(rows, panel), at, shown)
         _title(axis, frame, panel)
     return figure
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -14,6 +13,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from . import layout
 from . import statistics as st
+from .curves import dense_line
 from .deployment import SPEEDUP, means, structured, timed
 from .frame import Panel, by_seed, dense_by_seed, halvings, labels, panel_metric, panels, prepare
 from .layout import styled
@@ -129,7 +129,7 @@ def structure(frame: pd.DataFrame, only: Sequence[Panel] | None = None) -> Figur
         metric = panel_metric(frame, panel)
         own = panel.rows(rows)
         _quality_panel(axis, own[own[metric.name].notna() & own[share.name].notna()], metric, share, look)
-        _dense_line(axis, dense_by_seed(frame, panel, metric), metric)
+        dense_line(axis, dense_by_seed(frame, panel, metric), metric, st.generator())
         layout.title(axis, panel, False)
     return figure
 
@@ -173,11 +173,3 @@ def _star(axis: Axes, rows: pd.DataFrame, metric: Metric, share: Metric, style: 
         edge = {"markeredgecolor": "black", "markeredgewidth": 0.7, "linestyle": "none", "zorder": 5}
         x, y = float(halvings(at[share.name])), metric.scale * at[metric.name]
         axis.plot([x], [y], color=style.color, marker="*", markersize=13, **edge)
-
-
-def _dense_line(axis: Axes, dense: pd.Series, metric: Metric) -> None:
-    spread = st.mean_interval(metric.scale * dense.to_numpy(float), st.generator())
-    if spread.n:
-        axis.axhline(spread.value, zorder=1.5, **_PROPORTIONAL)
-    if math.isfinite(spread.low):
-        axis.axhspan(spread.low, spread.high, color="black", alpha=0.07, linewidth=0, zorder=1)

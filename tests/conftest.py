@@ -1,6 +1,7 @@
 """Shared by all tests: one thread, so that sums are added in one order, and no user's data folder."""
 
 import os
+import re
 
 import pytest
 import torch
@@ -29,3 +30,14 @@ def forget_plugins():
     for name in set(sys.modules) - modules:
         if name.startswith("bayesprune_plugin_"):
             del sys.modules[name]
+
+
+@pytest.fixture
+def coarse(monkeypatch, tmp_path):
+    """Coarse pictures in one format: these tests read texts and lines, not pixels."""
+    from bayesprune.reports import layout, style
+
+    sheet = tmp_path / "coarse.mplstyle"
+    sheet.write_text(re.sub(r"savefig.dpi: .*", "savefig.dpi: 20", style.SHEET.read_text()))
+    monkeypatch.setattr(style, "SHEET", sheet)
+    monkeypatch.setattr(layout, "FORMATS", {"svg": {"Date": None}})

@@ -62,3 +62,22 @@ def jacobians(network: nn.Module, x: Tensor) -> tuple[Tensor, list[str]]:
             torch.stack([flat(torch.autograd.grad(o, list(parameters.values()), retain_graph=True)) for o in output])
         )
     return torch.stack(rows), list(parameters)
+
+
+# Every architecture family of the suite, with each of its norms.
+FAMILIES = [
+    ("mlp", {}),
+    ("lenet5", {}),
+    ("resnet", {}),
+    ("resnet", {"norm": "group"}),
+    ("resnet", {"norm": "fixup"}),
+    ("vit", {}),
+    ("mixer", {}),
+]
+
+
+def batch(n=6, shape=(1, 4, 4), classes=4):
+    """Inputs in float64 and labels, the same at every call."""
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(n, *shape, generator=generator, dtype=torch.float64)
+    return x, torch.randint(0, classes, (n,), generator=generator)

@@ -12,24 +12,8 @@ from bayesprune.methods.cost import measured
 from bayesprune.methods.curvature import diagonal, predicted_bytes
 from bayesprune.methods.output_vectors import output_vectors
 from bayesprune.methods.squared_gradients import SquaredGradients
-from oracles import flat, jacobians, tiny_conv_net
+from oracles import FAMILIES, batch, flat, jacobians, tiny_conv_net
 from torch import nn
-
-FAMILIES = [
-    ("mlp", {}),
-    ("lenet5", {}),
-    ("resnet", {}),
-    ("resnet", {"norm": "group"}),
-    ("resnet", {"norm": "fixup"}),
-    ("vit", {}),
-    ("mixer", {}),
-]
-
-
-def batch(n=6, shape=(1, 4, 4), classes=4):
-    generator = torch.Generator().manual_seed(1)
-    x = torch.randn(n, *shape, generator=generator, dtype=torch.float64)
-    return x, torch.randint(0, classes, (n,), generator=generator)
 
 
 def explicit(network, x, y, kind):

@@ -15,26 +15,11 @@ from bayesprune.methods.output_vectors import output_vectors
 from bayesprune.methods.posterior_curvature import Diagonal
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles import flat, jacobians, tiny_conv_net
+from oracles import FAMILIES, batch, flat, jacobians, tiny_conv_net
 from torch import nn
 from torch.nn import functional as F
 
 F64 = torch.float64
-FAMILIES = [
-    ("mlp", {}),
-    ("lenet5", {}),
-    ("resnet", {}),
-    ("resnet", {"norm": "group"}),
-    ("resnet", {"norm": "fixup"}),
-    ("vit", {}),
-    ("mixer", {}),
-]
-
-
-def batch(n=6, shape=(1, 4, 4), classes=4):
-    generator = torch.Generator().manual_seed(1)
-    x = torch.randn(n, *shape, generator=generator, dtype=F64)
-    return x, torch.randint(0, classes, (n,), generator=generator)
 
 
 def psd(n, rank=None, seed=0):

@@ -78,15 +78,7 @@ def evidence_drawings(frame):
     return {drawing.name: drawing for drawing in drawings(prepared(frame))}
 
 
-@pytest.fixture(autouse=True)
-def coarse(monkeypatch, tmp_path):
-    """Coarse pictures in one format: these tests read texts and lines, not pixels."""
-    from bayesprune.reports import layout, style
-
-    sheet = tmp_path / "coarse.mplstyle"
-    sheet.write_text(re.sub(r"savefig.dpi: .*", "savefig.dpi: 20", style.SHEET.read_text()))
-    monkeypatch.setattr(style, "SHEET", sheet)
-    monkeypatch.setattr(layout, "FORMATS", {"svg": {"Date": None}})
+pytestmark = pytest.mark.usefixtures("coarse")
 
 
 @pytest.fixture

@@ -73,15 +73,7 @@ def doubts(frame):
     return structure_doubts(prepared(frame))
 
 
-@pytest.fixture(autouse=True)
-def coarse(monkeypatch, tmp_path):
-    """Coarse pictures in one format: these tests read texts and lines, not pixels."""
-    from bayesprune.reports import layout, style
-
-    sheet = tmp_path / "coarse.mplstyle"
-    sheet.write_text(re.sub(r"savefig.dpi: .*", "savefig.dpi: 20", style.SHEET.read_text()))
-    monkeypatch.setattr(style, "SHEET", sheet)
-    monkeypatch.setattr(layout, "FORMATS", {"svg": {"Date": None}})
+pytestmark = pytest.mark.usefixtures("coarse")
 
 
 OPD, MASK = "s", "o"  # markers; magnitude, which has the same marker as the masks, is left out where they count
