@@ -15,7 +15,7 @@ from ..architectures.units import Units
 from ..datasets.registry import UsageError
 from ..methods.pruner import Pruner, State
 from .evaluate import flops
-from .select import above, keep_count, select
+from .select import decided, keep_count, select
 
 
 class Budget(BaseModel):
@@ -58,13 +58,12 @@ def mask_for(
     units = state.units
     floor = budget.at_least if units.removable else 0
     if sparsity is None:
-        assert pruner.keep_above is not None
-        kept = above(scores, state, pruner.keep_above, floor)
-        return Mask(units, _rounded(kept if among is None else kept & among, scores, units, budget.round_to))
+        kept = decided(scores, state, pruner, floor)
+        return Mask(units, _rounded(kept if among is None else kept & among, scores, units, among, budget.round_to))
 
     def keeping(count: int) -> Mask:
         kept = select(scores, state, count, pruner.allocation, among, floor)
-        return Mask(units, _rounded(kept, scores, units, budget.round_to))
+        return Mask(units, _rounded(kept, scores, units, among, budget.round_to))
 
     if budget.of == "units":
         return keeping(keep_count(units.n, sparsity))
@@ -99,17 +98,18 @@ def _removed_share(budget: Budget, state: State) -> Callable[[Mask], float]:
     return lambda mask: 1 - flops(compact(state.network, mask), state.train.x)["flops_dense"] / dense
 
 
-def _rounded(kept: Tensor, scores: Tensor, units: Units, multiple: int) -> Tensor:
-    """Every layer's number of units rounded up to a multiple (or to all it has) with the best of those removed."""
+def _rounded(kept: Tensor, scores: Tensor, units: Units, among: Tensor | None, multiple: int) -> Tensor:
+    """Every layer's number of units rounded up to a multiple, with the best that leave now, as far as they go."""
     if multiple == 1:
         return kept
-    parts = zip(units.split(kept), units.split(scores.cpu()), strict=True)
-    return torch.cat([_filled(layer, own, -int(layer.sum()) % multiple) for layer, own in parts])
+    leaving = ~kept if among is None else among & ~kept
+    parts = zip(*(units.split(v) for v in (kept, scores.cpu(), leaving)), strict=True)
+    return torch.cat([_filled(layer, own, room, -int(layer.sum()) % multiple) for layer, own, room in parts])
 
 
-def _filled(kept: Tensor, scores: Tensor, missing: int) -> Tensor:
-    order = scores.masked_fill(kept, -torch.inf).sort(descending=True, stable=True).indices
-    room = min(missing, int((~kept).sum()))
+def _filled(kept: Tensor, scores: Tensor, leaving: Tensor, missing: int) -> Tensor:
+    order = scores.masked_fill(~leaving, -torch.inf).sort(descending=True, stable=True).indices
+    room = min(missing, int(leaving.sum()))
     filled = kept.clone()
     filled[order[:room]] = True
     return filled

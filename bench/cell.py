@@ -66,7 +66,7 @@ def failure(error: BaseException) -> dict[str, Any]:
 def applicable(run: Run, network: nn.Module, example: Tensor) -> None:
     """Raise NotApplicable, before anything is trained, for a cell that makes no sense; `network` is untrained."""
     pruner = build_pruner(run.method.name, **run.method.options)
-    if run.sparsity == "auto" and pruner.keep_above is None:
+    if run.sparsity == "auto" and not pruner.decides:
         raise NotApplicable(f"method {run.method.label!r} has no threshold of its own: it cannot choose a sparsity")
     if pruner.when == "online" and run.training.epochs < ONLINE_EVERY:
         raise NotApplicable(f"online pruning acts every {ONLINE_EVERY} epochs; train for at least as many")
@@ -111,6 +111,7 @@ def _results(run: Run, bench: Workbench, store: Store) -> dict[str, Any]:
         "when": bench.pruner.when,
         "inference": _label(bench.fit.inference),
         "criterion": _criterion(bench.pruner),
+        "reports": outcome.reports or None,
         "learned": (bench.fit.learned or None) if bench.pruner.when == "after" else None,
         "likelihood": bench.data.likelihood,
         "predictive": PREDICTIVE,

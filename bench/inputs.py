@@ -43,7 +43,7 @@ def check_pruner(method: str, pruner: Pruner, sparsity: float | str) -> None:
     """A method that prunes one given network, once it is trained, without a validation split."""
     if pruner.when in ("during", "online"):
         raise UsageError(f"method {method!r} prunes during training; run it in a matrix, or choose when='after'")
-    if sparsity == "auto" and pruner.keep_above is None:
+    if sparsity == "auto" and not pruner.decides:
         raise UsageError(f"method {method!r} has no threshold of its own; give a sparsity in [0, 1)")
     if (count := len(pruner.inference().candidates())) > 1:
         raise UsageError(

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +38,7 @@ ONLINE_SPAN = (0.1, 0.99)
 
 @dataclass
 class Outcome:
-    """A pruned and trained network, its mask and what it cost."""
+    """A pruned and trained network, its mask, what it cost, and what the method said at each pruning."""
 
     network: nn.Module
     inference: Inference
@@ -45,6 +46,7 @@ class Outcome:
     train: Cost
     score: Cost
     finetune: Cost = field(default_factory=Cost)
+    reports: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,15 @@ class Workbench:
         """The mask for a target sparsity, or for the method's own threshold (None)."""
         return mask_for(scores, state, self.pruner, sparsity, among, self.run.budget)
 
+    def report(self, state: State) -> list[dict[str, Any]]:
+        """What the method says about what it has scored, if it says anything."""
+        return [] if self.pruner.report is None else [self.pruner.report(state)]
+
+    @cached_property
+    def first_report(self) -> list[dict[str, Any]]:
+        """What the method says about the network before anything is removed."""
+        return self.report(self.first_scores[1])
+
     def first_mask(self, sparsity: float | None) -> Mask:
         """The mask of the first of the pruner's rounds."""
         scores, state, _ = self.first_scores
@@ -135,12 +146,14 @@ def prune_after(bench: Workbench, sparsity: float | None) -> Outcome:
     rounds, epochs = bench.pruner.rounds, bench.run.finetune.epochs
     network, inference = bench.start()
     outcome = Outcome(network, inference, bench.first_mask(sparsity), bench.fit.cost, bench.first_scores[2])
+    outcome.reports += bench.first_report
     if bench.pruner.shuffle:
         outcome.mask = bench.shuffled(outcome.mask)
     for i in range(rounds):
         if i:
             scores, state, cost = bench.score(network, inference, i)
             outcome.score += cost
+            outcome.reports += bench.report(state)
             outcome.mask = bench.mask(scores, state, round_target(sparsity, i, rounds), outcome.mask.kept)
         leave(network, inference, outcome.mask)
         done = i * epochs // rounds
@@ -154,10 +167,12 @@ def prune_before(bench: Workbench, sparsity: float | None) -> Outcome:
     """Prune at initialisation, in `rounds` without training between them, then train what is left."""
     network, inference = bench.start()
     outcome = Outcome(network, inference, bench.first_mask(sparsity), Cost(), bench.first_scores[2])
+    outcome.reports += bench.first_report
     for i in range(1, bench.pruner.rounds):
         leave(network, inference, outcome.mask)
         scores, state, cost = bench.score(network, inference, i)
         outcome.score += cost
+        outcome.reports += bench.report(state)
         outcome.mask = bench.mask(scores, state, round_target(sparsity, i, bench.pruner.rounds), outcome.mask.kept)
     if bench.pruner.shuffle:
         outcome.mask = bench.shuffled(outcome.mask)
@@ -183,6 +198,7 @@ def prune_during(bench: Workbench, sparsity: float | None) -> Outcome:
         target = None if sparsity is None else sparsity * (1 - (1 - t) ** 3)
         scores, state, cost = bench.score(network, inference, epoch)
         outcome.score += cost
+        outcome.reports += bench.report(state)
         outcome.mask = bench.mask(scores, state, target, outcome.mask.kept)
         leave(network, inference, outcome.mask)
         return outcome.mask

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..architectures.units import Units
 from ..datasets.registry import UsageError
 from ..methods.lamp import lamp
-from ..methods.pruner import Allocation, State
+from ..methods.pruner import Allocation, Pruner, State
 
 
 class ScoreError(ValueError):
@@ -69,13 +69,27 @@ def select(
     return torch.cat([_best(layer, k) for layer, k in zip(units.split(ranking), counts, strict=True)])
 
 
-def above(scores: Tensor, state: State, threshold: float, floor: int = 0) -> Tensor:
-    """The units whose score exceeds a method's own threshold (and the best `floor` of every layer)."""
+def decided(scores: Tensor, state: State, pruner: Pruner, floor: int = 0) -> Tensor:
+    """The units that the method itself keeps (and the `floor` best of every layer); boolean, (units.n,).
+
+    Raises UsageError for a method that would remove every unit, or that has no decision of its own.
+    """
     scores = checked_scores(scores, state.units)
-    kept = (scores > threshold) | _floor(scores, state.units, floor)
+    kept = _own_decision(scores, state, pruner) | _floor(scores, state.units, floor)
     if not kept.any():
-        raise UsageError(f"the method's own threshold {threshold} would remove every unit; ask for a sparsity instead")
+        raise UsageError("the method's own decision would remove every unit; ask for a sparsity instead")
     return kept
+
+
+def _own_decision(scores: Tensor, state: State, pruner: Pruner) -> Tensor:
+    if pruner.decide is not None:
+        kept = pruner.decide(state).cpu()
+        if kept.shape != scores.shape or kept.dtype != torch.bool:
+            raise ScoreError(f"a decision must be boolean of shape ({len(scores)},), got {kept.dtype} {kept.shape}")
+        return kept
+    if pruner.keep_above is None:
+        raise UsageError("the method has no threshold of its own; give a sparsity")
+    return scores > pruner.keep_above
 
 
 def checked_scores(scores: Tensor, units: Units) -> Tensor:

@@ -218,7 +218,7 @@ def results(*folders: str | Path) -> pd.DataFrame:
         if record["key"] not in best or record["status"] == "done":
             best[record["key"]] = record
     rows = sorted(best.values(), key=_position)
-    columns = [*IDENTITY, *RESULTS, *SECONDS, *COSTS, "learned", "latency", "traceback"]
+    columns = [*IDENTITY, *RESULTS, *SECONDS, *COSTS, "learned", "reports", "latency", "traceback"]
     frame = pd.DataFrame(rows, columns=pd.Index(columns))
     numeric = [c for c in columns if c in NUMBERS or c.startswith(NUMERIC_PREFIXES)]
     return frame.astype(dict.fromkeys(numeric, float))

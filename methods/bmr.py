@@ -5,8 +5,8 @@ arXiv 2309.12095 (IEEE Access 12, 2024). With the change of evidence ΔF of sett
 `model_reduction`), what has ΔF > ζ leaves, where ζ is one threshold for each layer.
 
 ΔF decides; it is no ranking. On a Laplace posterior it calls weights that are surely small, but used, less worth
-keeping than those the data never touched. The score therefore ranks by posterior damage ½ θ² Λ, first among the
-units that stay, then among those that leave. Unlike the authors' code it decides about the last layer too, as
+keeping than those the data never touched. A requested sparsity is therefore met by ranking by posterior damage
+½ θ² Λ, without ΔF. Unlike the authors' code it decides about the last layer too, as
 every method here does, and never about norms and embeddings.
 """
 
@@ -36,8 +36,6 @@ Rule = Literal["vb4", "zero"]
 STEPS = 4
 # Nats within which a weight is a tie: it is the optimiser's noise that decides about it.
 TIE = 0.15
-# Log damages are within ±746; those of rejected units are moved below all others.
-REJECTED = 2048.0
 
 
 def threshold(delta_f: Tensor, rule: Rule = "vb4", steps: int = STEPS) -> float:
@@ -122,15 +120,15 @@ def bmr_laplace_pruner(
     rule: Rule = "vb4", precision: float | Literal["tuned"] = 1.0, kind: CurvatureKind = "ggn"
 ) -> Pruner[Laplace]:
     """Bayesian model reduction on a Laplace posterior with evidence-tuned layerwise prior (Marković et al. 2024)."""
-    score = partial(evidence_then_damage, rule=rule)
-    return Pruner(partial(MAP, precision, kind, "diag", "layerwise"), score, keep_above=-REJECTED / 2)
+    inference = partial(MAP, precision, kind, "diag", "layerwise")
+    return Pruner(inference, opd, decide=partial(kept, rule=rule), report=partial(summary, rule=rule))
 
 
-def evidence_then_damage(state: State[Laplace], rule: Rule = "vb4") -> Tensor:
-    """Log of the posterior damage ½ θ² Λ, less a constant for the units that the evidence rejects; (units.n,).
+def kept(state: State[Laplace], rule: Rule = "vb4") -> Tensor:
+    """The units that the evidence does not reject: ΔF ≤ ζ; boolean, (units.n,)."""
+    return ~reduction(state, rule).rejected
 
-    So the method's own threshold keeps what has ΔF ≤ ζ, and a requested sparsity removes rejected units first,
-    the least damaging first of all.
-    """
-    damage = opd(state).clamp_min(torch.finfo(torch.float64).tiny).log()
-    return damage - REJECTED * reduction(state, rule).rejected
+
+def summary(state: State[Laplace], rule: Rule = "vb4") -> dict[str, Any]:
+    """What the evidence says: shares pruned and tied, and the thresholds."""
+    return reduction(state, rule).summary()

@@ -130,6 +130,8 @@ class Pruner(Generic[Posterior]):
         inference: makes a fresh inference; with no arguments left to give.
         score: maps a state to worths of shape (units.n,), larger is kept, finite.
         keep_above: the method's own threshold on the score, if it has one; it answers `sparsity: auto`.
+        decide: the method's own decision where no threshold on its score makes it: boolean, (units.n,), what stays.
+        report: what the method says about a state that it scores, as JSON for the record.
         when: remove units before training (at initialisation), after it, gradually during it, or online: more
             and more every ten epochs of it, nothing kept from growing back, so that one run gives every sparsity.
         rounds: score and prune in so many rounds, keeping the same fraction of the rest in each.
@@ -142,12 +144,21 @@ class Pruner(Generic[Posterior]):
     inference: Callable[[], Inference[Posterior]]
     score: Callable[[State[Posterior]], Tensor]
     keep_above: float | None = None
+    decide: Callable[[State[Posterior]], Tensor] | None = None
+    report: Callable[[State[Posterior]], dict[str, Any]] | None = None
     when: When = "after"
     rounds: int = 1
     allocation: Allocation = "global"
     shuffle: bool = False
 
+    @property
+    def decides(self) -> bool:
+        """Whether the method can choose the sparsity."""
+        return self.keep_above is not None or self.decide is not None
+
     def __post_init__(self) -> None:
+        if self.keep_above is not None and self.decide is not None:
+            raise UsageError("a pruner decides by keep_above or by decide, not by both")
         for name, value, choices in (("when", self.when, When), ("allocation", self.allocation, Allocation)):
             if value not in get_args(choices):
                 raise UsageError(f"a pruner's {name} must be one of {', '.join(get_args(choices))}, got {value!r}")

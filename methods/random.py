@@ -27,7 +27,7 @@ def random_pruner(like: str | None = None, precision: float | Literal["tuned"] =
     other: Pruner = registry.build(like)
     if precision != 1.0:
         raise UsageError(f"random: like={like!r} takes its inference from there; leave precision={precision!r} out")
-    return replace(other, keep_above=None, shuffle=True)
+    return replace(other, keep_above=None, decide=None, report=None, shuffle=True)
 
 
 def random(state: State) -> Tensor:

@@ -254,7 +254,7 @@ def table(kind):
 
 def _traits(name):
     pruner = build(name.replace("<criterion>", "opd"))
-    return pruner.when, "no" if pruner.keep_above is None else "yes"
+    return pruner.when, "yes" if pruner.decides else "no"
 
 
 def _options(entry):

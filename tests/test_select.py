@@ -6,12 +6,14 @@ import pytest
 import torch
 from bayesprune.architectures.build import build
 from bayesprune.architectures.units import group_units, weight_units
-from bayesprune.bench.select import ScoreError, above, apportion, keep_count, select
+from bayesprune.bench.budget import Budget, mask_for
+from bayesprune.bench.select import ScoreError, apportion, decided, keep_count, select
 from bayesprune.datasets.data import Split
 from bayesprune.datasets.registry import UsageError
 from bayesprune.methods.gaussian import MAP
 from bayesprune.methods.lamp import lamp_scores
-from bayesprune.methods.pruner import State
+from bayesprune.methods.magnitude import magnitude
+from bayesprune.methods.pruner import Pruner, State
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -118,10 +120,24 @@ def test_groups_keep_a_floor_in_every_layer():
 
 def test_own_threshold_is_the_same_operation(state):
     scores = torch.linspace(-1, 1, state.units.n)
-    kept = above(scores, state, 0.0)
+    kept = decided(scores, state, Pruner(MAP, magnitude, keep_above=0.0))
     assert torch.equal(kept, select(scores, state, int(kept.sum())))
     with pytest.raises(UsageError, match="remove every unit"):
-        above(scores, state, 5.0)
+        decided(scores, state, Pruner(MAP, magnitude, keep_above=5.0))
+
+
+def test_a_decision_needs_no_threshold_but_the_right_shape(state):
+    scores = torch.linspace(-1, 1, state.units.n)
+    every_other = torch.arange(state.units.n) % 2 == 0
+    pruner = Pruner(MAP, magnitude, decide=lambda state: every_other)
+    assert pruner.decides
+    assert torch.equal(decided(scores, state, pruner), every_other)
+    with pytest.raises(ScoreError, match="boolean"):
+        decided(scores, state, Pruner(MAP, magnitude, decide=lambda state: scores))
+    with pytest.raises(UsageError, match="no threshold"):
+        decided(scores, state, Pruner(MAP, magnitude))
+    with pytest.raises(UsageError, match="not by both"):
+        Pruner(MAP, magnitude, keep_above=0.0, decide=lambda state: every_other)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
@@ -164,3 +180,14 @@ def test_two_of_four_follows_the_inputs_of_a_convolution_and_refuses_other_budge
     groups = state_of(build("mlp", (4,), 2, seed=0, widths=[8, 8]), group_units)
     with pytest.raises(UsageError, match="single weights"):
         select(torch.rand(16), groups, 8, "2:4")
+
+
+def test_round_sizes_revive_nothing_that_left_in_an_earlier_round():
+    state = state_of(build("mlp", (4,), 2, seed=0, widths=[16, 16]), group_units)
+    scores, pruner = torch.arange(32.0), Pruner(MAP, magnitude)
+    among = torch.ones(32, dtype=torch.bool)
+    among[10:16] = False  # the best of the first layer have left
+    mask = mask_for(scores, state, pruner, 0.7, among, Budget(round_to=8))
+    first, second = state.units.split(mask.kept)
+    assert not mask.kept[~among].any()
+    assert (int(first.sum()), int(second.sum())) == (8, 16)

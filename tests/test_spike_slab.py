@@ -7,7 +7,7 @@ import pytest
 import torch
 from bayesprune.architectures.build import build
 from bayesprune.architectures.units import group_units, weight_units
-from bayesprune.bench.select import above
+from bayesprune.bench.select import decided
 from bayesprune.datasets.data import Split
 from bayesprune.datasets.registry import UsageError
 from bayesprune.methods.bmr import reduction
@@ -265,7 +265,7 @@ def test_the_median_model_at_even_odds_is_what_the_evidence_keeps(units):
     assert pruner.keep_above == 0
     decision = reduction(state, "zero")
     torch.testing.assert_close(scores, -decision.delta_f)
-    assert torch.equal(above(scores, state, 0.0), ~decision.rejected)
+    assert torch.equal(decided(scores, state, pruner), ~decision.rejected)
     rarer = build_pruner("pip-laplace", inclusion=0.01).score(state)
     torch.testing.assert_close(scores - rarer, torch.full_like(scores, math.log(99)))
 
