@@ -2,7 +2,7 @@
 
 >>> import bayesprune as bp
 >>> sorted(bp.__all__)  # doctest: +ELLIPSIS
-['Pruned', 'Pruner', 'State', 'check', 'load', 'prune', 'register', 'results', 'run']
+['Pruned', 'Pruner', 'State', 'check', 'load', 'prune', 'register', 'results', 'run', 'select_features']
 """
 
 from importlib import import_module as _import_module
@@ -21,8 +21,9 @@ _HOMES = {
     "register": "methods.pruner",
     "results": "bench.store",
     "run": "bench.harness",
+    "select_features": "bench.features",
 }
-__all__ = ["Pruned", "Pruner", "State", "check", "load", "prune", "register", "results", "run"]
+__all__ = ["Pruned", "Pruner", "State", "check", "load", "prune", "register", "results", "run", "select_features"]
 
 
 def __getattr__(name: str) -> _Any:

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors import torch as safetensors
 from torch import Tensor, nn
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from ..datasets.atomic import write_atomically
 from ..datasets.registry import UsageError
 from .certificate import Certificate, certify
+from .checks import random_inputs
 from .plan import Architecture, Plan, Stored, checked, digest_of, sizes_of, tensors_of
 from .restore import check_fit, restored, slot
 
@@ -80,7 +80,7 @@ def save(
 
 def _rehearse(problem: str, network: nn.Module, again: nn.Module, reference: Architecture) -> None:
     """Raises UsageError if what would be loaded computes something else, such as with another activation."""
-    x = torch.randn(2, *reference.input_shape, generator=torch.Generator().manual_seed(0))
+    x = random_inputs(reference.input_shape, 2)
     try:
         certify(copy.deepcopy(network).cpu(), again, x)
     except UsageError as error:

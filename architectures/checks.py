@@ -5,7 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import torch
+from torch import Tensor
+
 from ..datasets.registry import UsageError
+from ..datasets.tokens import RESERVED
 
 MOST_PATCHES = 8  # patches per side
 
@@ -15,10 +19,34 @@ def image(architecture: str, input_shape: tuple[int, ...]) -> tuple[int, int, in
     if len(input_shape) != 3:
         raise UsageError(
             f"architecture {architecture!r} needs images (channels, height, width), got inputs of shape "
-            f"{tuple(input_shape)}; use 'mlp' for tables"
+            f"{tuple(input_shape)}; use {'lstm' if len(input_shape) == 2 else 'mlp'!r} for {kind_of(input_shape)}"
         )
     channels, height, width = input_shape
     return channels, height, width
+
+
+def flat(architecture: str, input_shape: tuple[int, ...]) -> int:
+    """Numbers in one example; raises UsageError for sequences of tokens, which are no numbers."""
+    if len(input_shape) == 2:
+        raise UsageError(
+            f"architecture {architecture!r} cannot read sequences of tokens (length, vocabulary), got inputs of shape "
+            f"{tuple(input_shape)}; use 'lstm'"
+        )
+    return math.prod(input_shape)
+
+
+def kind_of(input_shape: Sequence[int]) -> str:
+    """What inputs of one example's shape are called: (F,), (T, V) or (C, H, W)."""
+    return {1: "tables", 2: "sequences of tokens"}.get(len(input_shape), "images")
+
+
+def random_inputs(input_shape: Sequence[int], count: int) -> Tensor:
+    """Inputs of no meaning, always the same: normal numbers, or for (T, V) tokens after the reserved ones."""
+    generator = torch.Generator().manual_seed(0)
+    if len(input_shape) == 2:
+        length, vocabulary = input_shape
+        return torch.randint(min(len(RESERVED), vocabulary - 1), vocabulary, (count, length), generator=generator)
+    return torch.randn(count, *input_shape, generator=generator)
 
 
 def positive(architecture: str, **sizes: float) -> None:

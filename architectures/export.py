@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,7 +34,8 @@ def export(network: nn.Module, x: Tensor) -> torch.export.ExportedProgram:
         UsageError: a network that cannot be traced, or a program whose outputs for `x` are not identical.
     """
     x = _at_least_two(to_network(x, network))
-    with evaluating(network), _without_fused_attention():
+    with evaluating(network), _without_fused_attention(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*_flat_weights")  # nn.LSTM's list of its own parameters
         program = _traced(network, x)
         if not torch.equal(program.module()(x), network(x)):
             raise UsageError(f"the exported program of {type(network).__name__} computes something else")

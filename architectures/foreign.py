@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..datasets.own import import_function
 from ..datasets.registry import UsageError
 from . import register
-from .checks import image
+from .checks import image, random_inputs
 
 # The side outputs of these two make sense only for training them as in their papers.
 _SIDE_OUTPUTS = ("googlenet", "inception_v3")
@@ -95,14 +95,18 @@ def _unknown(library: str, model: str, known: list[str], listing: str) -> UsageE
 
 
 def _tried(name: str, network: nn.Module, input_shape: tuple[int, ...], outputs: int) -> nn.Module:
-    """`network`, in training mode, if it turns two inputs of this shape into two rows of outputs."""
+    """`network`, in training mode, if it turns two inputs of this shape into two rows of outputs.
+
+    For a language model, whose outputs are its vocabulary, there may also be a row for every token.
+    """
     try:
         with torch.no_grad():
-            result = network.eval()(torch.zeros(2, *input_shape))
+            result = network.eval()(random_inputs(input_shape, 2))
     except Exception as error:
         raise _cannot(name, input_shape, error) from error
     shape = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
-    if shape != (2, outputs):
+    per_token = (2, input_shape[0], outputs) if input_shape[1:] == (outputs,) else ()
+    if shape not in ((2, outputs), per_token):
         raise UsageError(f"architecture {name!r}: two inputs give {shape}, expected shape {(2, outputs)}")
     return network.train()
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import math
 from typing import Literal
 
 from torch import Tensor, nn
 
 from . import register
-from .checks import positive
+from .checks import flat, positive
 from .groups import groups, parallel
 from .slices import Group
 
@@ -59,4 +58,4 @@ def mlp(
     """Multi-layer perceptron of any widths and activation."""
     for width in widths:
         positive("mlp", widths=width)
-    return MLP((math.prod(input_shape), *widths, outputs), activation)
+    return MLP((flat("mlp", input_shape), *widths, outputs), activation)

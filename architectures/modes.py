@@ -1,4 +1,4 @@
-"""Evaluation mode for a while, without changing the network."""
+"""Modes for a while, without changing the network: evaluation, and recurrent layers without fused kernels."""
 
 from __future__ import annotations
 
@@ -20,6 +20,23 @@ def evaluating(*networks: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+@contextmanager
+def unfused() -> Iterator[None]:
+    """Recurrent layers compute in plain operations: fused ones are not counted and have no second derivative.
+
+    Nor does cuDNN differentiate them at all in evaluation mode.
+    """
+    backends = (torch.backends.mkldnn, torch.backends.cudnn)
+    before = [backend.enabled for backend in backends]
+    try:
+        for backend in backends:
+            backend.enabled = False  # pyright: ignore[reportAttributeAccessIssue]
+        yield
+    finally:
+        for backend, enabled in zip(backends, before, strict=True):
+            backend.enabled = enabled  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def to_network(x: Tensor, network: nn.Module) -> Tensor:

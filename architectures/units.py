@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ..datasets.registry import UsageError
 from .groups import groups, left_out
 from .slices import Elementwise, Group, Slice
+from .words import Words
 
 __all__ = [
     "Elementwise",
@@ -44,6 +45,7 @@ _WEIGHTED = (
     nn.RNNBase,
     nn.RNNCellBase,
     nn.MultiheadAttention,
+    Words,
 )
 _TABLES = (nn.Embedding, nn.EmbeddingBag)
 
@@ -135,15 +137,17 @@ def prunable(network: nn.Module) -> dict[str, nn.Parameter]:
     """The weights that may be pruned, by name, in the network's own order.
 
     These are the weight tensors of linear, (transposed) convolution, recurrent and attention layers that
-    take part in training; no biases, norms, embeddings or position tables, and no frozen weights. A tensor
-    that several layers share counts once, under its first name; one shared with an embedding is left out.
+    take part in training, and the vectors of `Words`; no biases, norms, other embeddings or position tables, and no
+    frozen weights. A tensor that several layers share counts once, under its first name; one shared with another
+    embedding is left out.
     """
-    offered = _parameters_of(network, _WEIGHTED) - _parameters_of(network, _TABLES)
+    tables = [module for module in network.modules() if isinstance(module, _TABLES) and not isinstance(module, Words)]
+    weighted = [module for module in network.modules() if isinstance(module, _WEIGHTED)]
+    offered = _parameters_of(weighted) - _parameters_of(tables)
     return {name: p for name, p in network.named_parameters() if id(p) in offered and p.requires_grad}
 
 
-def _parameters_of(network: nn.Module, kinds: tuple[type[nn.Module], ...]) -> set[int]:
-    modules = [module for module in network.modules() if isinstance(module, kinds)]
+def _parameters_of(modules: Sequence[nn.Module]) -> set[int]:
     own = [item for module in modules for item in module.named_parameters(recurse=False)]
     return {id(parameter) for name, parameter in own if "weight" in name}
 

@@ -58,8 +58,8 @@ def mask_for(
     units = state.units
     floor = budget.at_least if units.removable else 0
     if sparsity is None:
-        kept = decided(scores, state, pruner, floor)
-        return Mask(units, _rounded(kept if among is None else kept & among, scores, units, among, budget.round_to))
+        kept = decided(scores, state, pruner, floor, among)
+        return Mask(units, _rounded(kept, scores, units, among, budget.round_to))
 
     def keeping(count: int) -> Mask:
         kept = select(scores, state, count, pruner.allocation, among, floor)

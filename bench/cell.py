@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import platform
 import subprocess
@@ -14,19 +15,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .. import __version__
 from ..architectures.mask import Mask
 from ..architectures.units import Units, prunable, units
+from ..datasets.data import Split, sealed
 from ..datasets.registry import NotApplicable, UsageError
 from ..methods.build import build as build_pruner
 from ..methods.pruner import Inference, Pruner
 from .deployment import deployed
 from .evaluate import PREDICTIVE, digest, evaluate, flops
 from .fits import initial_network
+from .monte_carlo import monte_carlo
 from .pruning import ONLINE_EVERY, Outcome, Workbench
 from .run import Run
+from .seeding import stream
 from .select import keep_count
 from .store import Store
 
@@ -63,7 +67,7 @@ def failure(error: BaseException) -> dict[str, Any]:
     }
 
 
-def applicable(run: Run, network: nn.Module, example: Tensor) -> None:
+def applicable(run: Run, network: nn.Module, train: Split) -> None:
     """Raise NotApplicable, before anything is trained, for a cell that makes no sense; `network` is untrained."""
     pruner = build_pruner(run.method.name, **run.method.options)
     if run.sparsity == "auto" and not pruner.decides:
@@ -80,9 +84,21 @@ def applicable(run: Run, network: nn.Module, example: Tensor) -> None:
         if pruner.allocation in ("erk", "2:4"):
             raise NotApplicable(f"the {pruner.allocation} allocation is defined on weight tensors, not on groups")
         try:
-            units(network, "groups", example)
+            units(network, "groups", train.x[:2])
         except UsageError as error:
             raise NotApplicable(str(error)) from error
+    _attachable(pruner.inference(), copy.deepcopy(network), train)
+
+
+def _attachable(inference: Inference, network: nn.Module, train: Split) -> None:
+    """Raise NotApplicable for an inference that is not for such networks; what else goes wrong fails in its cell."""
+    try:
+        with sealed():
+            inference.attach(network, units(network, "weights"), train)
+    except NotApplicable:
+        raise
+    except Exception:  # it will fail again in its cell, and be recorded
+        return
 
 
 def identity(run: Run) -> dict[str, Any]:
@@ -106,19 +122,23 @@ def _results(run: Run, bench: Workbench, store: Store) -> dict[str, Any]:
     outcome = bench.prune(sparsity)
     _check_mask(outcome, sparsity if run.budget.exact else None, bench.units)
     values, outputs = evaluate(outcome.network, bench.data, run.shift)
-    store.write_tensors("logits", run.key, {"outputs": outputs.numpy(), "y": bench.data.test.y.cpu().numpy()}, {})
+    draws = stream(run.seed, "posterior draws")
+    store.write_tensors(
+        "logits", run.key, {"outputs": outputs.numpy(), "y": bench.data.test.y[: len(outputs)].cpu().numpy()}, {}
+    )
     return {
         "when": bench.pruner.when,
         "inference": _label(bench.fit.inference),
         "criterion": _criterion(bench.pruner),
         "reports": outcome.reports or None,
-        "learned": (bench.fit.learned or None) if bench.pruner.when == "after" else None,
+        "learned": outcome.learned or None,
         "likelihood": bench.data.likelihood,
         "predictive": PREDICTIVE,
         "dataset_digest": bench.data.digest,
         **_mask_columns(outcome.mask),
         "compression": compression(outcome.network, outcome.mask),
         **values,
+        **monte_carlo(outcome.network, outcome.inference, bench.data, draws),
         **{f"dense_{k}": v for k, v in bench.fit.dense.items()},
         **flops(outcome.network, bench.data.train.x),
         **(_deployed(bench, outcome) if run.units == "groups" else {}),

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..datasets.data import Data, TestSplitError
 from ..datasets.load import load
-from ..datasets.registry import UsageError
+from ..datasets.registry import NotApplicable, UsageError
 from ..methods import registry
 from .fits import train_one
 from .pruning import Workbench
@@ -35,6 +35,7 @@ TINY = (
     Choice(name="resnet", options={"width": 8, "norm": "fixup"}),
     Choice(name="vit", options={"dim": 16, "depth": 1}),
     Choice(name="mixer", options={"dim": 16, "depth": 1}),
+    Choice(name="lstm", options={"hidden": 8}),
 )
 SPARSITIES = (0.3, 0.5, 0.75)
 MOST_TIES = 0.5
@@ -46,7 +47,7 @@ class Broken(AssertionError):
 
 @dataclass(frozen=True)
 class Verdict:
-    """One promise on one network; `problem` is empty if it is kept."""
+    """One promise on one network; `problem` is empty if it is kept, or if the method is not for such networks."""
 
     method: str
     architecture: str
@@ -54,6 +55,7 @@ class Verdict:
     promise: str
     problem: str = ""
     traceback: str = ""
+    not_applicable: str = ""
 
 
 def check(name_or_file: str | Path, **options: Any) -> list[Verdict]:
@@ -87,6 +89,8 @@ def _verdict(bench: Workbench, promise: str, test: Callable[[Workbench], None]) 
         test(bench)
     except Broken as problem:
         return Verdict(*place, str(problem))
+    except NotApplicable as reason:
+        return Verdict(*place, not_applicable=str(reason))
     except TestSplitError as problem:
         return Verdict(*place, f"{problem}; a method sees only state.train", traceback.format_exc())
     except Exception as problem:

@@ -164,8 +164,12 @@ def check(name_or_file: str, verbose: bool) -> None:
 
     kept, broken = Counter[str](), []
     for verdict in verdicts(name_or_file):
-        kept[verdict.promise] += not verdict.problem
         place = f"{verdict.method} on {verdict.architecture}, {verdict.units}"
+        if verdict.not_applicable:
+            if verbose:
+                click.echo(f"skipped {verdict.promise}: {place}: {verdict.not_applicable}")
+            continue
+        kept[verdict.promise] += not verdict.problem
         if verdict.problem:
             broken.append(verdict)
             click.secho(f"BROKEN  {verdict.promise}: {place}: {verdict.problem}", fg="red")
@@ -174,6 +178,8 @@ def check(name_or_file: str, verbose: bool) -> None:
     for promise, count in kept.items():
         failures = sum(v.promise == promise for v in broken)
         click.secho(f"{'kept  ' if not failures else 'BROKEN'}  {promise} ({count} of {count + failures} networks)")
+    if not kept:
+        raise UsageError(f"{name_or_file} applies to none of the networks that it is checked on")
     click.echo(f"{sum(kept.values())} passed, {len(broken)} failed")
     if broken:
         sys.exit(1)

@@ -2,6 +2,10 @@
 
 The predictive distribution is the plug-in one: the network's outputs at its final weights. Temperature and
 observation noise are fitted on the validation split.
+
+A language model's tokens are examples of their own here: accuracy, NLL, calibration and the detection of foreign
+tokens are means over tokens. Its outputs (sequences, tokens, vocabulary) are large: of each split the first sequences
+are evaluated whose outputs hold at most `EVALUATED` numbers, and of those the first `KEPT` numbers are stored.
 """
 
 from __future__ import annotations
@@ -15,12 +19,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..architectures.modes import evaluating
+from ..architectures.modes import evaluating, unfused
 from ..architectures.units import prunable
 from ..datasets.data import Data, Split
 from . import metrics
 
 BATCH = 1024
+EVALUATED = 1 << 25  # numbers: 256 MiB in double precision
+KEPT = 1 << 21  # numbers: 4 MiB in half precision
 KEPT_BYTES = 1 << 29  # of shifted copies, per worker
 SEVERITIES = range(1, 6)
 PREDICTIVE = "plug-in"
@@ -29,7 +35,8 @@ PREDICTIVE = "plug-in"
 def evaluate(network: nn.Module, data: Data, shift: bool = True) -> tuple[dict[str, Any], Tensor]:
     """All metrics of `network` on `data`, and the test outputs (N, outputs) as float16 on the CPU.
 
-    Without `shift`, those on corrupted test inputs, which take most of the time, are left out.
+    Without `shift`, those on corrupted test inputs, which take most of the time, are left out. Of a language model
+    come the outputs (n, T, outputs) of the first sequences.
     """
     with evaluating(network), torch.no_grad():
         outputs = _test_outputs(network, data)
@@ -38,16 +45,28 @@ def evaluate(network: nn.Module, data: Data, shift: bool = True) -> tuple[dict[s
             if data.likelihood == "gaussian"
             else _categorical(network, data, outputs, shift)
         )
-        return values, outputs.half().cpu()
+        stored = outputs[: max(1, KEPT // outputs[0].numel())] if outputs.dim() == 3 else outputs
+        return values, stored.half().cpu()
 
 
 def predict(network: nn.Module, split: Split) -> Tensor:
-    """Outputs of `network` in its present mode, float64, shape (N, outputs)."""
+    """Outputs of `network` in its present mode, float64, shape (N, outputs) or (N, T, outputs)."""
     return torch.cat([network(x).double() for x, _ in split.batches(BATCH)])
 
 
+def evaluated(split: Split, outputs: int) -> Split:
+    """The examples that are evaluated: of a language model the first whose outputs fit, else all."""
+    return split[: max(2, EVALUATED // (split.y[0].numel() * outputs))] if split.terms > len(split) else split
+
+
+def predicted(network: nn.Module, split: Split, outputs: int) -> tuple[Tensor, Tensor]:
+    """Logits (n, outputs) and labels (n,), or real targets (n, outputs), of the likelihood's terms, as `evaluated`."""
+    part = evaluated(split, outputs)
+    return predict(network, part).flatten(0, -2), part.y if part.y.is_floating_point() else part.y.flatten()
+
+
 def _test_outputs(network: nn.Module, data: Data) -> Tensor:
-    outputs = predict(network, data.test)
+    outputs = predict(network, evaluated(data.test, data.outputs))
     if not torch.isfinite(outputs).all():
         raise ArithmeticError("the network's outputs on the test split are not finite; lower the learning rate")
     return outputs
@@ -59,13 +78,14 @@ def brief(network: nn.Module, data: Data) -> dict[str, float]:
         outputs = _test_outputs(network, data)
         if data.likelihood == "gaussian":
             return _gaussian(network, data, outputs)
-        return {k: v for k, v in metrics.categorical(outputs, data.test.y).items() if k in ("accuracy", "nll", "ece")}
+        found = _of_categories(outputs, data)
+        return {k: v for k, v in found.items() if k in ("accuracy", "nll", "ece", "bpc", "perplexity")}
 
 
 def validation_nll(network: nn.Module, data: Data) -> float:
     """Negative log likelihood on the validation split: what hyperparameters may be chosen by."""
     with evaluating(network), torch.no_grad():
-        outputs, y = predict(network, data.validation), data.validation.y
+        outputs, y = predicted(network, data.validation, data.outputs)
         if data.likelihood == "gaussian":
             assert data.target_std is not None
             return metrics.gaussian(outputs, y, _residual_std(outputs, y), data.target_std)["nll"]
@@ -78,7 +98,7 @@ def flops(network: nn.Module, example: Tensor) -> dict[str, float]:
     A layer's own operations count by the share of its weights that is not zero. Masks alone save nothing
     of the dense count on ordinary hardware; the second number is what sparse kernels could save at best.
     """
-    with evaluating(network), torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with evaluating(network), torch.no_grad(), unfused(), FlopCounterMode(display=False) as counter:
         network(example[:1])
     counts = {_path(name): sum(operations.values()) for name, operations in counter.get_flop_counts().items()}
     dense = counts["Global"]
@@ -96,21 +116,29 @@ def digest(tensor: Tensor) -> str:
 
 
 def _categorical(network: nn.Module, data: Data, outputs: Tensor, shift: bool) -> dict[str, Any]:
-    test, validation = data.test, data.validation
-    temperature = metrics.fitted_temperature(predict(network, validation), validation.y)
-    scaled = metrics.categorical(outputs / temperature, test.y)
+    temperature = metrics.fitted_temperature(*predicted(network, data.validation, data.outputs))
+    scaled = _of_categories(outputs / temperature, data)
+    foreign, _ = predicted(network, data.ood, data.outputs)
     return {
-        **metrics.categorical(outputs, test.y),
+        **_of_categories(outputs, data),
         "nll_scaled": scaled["nll"],
         "ece_scaled": scaled["ece"],
         "temperature": temperature,
-        "ood_auroc": metrics.ood_auroc(outputs, predict(network, data.ood)),
+        "ood_auroc": metrics.ood_auroc(outputs.flatten(0, -2), foreign),
         **(_under_shift(network, data) if shift else {}),
     }
 
 
+def _of_categories(outputs: Tensor, data: Data) -> dict[str, float]:
+    """Metrics of test outputs (N, C) or (N, T, C); per token for a language model, and how many there were."""
+    found = metrics.categorical(outputs.flatten(0, -2), data.test.y[: len(outputs)].flatten())
+    if outputs.dim() == 2:
+        return found
+    return {**found, **metrics.language_model(found["nll"]), "test_terms": outputs[..., 0].numel()}
+
+
 def _under_shift(network: nn.Module, data: Data) -> dict[str, Any]:
-    found = {f"{kind}/{severity}": _shifted(network, split) for kind, severity, split in _shifted_tests(data)}
+    found = {f"{kind}/{severity}": _shifted(network, split, data) for kind, severity, split in _shifted_tests(data)}
     return {
         "shift": found,
         "shift_accuracy": _mean(s["accuracy"] for s in found.values()),
@@ -145,8 +173,8 @@ def _kept_copies(data: Data) -> list[tuple[str, int, Split]]:
     return list(_made_copies(data))
 
 
-def _shifted(network: nn.Module, split: Split) -> dict[str, float]:
-    values = metrics.categorical(predict(network, split), split.y)
+def _shifted(network: nn.Module, split: Split, data: Data) -> dict[str, float]:
+    values = metrics.categorical(*predicted(network, split, data.outputs))
     return {"accuracy": values["accuracy"], "ece": values["ece"]}
 
 

@@ -1,4 +1,4 @@
-"""Metrics of predictions: pure functions of logits and labels, float64.
+"""Metrics of predictions: pure functions of logits (N, C) and labels (N,), float64.
 
 Accuracy, negative log likelihood in nats, multi-class Brier score, expected calibration error, temperature
 scaling, and the area under the ROC curve of detecting out-of-distribution inputs.
@@ -15,6 +15,7 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 ECE_BINS = 15
+LARGEST_EXPONENT = 700.0  # a perplexity beyond is no finite number
 
 
 def categorical(logits: Tensor, y: Tensor) -> dict[str, float]:
@@ -27,6 +28,11 @@ def categorical(logits: Tensor, y: Tensor) -> dict[str, float]:
         "brier": brier(probabilities, y),
         "ece": expected_calibration_error(probabilities, y),
     }
+
+
+def language_model(nll: float) -> dict[str, float]:
+    """Bits per token (per character in a model of characters), and perplexity, of a mean NLL in nats."""
+    return {"bpc": nll / math.log(2), "perplexity": math.exp(min(nll, LARGEST_EXPONENT))}
 
 
 def top_k_accuracy(logits: Tensor, y: Tensor, k: int) -> float:

@@ -31,6 +31,8 @@ class Examples:
 
     train: Split
     test: Split | None
+    input_shape: tuple[int, ...]
+    outputs: int
 
 
 def examples(name: str, seed: int = 0) -> Examples:
@@ -42,11 +44,16 @@ def examples(name: str, seed: int = 0) -> Examples:
     module, colon, function = name.partition(":")
     if not colon or module == "npz":
         data = load_data(name, seed)
-        return Examples(data.train, data.test)
+        return Examples(data.train, data.test, data.input_shape, data.outputs)
     returned = _called(name, module, function)
     if isinstance(returned, tuple | list) and len(returned) == 4:
-        return Examples(gathered(tuple(returned[:2])), gathered(tuple(returned[2:])))
-    return Examples(gathered(returned), None)
+        return _shaped(gathered(tuple(returned[:2])), gathered(tuple(returned[2:])))
+    return _shaped(gathered(returned), None)
+
+
+def _shaped(train: Split, test: Split | None) -> Examples:
+    outputs = int(train.y.max()) + 1 if train.likelihood == "categorical" else train.y.shape[1]
+    return Examples(train, test, tuple(train.x.shape[1:]), outputs)
 
 
 def _called(name: str, module: str, function: str) -> Any:
@@ -57,10 +64,9 @@ def _called(name: str, module: str, function: str) -> Any:
         raise UsageError(f"data {name!r} failed: {one_line(error)}") from error
 
 
-def architecture_for(name: str, options: Mapping[str, Any], data: Split) -> dict[str, Any]:
+def architecture_for(name: str, options: Mapping[str, Any], data: Examples) -> dict[str, Any]:
     """What `architectures.build` and a bundle need to know of the network."""
-    outputs = int(data.y.max()) + 1 if data.likelihood == "categorical" else data.y.shape[1]
-    return {"name": name, "input_shape": tuple(data.x.shape[1:]), "outputs": outputs, "options": dict(options)}
+    return {"name": name, "input_shape": data.input_shape, "outputs": data.outputs, "options": dict(options)}
 
 
 def trained(architecture: Mapping[str, Any], checkpoint: str | Path | None, seed: int) -> nn.Module:
@@ -104,7 +110,7 @@ def prune_to_file(
     `settings` are those of `prune`. Raises UsageError for all that the user can mend; then nothing is written.
     """
     given = examples(data, seed)
-    reference = architecture_for(architecture, options, given.train)
+    reference = architecture_for(architecture, options, given)
     network = trained(reference, checkpoint, seed)
     pruned = prune(network, given.train, seed=seed, training=Training(**(training or {})), **settings)
     lines = [pruned.summary(), *_judged(pruned, given.test), *map(_told, pruned.speedups())]
@@ -125,7 +131,7 @@ def _judged(pruned: Pruned, test: Split | None) -> list[str]:
 
 def _accuracy(network: nn.Module, split: Split) -> float:
     with evaluating(network), torch.no_grad():
-        return (predict(network, split).argmax(1) == split.y).double().mean().item()
+        return (predict(network, split).argmax(-1) == split.y).double().mean().item()
 
 
 def _told(speedup: Speedup) -> str:

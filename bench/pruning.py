@@ -6,7 +6,6 @@ training split only, and the test split is sealed while any of its code runs.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -23,14 +22,13 @@ from ..methods.cost import Cost, measured
 from ..methods.pruner import Inference, Pruner, State
 from .budget import mask_for
 from .fits import Fit, attached, fitted, initial_network, refine
+from .gradual import gradual_share, is_pruned_after, pruning_span
 from .run import Run
 from .seeding import seeded, stream
 from .select import round_target, shuffled_within_layers
 from .store import Store
 from .training import AfterEpoch, leave, train
 
-# Gradual pruning removes units at the ends of the epochs in this stretch of the whole training.
-GRADUAL_SPAN = (0.25, 0.75)
 # Online pruning removes units every so many epochs, from the first sparsity to the last (Dhahri et al. 2024).
 ONLINE_EVERY = 10
 ONLINE_SPAN = (0.1, 0.99)
@@ -47,6 +45,7 @@ class Outcome:
     score: Cost
     finetune: Cost = field(default_factory=Cost)
     reports: list[dict[str, Any]] = field(default_factory=list)
+    learned: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -98,6 +97,8 @@ class Workbench:
         _ = self.fit  # its dense control is evaluated on the test split, which is then sealed
         with sealed():
             outcome = PRUNE[self.pruner.when](self, sparsity)
+            after = self.pruner.when == "after"  # what training learned then, fine-tuning has since blurred
+            outcome.learned = self.fit.learned if after else outcome.inference.learned(outcome.network)
             outcome.inference.detach(outcome.network)
             return outcome
 
@@ -116,7 +117,7 @@ class Workbench:
         return scores, state, cost
 
     def mask(self, scores: Tensor, state: State, sparsity: float | None, among: Tensor | None = None) -> Mask:
-        """The mask for a target sparsity, or for the method's own threshold (None)."""
+        """The mask for a target sparsity, or for the method's own threshold (None); without `among`, of all units."""
         return mask_for(scores, state, self.pruner, sparsity, among, self.run.budget)
 
     def report(self, state: State) -> list[dict[str, Any]]:
@@ -183,19 +184,20 @@ def prune_before(bench: Workbench, sparsity: float | None) -> Outcome:
 
 
 def prune_during(bench: Workbench, sparsity: float | None) -> Outcome:
-    """Prune gradually while training (Zhu & Gupta 2017): s_t = s (1 - (1 - t)³) over a stretch of epochs."""
+    """Prune while training, after every few epochs; what has left stays away, and its penalty is gone.
+
+    The method's own decision is taken from the first of the training's epochs on to the last (Wright et al. 2024); a
+    sparsity is reached gradually, s_t = s (1 - (1 - t)³) over a stretch of all epochs (Zhu & Gupta 2017).
+    """
     network, inference = bench.start()
-    epochs = bench.run.training.epochs + bench.run.finetune.epochs
-    start, end = (math.ceil(share * epochs) for share in GRADUAL_SPAN)
-    outcome = Outcome(
-        network, inference, Mask(bench.units, torch.ones(bench.units.n, dtype=torch.bool)), Cost(), Cost()
-    )
+    everything = Mask(bench.units, torch.ones(bench.units.n, dtype=torch.bool))
+    outcome = Outcome(network, inference, everything, Cost(), Cost())
+    span = pruning_span(bench.run, sparsity is None)
 
     def after_epoch(epoch: int) -> Mask | None:
-        if not start <= epoch <= max(end, start):
+        if not is_pruned_after(epoch, span, bench.pruner.every):
             return None
-        t = (epoch - start + 1) / (max(end, start) - start + 1)
-        target = None if sparsity is None else sparsity * (1 - (1 - t) ** 3)
+        target = None if sparsity is None else sparsity * gradual_share(epoch, span)
         scores, state, cost = bench.score(network, inference, epoch)
         outcome.score += cost
         outcome.reports += bench.report(state)

@@ -69,16 +69,18 @@ def select(
     return torch.cat([_best(layer, k) for layer, k in zip(units.split(ranking), counts, strict=True)])
 
 
-def decided(scores: Tensor, state: State, pruner: Pruner, floor: int = 0) -> Tensor:
+def decided(scores: Tensor, state: State, pruner: Pruner, floor: int = 0, among: Tensor | None = None) -> Tensor:
     """The units that the method itself keeps (and the `floor` best of every layer); boolean, (units.n,).
 
-    Raises UsageError for a method that would remove every unit, or that has no decision of its own.
+    Those that are not `among` the present ones have left for good.
+
+    A method may remove every single weight: what remains predicts a constant, and is recorded as collapsed. Raises
+    UsageError for a method that has no decision of its own.
     """
     scores = checked_scores(scores, state.units)
-    kept = _own_decision(scores, state, pruner) | _floor(scores, state.units, floor)
-    if not kept.any():
-        raise UsageError("the method's own decision would remove every unit; ask for a sparsity instead")
-    return kept
+    present = torch.ones_like(scores, dtype=torch.bool) if among is None else among
+    ranking = scores.masked_fill(~present, -math.inf)
+    return (_own_decision(scores, state, pruner) | _floor(ranking, state.units, floor)) & present
 
 
 def _own_decision(scores: Tensor, state: State, pruner: Pruner) -> Tensor:

@@ -14,6 +14,7 @@ from ..architectures.mask import Mask
 from ..datasets.data import Split
 from ..methods.pruner import Inference
 from ..methods.scoring import mean_loss
+from .adabelief import AdaBelief
 
 AfterEpoch = Callable[[int], Mask | None]
 
@@ -29,7 +30,7 @@ class Training(BaseModel):
 
     epochs: PositiveInt = 30
     batch_size: PositiveInt = 64
-    optimizer: Literal["adam", "sgd"] = "adam"
+    optimizer: Literal["adam", "sgd", "adabelief"] = "adam"
     lr: PositiveFloat = 1e-3
     schedule: Literal["constant", "cosine"] = "constant"
     momentum: float = Field(default=0.9, ge=0, lt=1)
@@ -59,7 +60,7 @@ def train(
     after_epoch: AfterEpoch | None = None,
     past: int = 0,
 ) -> None:
-    """Minimise mean negative log likelihood + penalty / N over `split`, in place.
+    """Minimise mean negative log likelihood + penalty / N over `split`, in place; N counts its `terms`.
 
     Args:
         network: trained in place and left in training mode.
@@ -80,7 +81,7 @@ def train(
     enforce = _enforcer(network, mask)
     network.train()
     for epoch in range(past + 1, past + epochs + 1):
-        penalise = inference.penalizer(network, 1 / len(split))
+        penalise = inference.penalizer(network, 1 / split.terms)
         total = torch.zeros((), device=split.x.device)
         for x, y in split.batches(settings.batch_size, generator):
             for parameter in parameters:  # as optimizer.zero_grad(), whose bookkeeping costs more than the penalty
@@ -114,13 +115,16 @@ def steps_per_epoch(split: Split, settings: Training) -> int:
 
 
 def _optimizer(parameters: list[nn.Parameter], settings: Training, steps: int):
-    optimizer = (
-        torch.optim.Adam(parameters, settings.lr, fused=True)
-        if settings.optimizer == "adam"
-        else torch.optim.SGD(parameters, settings.lr, momentum=settings.momentum, fused=True)
-    )
+    optimizer = _OPTIMIZERS[settings.optimizer](parameters, settings)
     cosine = settings.schedule == "cosine" and steps > 0
     return optimizer, torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps) if cosine else None
+
+
+_OPTIMIZERS: dict[str, Callable[[list[nn.Parameter], Training], torch.optim.Optimizer]] = {
+    "adam": lambda parameters, s: torch.optim.Adam(parameters, s.lr, fused=True),
+    "sgd": lambda parameters, s: torch.optim.SGD(parameters, s.lr, momentum=s.momentum, fused=True),
+    "adabelief": lambda parameters, s: AdaBelief(parameters, s.lr),
+}
 
 
 def _enforcer(network: nn.Module, mask: Mask | None) -> Callable[[], None]:

@@ -1,9 +1,10 @@
-"""From raw arrays and positions to `Data`: float tensors, training statistics, content digest."""
+"""From raw arrays and positions to `Data`: tensors, training statistics or vocabulary, content digest."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from .data import Data, Kind, Scaling, Split
 from .registry import UsageError
 from .source import Source
 from .splits import Index
+from .tokens import known
 
 CHUNK = 4096  # examples held in float64 at a time
 TOO_LARGE = "holds values too large to standardise: their deviation overflows; rescale them"
@@ -24,24 +26,30 @@ def assemble(name: str, source: Source, parts: Mapping[str, Index], seed: int, r
     x = {part: np.ascontiguousarray(source.x[index]) for part, index in parts.items()}
     y = {part: np.ascontiguousarray(source.y[index]) for part, index in parts.items()}
     ood_name, ood = _partner(source, len(parts["test"]))
-    about = (source.kind, source.likelihood, resize, ood_name)
+    about: tuple = (source.kind, source.likelihood, resize, ood_name)
+    if source.vocabulary:
+        about = (*about, source.vocabulary, source.most)
     digest = content_digest(about, [*parts.values(), *x.values(), *y.values(), *ood])
+    common = {"name": name, "likelihood": source.likelihood, "kind": source.kind, "digest": digest, "seed": seed}
+    common["ood_name"] = ood_name
+    return _sequences(common, source, x, y) if source.vocabulary else _real(common, source, x, y, ood, resize)
 
-    train = floats(source.kind, x.pop("train"), resize)
+
+def _real(
+    common: dict[str, Any], source: Source, x: dict[str, np.ndarray], y: Mapping[str, np.ndarray],
+    ood: list[np.ndarray], resize: int | None,
+) -> Data:  # fmt: skip
+    """Images and tables: standardised by the training split's statistics."""
+    name, train = common["name"], floats(source.kind, x.pop("train"), resize)
     scaling, limits = statistics(train), _limits(train)
     _check_inputs(name, source, scaling)
     inputs = {"train": scaling.apply_(train)}
     inputs |= {part: scaling.apply_(floats(source.kind, values, resize)) for part, values in x.items()}
     targets, undo = _targets(name, source, y)
     return Data(
-        name=name,
-        likelihood=source.likelihood,
-        kind=source.kind,
+        **common,
         outputs=source.y.shape[1] if source.likelihood == "gaussian" else len(source.classes or ()),
         classes=source.classes,
-        digest=digest,
-        seed=seed,
-        ood_name=ood_name,
         train=Split(inputs["train"], targets["train"]),
         validation=Split(inputs["validation"], targets["validation"]),
         scaling=scaling,
@@ -50,6 +58,26 @@ def assemble(name: str, source: Source, parts: Mapping[str, Index], seed: int, r
         target_std=undo.std.float() if undo else None,
         _test=Split(inputs["test"], targets["test"]),
         _partner=_foreign(scaling, floats(source.kind, ood[0], resize), targets["test"]) if ood else None,
+    )
+
+
+def _sequences(
+    common: dict[str, Any], source: Source, x: Mapping[str, np.ndarray], y: Mapping[str, np.ndarray]
+) -> Data:
+    """Sequences of tokens: numbered by the training split's vocabulary, nothing to standardise."""
+    numbers, vocabulary = known(x["train"], source.vocabulary, source.most)
+    classes = source.classes or vocabulary
+    targets = y if source.classes else {part: numbers[values] for part, values in y.items()}
+    splits = {part: Split(torch.from_numpy(numbers[x[part]]), torch.from_numpy(targets[part])) for part in x}
+    return Data(
+        **common,
+        outputs=len(classes),
+        classes=classes,
+        vocabulary=vocabulary,
+        train=splits["train"],
+        validation=splits["validation"],
+        scaling=Scaling(torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)),
+        _test=splits["test"],
     )
 
 
@@ -132,7 +160,7 @@ def _partner(source: Source, size: int) -> tuple[str, list[np.ndarray]]:
     """The out-of-distribution set's name, and as many of its images as there are test examples."""
     if source.partner is not None and source.partner[1].shape[1:] == source.x.shape[1:]:
         return source.partner[0], [source.partner[1][:size].copy()]
-    return ("strokes" if source.kind == "image" else "permuted"), []
+    return {"image": "strokes", "table": "permuted", "tokens": "shuffled"}[source.kind], []
 
 
 def _foreign(scaling: Scaling, raw: Tensor, targets: Tensor) -> Split:

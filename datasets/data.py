@@ -18,13 +18,24 @@ from .seal import TestSplitError, guard, sealed
 __all__ = ["Data", "Kind", "Likelihood", "Scaling", "Split", "TestSplitError", "sealed"]
 
 Likelihood = Literal["categorical", "gaussian"]
-Kind = Literal["image", "table"]
+Kind = Literal["image", "table", "tokens"]
 Device = str | torch.device
+
+
+def terms(y: Tensor) -> int:
+    """Factors of the likelihood of targets: see `Split.terms`."""
+    return len(y) if y.is_floating_point() else y.numel()
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Examples in memory: x float32 (N, ...); y int64 (N,) for classes, float32 (N, K) for regression."""
+    """Examples in memory: x float32 (N, ...); y int64 (N,) for classes, float32 (N, K) for regression.
+
+    Sequences of tokens are x int64 (N, T), with 0 for padding on the left; their y are classes (N,), or the next
+    tokens, int64 (N, T), for a language model. The likelihood is that of all `terms`: losses are means over them,
+    penalties in nats are divided by their number, so that a language model counts tokens and a classifier
+    sentences.
+    """
 
     x: Tensor
     y: Tensor
@@ -43,6 +54,11 @@ class Split:
     def likelihood(self) -> Likelihood:
         """Categorical for integer labels, Gaussian for real targets."""
         return "gaussian" if self.y.is_floating_point() else "categorical"
+
+    @property
+    def terms(self) -> int:
+        """Factors of the likelihood: one for each label or row of regression targets, T for each sequence of them."""
+        return terms(self.y)
 
     def batch_sizes(self, size: int) -> list[int]:
         """Sizes of the batches of one pass: `size`, then what is left, but never a batch of one example.
@@ -93,7 +109,8 @@ class Data:
 
     `outputs` is the number of classes or of regression targets; `digest` the SHA-256 of the raw content
     and of the split; `limits` the range of raw image values; `target_mean` and `target_std` (K,) undo
-    the standardisation of regression targets and are None for classes.
+    the standardisation of regression targets and are None for classes. `vocabulary` names the tokens of
+    sequences, and is empty for other inputs; the outputs of a language model are its tokens.
     """
 
     name: str
@@ -110,6 +127,7 @@ class Data:
     limits: tuple[float, float] = (0.0, 1.0)
     target_mean: Tensor | None = None
     target_std: Tensor | None = None
+    vocabulary: tuple[str, ...] = ()
     _test: Split
     _partner: Split | None = None
 
@@ -119,8 +137,9 @@ class Data:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Shape of one example: (C, H, W) or (F,)."""
-        return tuple(self.train.x.shape[1:])
+        """Shape of one example: (C, H, W) or (F,); (T, V) for T tokens out of a vocabulary of V."""
+        tokens = (len(self.vocabulary),) if self.vocabulary else ()
+        return (*self.train.x.shape[1:], *tokens)
 
     @property
     def test(self) -> Split:
@@ -151,16 +170,19 @@ class Data:
         levels = shift.SEVERITIES[self.kind][kind]
         if severity not in range(1, len(levels) + 1):
             raise UsageError(f"severity {severity!r} of {kind!r} must be one of 1 to {len(levels)}")
-        if self.kind == "table":
-            return Split(shift.table_noise(self._test.x, levels[severity - 1], self.seed), self._test.y)
-        return self._like_test(shift.IMAGE[kind](self._unit_test(), levels[severity - 1], self.seed))
+        level = levels[severity - 1]
+        if self.kind == "image":
+            return self._like_test(shift.IMAGE[kind](self._unit_test(), level, self.seed))
+        corrupted = {**shift.TABLE, **shift.TOKENS}[kind](self._test.x, level, self.seed)
+        return Split(corrupted, self._test.y)
 
     @functools.cached_property
     def _twin(self) -> Split:
-        if self.kind == "table":
-            return Split(ood.permuted(self._test.x, self.seed), torch.zeros_like(self._test.y))
-        strokes = self._like_test(ood.strokes(self._unit_test(), self.seed))
-        return Split(strokes.x, torch.zeros_like(self._test.y))
+        if self.kind == "image":
+            x = self._like_test(ood.strokes(self._unit_test(), self.seed)).x
+        else:
+            x = {"table": ood.permuted, "tokens": ood.shuffled}[self.kind](self._test.x, self.seed)
+        return Split(x, torch.zeros_like(self._test.y))
 
     @property
     def _unit(self) -> Scaling:

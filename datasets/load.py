@@ -38,8 +38,9 @@ def load(name: str, seed: int = 0, *, subset: int | None = None, resize: int | N
     chosen = options(name, {"subset": subset, "resize": resize, **given})
     subset, resize = (chosen.pop(option, None) for option in COMMON)
     source = checked(name, registry.build(name, **chosen))
-    if resize is not None and source.kind == "table":
-        raise UsageError(f"data set {name!r} is a table; resize={resize} is for images")
+    if resize is not None and source.kind != "image":
+        what = {"table": "is a table", "tokens": "holds sequences of tokens"}[source.kind]
+        raise UsageError(f"data set {name!r} {what}; resize={resize} is for images")
     return assemble(name, source, _partition(name, source, seed, subset), seed, resize)
 
 
@@ -87,12 +88,13 @@ def _check_classes(
 
 
 def _partition(name: str, source: Source, seed: int, subset: int | None) -> dict[str, splits.Index]:
-    strata = source.y if source.likelihood == "categorical" else np.zeros(len(source.y), dtype=np.int64)
-    rng = numpy_stream(seed, "splits")
+    strata, rng = source.strata, numpy_stream(seed, "splits")
     fixed = source.fixed_split(seed)
-    if source.likelihood == "categorical":
+    if source.likelihood == "categorical" and source.y.ndim == 1:
         _check_classes(name, source.y, source.classes or (), fixed)
-    if fixed:
+    if fixed and source.validation is not None:
+        train, validation, test = fixed[0], source.validation, fixed[1]
+    elif fixed:
         (train, validation), test = splits.hold_out(fixed[0], strata, rng), fixed[1]
     else:
         train, validation, test = splits.split(strata, rng)

@@ -1,7 +1,8 @@
 """Procedural out-of-distribution twins: inputs that look alike value by value and mean nothing.
 
 Images become tangles of random strokes with the pixel histogram of the data; tables get each feature
-permuted among the examples, which keeps every marginal and breaks the joint distribution.
+permuted among the examples, which keeps every marginal and breaks the joint distribution; sequences of tokens
+lose their order.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .seeds import torch_stream
+from .tokens import START
 
 STROKES, POINTS = 4, 16  # strokes in an image, points along a stroke
 LEVELS = 4096  # steps of brightness that recolouring tells apart
@@ -20,6 +22,13 @@ def permuted(x: Tensor, seed: int) -> Tensor:
     """Features (N, F), each column in its own random order."""
     order = torch.rand(x.shape, generator=torch_stream(seed, "ood/permuted")).argsort(dim=0)
     return x.gather(0, order.to(x.device))
+
+
+def shuffled(x: Tensor, seed: int) -> Tensor:
+    """Sequences (N, T), the tokens of each in a random order; padding and starts stay at the head."""
+    drawn = torch.rand(x.shape, generator=torch_stream(seed, "ood/shuffled")).to(x.device)
+    order = torch.where(x > START, drawn, x - 1.0 - START).argsort(dim=1, stable=True)
+    return x.gather(1, order)
 
 
 def strokes(images: Tensor, seed: int) -> Tensor:

@@ -28,11 +28,13 @@ def npz(*, path: str) -> Source:
 def function(*, module: str, function: str) -> Source:
     """Your function, called without arguments: (x, y) or (x_train, y_train, x_test, y_test).
 
-    A dict with these keys will do as well.
+    A dict with these keys will do as well, and so will a `Source`, which may also hold sequences of tokens.
     """
     name = f"{module}:{function}"
     try:
         returned = import_function("data set", module, function)()
+        if isinstance(returned, Source):
+            return returned
         arrays = [_array(value) for value in _values(name, returned)]
     except UsageError:
         raise

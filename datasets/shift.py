@@ -1,4 +1,4 @@
-"""Corruptions of test inputs at five severities: noise, blur and rotation, all examples at once.
+"""Corruptions of test inputs at five severities: noise, blur and rotation, other words; all examples at once.
 
 A corruption draws the same noise and the same directions at every severity, so that more severe means
 farther from the clean image.
@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .seeds import torch_stream
+from .tokens import START, UNKNOWN
 
-SEVERITIES: Mapping[Literal["image", "table"], Mapping[str, tuple[float, ...]]] = {
+SEVERITIES: Mapping[Literal["image", "table", "tokens"], Mapping[str, tuple[float, ...]]] = {
     "image": {
         "noise": (0.06, 0.12, 0.18, 0.24, 0.30),  # standard deviation, of a value range of 1
         "blur": (0.03, 0.05, 0.07, 0.09, 0.12),  # standard deviation, of the image's shorter side
@@ -24,6 +25,10 @@ SEVERITIES: Mapping[Literal["image", "table"], Mapping[str, tuple[float, ...]]] 
     },
     "table": {
         "noise": (0.1, 0.2, 0.4, 0.7, 1.0),  # standard deviation, of each feature's own
+    },
+    "tokens": {
+        "swapped": (0.05, 0.1, 0.2, 0.3, 0.5),  # share of tokens
+        "unknown": (0.05, 0.1, 0.2, 0.3, 0.5),  # share of tokens
     },
 }
 
@@ -57,8 +62,30 @@ def rotation(images: Tensor, level: float, seed: int) -> Tensor:
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
+def swapped(x: Tensor, level: float, seed: int) -> Tensor:
+    """Sequences (N, T) in which a share `level` of tokens gives way to others of the same frequencies.
+
+    Each is replaced by a token drawn from all that stand in `x`; padding and starts stay.
+    """
+    tokens = x[x > START]
+    drawn = torch.randint(len(tokens), x.shape, generator=torch_stream(seed, "shift/tokens"))
+    return torch.where(_hit(x, level, seed), tokens[drawn.to(x.device)], x)
+
+
+def unknown(x: Tensor, level: float, seed: int) -> Tensor:
+    """Sequences (N, T) in which a share `level` of tokens becomes the unknown one; padding and starts stay."""
+    return torch.where(_hit(x, level, seed), UNKNOWN, x)
+
+
 Corruption = Callable[[Tensor, float, int], Tensor]
 IMAGE: Mapping[str, Corruption] = {"noise": noise, "blur": blur, "rotation": rotation}
+TABLE: Mapping[str, Corruption] = {"noise": table_noise}
+TOKENS: Mapping[str, Corruption] = {"swapped": swapped, "unknown": unknown}
+
+
+def _hit(x: Tensor, level: float, seed: int) -> Tensor:
+    drawn = torch.rand(x.shape, generator=torch_stream(seed, "shift/hit")).to(x.device)
+    return (drawn < level) & (x > START)
 
 
 def _normal(like: Tensor, seed: int) -> Tensor:

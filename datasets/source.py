@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from . import tokens
 from .data import Kind, Likelihood
 from .registry import UsageError
 
@@ -18,8 +19,11 @@ class Source:
     `x` is (N, C, H, W) for images and (N, F) for tables, of any real dtype; uint8 stands for [0, 1].
     `y` is (N,) labels for classes, whole numbers from 0 if `classes` are named, else anything numpy can
     sort; (N, K) real numbers for regression. `folds` are fixed pairs of training and test positions
-    (none: the seed splits); `fold` is the one to use (none: the seed chooses). `partner` is the name
-    and the images of a real out-of-distribution set.
+    (none: the seed splits); `fold` is the one to use (none: the seed chooses); `validation` are fixed
+    positions beside them. `partner` is the name and the images of a real out-of-distribution set.
+
+    With a `vocabulary`, `x` holds sequences of tokens as whole numbers (N, T), padded on the left with 0, and
+    `y` labels, or the next tokens (N, T) of a language model; `most` bounds the tokens that networks are told.
     """
 
     x: np.ndarray
@@ -29,12 +33,23 @@ class Source:
     features: tuple[str, ...] | None = None
     folds: tuple[tuple[np.ndarray, np.ndarray], ...] = ()
     fold: int | None = None
+    validation: np.ndarray | None = None
     partner: tuple[str, np.ndarray] | None = None
+    vocabulary: tuple[str, ...] = ()
+    most: int | None = None
 
     @property
     def kind(self) -> Kind:
-        """Whether the inputs are images or rows of a table."""
+        """Whether the inputs are sequences of tokens, images or rows of a table."""
+        if self.vocabulary:
+            return "tokens"
         return "image" if self.x.ndim == 4 else "table"
+
+    @property
+    def strata(self) -> np.ndarray:
+        """What splits are stratified by, int64 (N,): the class, from 0, where every example has one."""
+        labels = self.likelihood == "categorical" and self.y.ndim == 1
+        return self.y if labels else np.zeros(len(self.y), np.int64)
 
     def fixed_split(self, seed: int) -> tuple[np.ndarray, np.ndarray] | None:
         """The published training and test positions that `seed` uses, if there are any."""
@@ -54,6 +69,10 @@ def checked(name: str, source: Source) -> Source:
     _check_finite(name, "x", source.x, source)
     _check_finite(name, "y", source.y, source)
     _check_folds(name, source)
+    if source.vocabulary:
+        tokens.check(name, source.x, source.y, source.vocabulary)
+    if source.y.shape == source.x.shape and source.vocabulary:
+        return source
     if source.likelihood == "categorical":
         return _labelled(name, source)
     constant = source.y.min(axis=0) == source.y.max(axis=0)
@@ -95,11 +114,23 @@ def _check_shapes(name: str, source: Source) -> None:
             f"data set {name!r}: x must hold real numbers, a table (N, F) or images (N, C, H, W); "
             f"{x.dtype} {x.shape} given{hint}"
         )
-    if y.ndim != (2 if source.likelihood == "gaussian" else 1):
+    if source.vocabulary:
+        _check_sequences(name, x, y)
+    elif y.ndim != (2 if source.likelihood == "gaussian" else 1):
         raise UsageError(f"data set {name!r}: y must be (N,) for classes or (N, K) for regression; {y.shape} given")
     words = ", or strings for classes" if source.likelihood == "categorical" else ""
     if y.dtype.kind not in ("buif" if source.likelihood == "gaussian" else "buifUS"):
         raise UsageError(f"data set {name!r}: y must hold numbers{words}; {y.dtype} given")
+
+
+def _check_sequences(name: str, x: np.ndarray, y: np.ndarray) -> None:
+    if x.ndim != 2 or x.dtype.kind not in "iu":
+        raise UsageError(f"data set {name!r}: tokens must be whole numbers (N, T); {x.dtype} {x.shape} given")
+    if y.dtype.kind not in "iu" or (y.ndim != 1 and y.shape != x.shape):
+        raise UsageError(
+            f"data set {name!r}: y must be labels (N,), or the next tokens {x.shape} of a language model; "
+            f"{y.dtype} {y.shape} given"
+        )
 
 
 def _check_finite(name: str, array: str, values: np.ndarray, source: Source) -> None:

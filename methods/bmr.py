@@ -6,49 +6,71 @@ arXiv 2309.12095 (IEEE Access 12, 2024). With the change of evidence ΔF of sett
 
 ΔF decides; it is no ranking. On a Laplace posterior it calls weights that are surely small, but used, less worth
 keeping than those the data never touched. A requested sparsity is therefore met by ranking by posterior damage
-½ θ² Λ, without ΔF. Unlike the authors' code it decides about the last layer too, as
-every method here does, and never about norms and embeddings.
+½ θ² Λ, half the squared ratio of signal to noise, without ΔF. Unlike the authors' code it decides about the last layer
+too, as every method here does, and never about norms and embeddings.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
 from ..architectures.units import prunable
-from .curvature import CurvatureKind
-from .gaussian import MAP
-from .model_reduction import delta_f, delta_f_multivariate, savage_dickey, without
-from .opd import opd
-from .posteriors import Laplace
-from .pruner import Pruner, State, register
+from .model_reduction import delta_f, delta_f_multivariate, savage_dickey, spike_delta_f, without
+from .posteriors import Conjugate
+from .pruner import State
 
 __all__ = ["Reduction", "delta_f", "delta_f_multivariate", "reduction", "savage_dickey", "threshold", "without"]
 
 Rule = Literal["vb4", "zero"]
+Population = Literal["live", "full"]
+Posterior = TypeVar("Posterior", bound=Conjugate)
 
 # Coordinate-ascent steps of the beta-Bernoulli rule; they run away from 0 without end, so their number matters.
 STEPS = 4
 # Nats within which a weight is a tie: it is the optimiser's noise that decides about it.
 TIE = 0.15
+# Numbers that a step of arithmetic takes at a time, so that they stay in a processor's cache.
+BLOCK = 1 << 15
 
 
-def threshold(delta_f: Tensor, rule: Rule = "vb4", steps: int = STEPS) -> float:
+def threshold(delta_f: Tensor, rule: Rule = "vb4", steps: int = STEPS, absent: int = 0) -> float:
     """ζ of one layer, in nats: what has ΔF > ζ leaves.
 
     "zero": 0. "vb4": the spike-and-slab prior λ_i ~ Bernoulli(p), p ~ Beta(1, 1) over the weights of the layer,
     by coordinate ascent from ζ = 0: q(λ_i = 1) = sigmoid(ζ - ΔF_i), then ζ = ψ(1 + Σ q) - ψ(1 + Σ (1 - q)).
+
+    `absent` of them have ΔF = 0 and take no part: they have left before.
     """
-    zeta = delta_f.new_zeros(())
-    for _ in range(steps if rule == "vb4" else 0):
-        kept = torch.sub(zeta, delta_f).sigmoid_().sum()
-        zeta = torch.digamma(1 + kept) - torch.digamma(1 + delta_f.numel() - kept)
+    if rule == "zero":
+        return 0.0
+    zeta, count = delta_f.new_zeros(()), delta_f.numel() - absent
+    odds, scratch = _odds(delta_f), torch.empty_like(delta_f[:BLOCK])
+    for _ in range(steps):
+        kept = _expected_kept(odds, zeta.exp(), scratch) - absent * zeta.sigmoid()
+        zeta = torch.digamma(1 + kept) - torch.digamma(1 + count - kept)
     return float(zeta)
+
+
+def _odds(delta_f: Tensor) -> Sequence[Tensor]:
+    """exp ΔF, of the reduced model against the full one, in blocks; exp2 takes half the time of exp."""
+    blocks = torch.empty_like(delta_f).split(BLOCK)
+    for change, block in zip(delta_f.split(BLOCK), blocks, strict=True):
+        torch.mul(change, 1 / math.log(2), out=block).exp2_()
+    return blocks
+
+
+def _expected_kept(odds: Sequence[Tensor], factor: Tensor, scratch: Tensor) -> Tensor:
+    """Σ factor / (factor + odds), the sum of sigmoid(ζ - ΔF); `scratch` holds a block."""
+    total = torch.zeros_like(factor)
+    for block in odds:
+        total += torch.add(block, factor, out=scratch[: len(block)]).reciprocal_().sum()
+    return factor * total
 
 
 def tied_share(delta_f: Tensor, within: float = TIE) -> float:
@@ -60,7 +82,11 @@ def tied_share(delta_f: Tensor, within: float = TIE) -> float:
 
 
 def _share(of: Tensor) -> float:
-    return int(of.sum()) / max(of.numel(), 1)
+    return _count(of) / max(of.numel(), 1)
+
+
+def _count(of: Tensor) -> int:
+    return int(torch.count_nonzero(of))
 
 
 @dataclass(frozen=True)
@@ -85,50 +111,49 @@ class Reduction:
         return {"pruned": pruned, "tied": tied, "zeta": dict(self.zeta)}
 
 
-def reduction(state: State[Laplace], rule: Rule = "vb4") -> Reduction:
-    """The decision about every unit, from the spike's ΔF on a diagonal Laplace posterior with zero prior mean.
+def reduction(state: State[Posterior], rule: Rule = "vb4", population: Population = "live") -> Reduction:
+    """The decision about every unit, from the spike's ΔF on a Gaussian posterior with zero prior mean.
 
-    The ΔF of a unit is the sum over its weights and biases. Units whose weights are all 0 have left before,
-    and leave.
+    The ΔF of a unit is the sum over its weights and biases. Units whose weights are all 0 have left before, and leave.
+    They take no part in the thresholds; or, with the "full" population of the published code, one of units about which
+    the evidence is indifferent, ΔF = 0, as their posterior is their prior.
     """
-    units = state.units
-    present = units.gather({name: (w != 0).double() for name, w in state.weights().items()}) > 0
-    changes = units.gather(spike(state))
-    layers = zip(units.layer_names, units.split(changes), units.split(present), strict=True)
-    zeta = {name: threshold(change[live], rule) for name, change, live in layers}
-    pairs = zip(units.split(changes), zeta.values(), strict=True)
-    rejected = torch.cat([change > limit for change, limit in pairs]) | ~present
-    return Reduction(changes, present, zeta, rejected)
+    units, here = state.units, present(state)
+    changes, gone = units.gather(spike(state)), ~here
+    left = [_count(part) for part in units.split(gone)]
+    if any(left):
+        changes.mul_(here)
+    layers = units.split(changes)
+    absent = left if population == "live" else [0] * len(left)
+    zetas = [threshold(change, rule, absent=n) for change, n in zip(layers, absent, strict=True)]
+    rejected = torch.cat([change > zeta for change, zeta in zip(layers, zetas, strict=True)]).logical_or_(gone)
+    return Reduction(changes, here, dict(zip(units.layer_names, zetas, strict=True)), rejected)
 
 
-def spike(state: State[Laplace]) -> dict[str, Tensor]:
+def present(state: State[Any]) -> Tensor:
+    """Units some of whose weights are not 0; boolean, (units.n,)."""
+    weights = state.weights()
+    if all(_count(w) == w.numel() for w in weights.values()):  # nothing has left: no need to look unit by unit
+        return torch.ones(state.units.n, dtype=torch.bool, device=next(iter(weights.values())).device)
+    return state.units.gather({name: w.abs() for name, w in weights.items()}) > 0
+
+
+def spike(state: State[Posterior]) -> dict[str, Tensor]:
     """ΔF of setting each weight (and bias of a layer with prunable weights) to 0, in nats, by parameter name."""
     posterior = state.posterior
     layers = {name.rpartition(".")[0] for name in prunable(state.network)}
     return {
-        name: delta_f(mean, posterior.variance[name], 0.0, posterior.prior[name].reciprocal(), 0.0, 0.0)
+        name: spike_delta_f(mean, posterior.marginal_precision[name], posterior.prior[name])
         for name, mean in posterior.mean.items()
         if name.rpartition(".")[0] in layers
     }
 
 
-# ---------------------------------------------------------------------- the method
-
-
-@register("bmr-laplace")
-def bmr_laplace_pruner(
-    rule: Rule = "vb4", precision: float | Literal["tuned"] = 1.0, kind: CurvatureKind = "ggn"
-) -> Pruner[Laplace]:
-    """Bayesian model reduction on a Laplace posterior with evidence-tuned layerwise prior (Marković et al. 2024)."""
-    inference = partial(MAP, precision, kind, "diag", "layerwise")
-    return Pruner(inference, opd, decide=partial(kept, rule=rule), report=partial(summary, rule=rule))
-
-
-def kept(state: State[Laplace], rule: Rule = "vb4") -> Tensor:
+def kept(state: State[Posterior], rule: Rule = "vb4", population: Population = "live") -> Tensor:
     """The units that the evidence does not reject: ΔF ≤ ζ; boolean, (units.n,)."""
-    return ~reduction(state, rule).rejected
+    return ~reduction(state, rule, population).rejected
 
 
-def summary(state: State[Laplace], rule: Rule = "vb4") -> dict[str, Any]:
+def summary(state: State[Posterior], rule: Rule = "vb4", population: Population = "live") -> dict[str, Any]:
     """What the evidence says: shares pruned and tied, and the thresholds."""
-    return reduction(state, rule).summary()
+    return reduction(state, rule, population).summary()

@@ -12,7 +12,6 @@ bounds, θ = 4.5e-5, prunes nearly the same structures by the exact evidence (`b
 
 from __future__ import annotations
 
-import logging
 import math
 from functools import partial
 
@@ -28,14 +27,10 @@ from .truncated import kl_to_loguniform, log_mass, noise_mean, noise_snr, standa
 
 __all__ = ["delta_f_lognormal", "delta_f_loguniform", "kl_to_loguniform", "noise_mean", "noise_snr"]
 
-logger = logging.getLogger("bayesprune")
-
 # Of the published score of `bmrs-n`, which is ΔF + ½ log 2π.
 PUBLISHED_THRESHOLD = -0.5 * math.log(2 * math.pi)
 # A structure with a smaller E[θ] leaves (Wright et al. 2024, the baseline E).
 SMALLEST_MEAN = 0.1
-# At the usual μ, between -2 and 0, no rule removes a structure with less noise (SNR <= 1 needs s >= 1.2).
-LEAST_LOG_SIGMA = -0.5
 
 
 def delta_f_lognormal(
@@ -125,14 +120,7 @@ def expected_noise(state: State[TruncatedLogNormal]) -> Tensor:
 
 def _of_units(worth: Tensor, state: State[TruncatedLogNormal]) -> Tensor:
     """Worths of structures, positive to be kept, as worths of the units that are scored."""
-    q = state.posterior
-    if (largest := q.log_sigma.max().item()) < LEAST_LOG_SIGMA:
-        logger.warning(
-            "the noise has hardly grown: the largest log s is %.2f, and structures leave from about 0 to 2.5; training "
-            "needs steps * learning rate * lr_factor of about 8 or more, as each step moves log s by one learning rate",
-            largest,
-        )
-    return worth if state.units.removable else _shared_out(worth, q.units, state)
+    return worth if state.units.removable else _shared_out(worth, state.posterior.units, state)
 
 
 def _shared_out(worth: Tensor, structures: Units, state: State) -> Tensor:

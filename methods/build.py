@@ -1,4 +1,4 @@
-"""Methods by name. Every method takes, beside its own options, those of the schedule: when, rounds, allocation."""
+"""Methods by name. Every method takes, beside its own options, those of the schedule."""
 
 from __future__ import annotations
 
@@ -63,4 +63,4 @@ def _schedule_value(method: str, option: str, value: Any) -> Any:
     return value
 
 
-_SCHEDULE = ("when", "rounds", "allocation")
+_SCHEDULE = ("when", "rounds", "every", "allocation")

@@ -10,6 +10,9 @@ The kinds differ in the vectors, and so in backward passes per example; C output
     topk        the first k roots, and such a sum of the others: k + 1       unbiased, exact from k = C - 1
     mc          e_y - p, y drawn from p: 1 pass                              unbiased (the true Fisher by sampling)
     ef          e_y - p, y the label: 1 pass                                 the empirical Fisher, biased
+
+For sequences of T targets an example is a sequence, the vectors of its tokens go back together where they are drawn,
+else one by one, T times as many; "ef" squares the gradient of the whole sequence.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from . import one_by_one as fallback
 from .interception import ParameterUses
 from .memory import BATCH, Footprint, SavedBytes, per_example
 from .one_by_one import one_by_one
-from .output_vectors import CurvatureKind, check_request, check_targets, combined, draws
+from .output_vectors import CurvatureKind, check_passes, check_request, check_targets, combined, draws, passes
 from .squared_gradients import BUFFER, SquaredGradients
 
 __all__ = [
@@ -52,9 +55,9 @@ def diagonal(
     """Curvature diagonal of the negative log likelihood, summed over the examples.
 
     Args:
-        network: evaluated in evaluation mode; left as it was. Returns (N, C).
+        network: evaluated in evaluation mode; left as it was. Returns (N, C), or (N, T, C) for sequences of targets.
         x: inputs of shape (N, ...).
-        y: labels (N,) or targets (N, C).
+        y: labels (N,) or (N, T), or targets (N, C).
         likelihood: "categorical", or "gaussian" with unit noise.
         kind: the vectors sent backward; "mc", "rademacher" and "topk" draw from `generator` (on the CPU).
         generator: required by the kinds that draw.
@@ -68,6 +71,7 @@ def diagonal(
     Raises:
         UsageError: no examples, nothing trainable, targets that do not fit the outputs or the likelihood, an
             unknown kind or likelihood, or no generator for a kind that draws.
+        NotApplicable: sequences that would take more than `MOST_PASSES` backward passes each.
         ArithmeticError: outputs or a curvature that are not finite.
     """
     parameters = trainable(network)
@@ -105,7 +109,8 @@ def send_back(
     with evaluating(network), torch.no_grad():
         footprint, outputs = _tried_out(sink, network, x, likelihood, kind, top)
         check_targets(outputs, y, likelihood)
-        drawn = draws((len(x), outputs.shape[1]), likelihood, kind, generator)
+        check_passes(outputs, likelihood, kind, top)
+        drawn = draws((len(x), *outputs.shape[1:]), likelihood, kind, generator)
         size = footprint.batch(memory, BATCH)
         for part_x, part_y, part_drawn in zip(x.split(size), y.split(size), drawn.split(size), strict=True):
             outputs = sink.forward(network, part_x)
@@ -144,8 +149,7 @@ def _tried_out(
     saved = SavedBytes([x, *network.parameters(), *network.buffers()])
     with saved.recorded():
         outputs = sink.try_out(network, x)
-    exact = outputs.shape[-1] if likelihood == "gaussian" else outputs.shape[-1] - 1
-    vectors = {"ggn": exact, "topk": min(top + 1, exact)}.get(kind, 1)
+    vectors = passes(outputs, likelihood, kind, top)
     sums = sum(p.numel() * (8 + p.element_size()) for p in sink.parameters.values())
     buffers = 4 * BUFFER * outputs.element_size() + (4 * fallback.CHUNK_BYTES if sink.fallback else 0)
     return Footprint(sums + buffers, per_example(saved, x[:1], outputs, vectors)), outputs.detach()

@@ -137,7 +137,7 @@ def evidence_at(
         curvature=curvature.masked(_kept(parameters, masks)) if masks else curvature,
         squares=flat(parameters).square_(),
         loss=loss,
-        size=len(split),
+        size=split.terms,
         count=split.y.numel() if split.likelihood == "gaussian" else None,
         temperature=temperature,
     )

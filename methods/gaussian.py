@@ -16,6 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from ..architectures.mask import Mask
 from ..datasets.data import Split
 from ..datasets.registry import UsageError
 from .curvature import CurvatureKind, trainable
@@ -30,8 +31,10 @@ from .pruner import AFTER_TRAINING, Inference
 # Prior precisions among which validation chooses: weight decays of about 1e-4 to 1e-1 at 1,000 examples.
 TUNING_GRID = (0.1, 1.0, 10.0, 30.0, 100.0)
 
-# Evidence steps that fit a prior to a trained network: log precisions may move by up to 20.
+# Evidence steps that fit a prior to a trained network: of Adam, by which log precisions may move by up to 20...
 FITTING_STEPS = 200
+# ...or rounds of MacKay's fixed point, where the inverse of a whole matrix makes each of them dear.
+FITTING_ROUNDS = 50
 
 
 @dataclass
@@ -41,7 +44,7 @@ class MAP(Inference[Laplace]):
     Attributes:
         precision: δ, or "tuned": chosen on the validation split (by negative log likelihood) from a fixed grid.
         kind: of the curvature.
-        curvature: its diagonal, or Kronecker factors.
+        curvature: its diagonal ("diag"), Kronecker factors ("kfac"), or, of small networks, the whole matrix ("full").
         prior: of the posterior: None is the one trained with; a structure is fitted by the evidence, and for
             real targets the observation noise too.
 
@@ -56,6 +59,7 @@ class MAP(Inference[Laplace]):
     def __post_init__(self) -> None:
         if self.precision != "tuned" and not 0 <= self.precision < float("inf"):
             raise UsageError(f"prior precision must be a finite number >= 0 or 'tuned', got {self.precision!r}")
+        self.masks: dict[str, Tensor] = {}
 
     def candidates(self) -> Sequence[MAP]:
         """One MAP for each precision of the grid when it is to be tuned."""
@@ -82,10 +86,15 @@ class MAP(Inference[Laplace]):
         if self.prior is None:
             curvature = curvature_of(network, train, self.curvature, self.kind, generator)
             return Laplace.at(parameters, curvature, torch.full_like(flat(parameters), self._delta))
-        evidence = evidence_at(network, train, self.curvature, self.kind, generator)
-        hyper = Hyperparameters(self.prior, parameters, self._delta or 1.0)
-        hyper.ascend(evidence, FITTING_STEPS)
+        evidence = evidence_at(network, train, self.curvature, self.kind, generator, masks=self.masks)
+        dear = self.curvature == "full" and self.prior != "unitwise"
+        hyper = Hyperparameters(self.prior, parameters, self._delta or 1.0, rule="mackay" if dear else "adam")
+        hyper.ascend(evidence, FITTING_ROUNDS if dear else FITTING_STEPS)
         return Laplace.at(parameters, evidence.tempered(hyper.log_noise), hyper.precision())
+
+    def reduce(self, network: nn.Module, mask: Mask) -> None:
+        """What has left takes no part in the evidence that fits the prior."""
+        self.masks = dict(mask.tensors)
 
     @property
     def _delta(self) -> float:

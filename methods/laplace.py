@@ -8,12 +8,17 @@ import torch
 from torch import nn
 
 from ..datasets.data import Split
-from .curvature import CurvatureKind, diagonal
+from ..datasets.registry import UsageError
+from .curvature import CurvatureKind, diagonal, trainable
 from .flat import flat
 from .kronecker import kfac
+from .marginal import dense
 from .posterior_curvature import Curvature, Diagonal
 
-CurvatureStructure = Literal["diag", "kfac"]
+CurvatureStructure = Literal["diag", "kfac", "full"]
+
+# Parameters of which the whole matrix takes 72 MB, and a step of the evidence about a second.
+MOST = 3_000
 
 
 def curvature_of(
@@ -23,10 +28,27 @@ def curvature_of(
     kind: CurvatureKind,
     generator: torch.Generator,
 ) -> Curvature:
-    """H of the summed negative log likelihood over `split`: its diagonal, or Kronecker factors per tensor.
+    """H of the summed negative log likelihood over `split`: its diagonal, Kronecker factors per tensor, or all of it.
 
-    Raises ArithmeticError if it is not finite.
+    Raises:
+        UsageError: "full" for more than 3,000 parameters.
+        ArithmeticError: it is not finite.
     """
+    if structure == "full":
+        return _whole(network, split, kind, generator)
     if structure == "kfac":
         return kfac(network, split.x, split.y, split.likelihood, kind, generator)
     return Diagonal(flat(diagonal(network, split.x, split.y, split.likelihood, kind, generator)))
+
+
+def _whole(network: nn.Module, split: Split, kind: CurvatureKind, generator: torch.Generator) -> Curvature:
+    count = sum(p.numel() for p in trainable(network).values())
+    if count > MOST:
+        raise UsageError(
+            f"curvature: full holds a matrix for all pairs of parameters, of which this network has {count:,}, more "
+            f"than {MOST:,}: choose curvature: diag or curvature: kfac"
+        )
+    found = dense(network, split, kind, generator)
+    if not torch.isfinite(found.h).all():
+        raise ArithmeticError("the curvature is not finite: the network has diverged, lower the learning rate")
+    return found

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -66,6 +67,33 @@ def _delta_f(mu: Tensor, s2: Tensor, m: Tensor, sigma2: Tensor, m_: Tensor, gamm
     v = _combined(s2, gamma2, sigma2)
     squares = s2 / sigma2 * (m_ - m).square() + gamma2 / sigma2 * (m - mu).square() - (m_ - mu).square()
     return 0.5 * (sigma2.log() - v.log() + squares / v)
+
+
+def spike_delta_f(mean: Tensor, precision: Tensor, prior_precision: Tensor) -> Tensor:
+    """ΔF of setting each weight to 0 under a prior of mean 0, elementwise, in nats, float64; tensors of one shape.
+
+    ½ log(π/δ) - ½ π μ², of which `delta_f` is the general form; raises UsageError as that does.
+    """
+    operands = [torch.as_tensor(tensor, dtype=torch.float64) for tensor in (mean, precision, prior_precision)]
+    change = torch.empty_like(operands[0], memory_format=torch.contiguous_format)
+    scratch = torch.empty_like(change.view(-1)[:BLOCK])
+    blocks = [tensor.reshape(-1).split(BLOCK) for tensor in (*operands, change) if tensor.numel()]
+    least, total = math.inf, 0.0
+    for mu, pi, delta, out in zip(*blocks, strict=True):
+        squares = torch.square(mu, out=scratch[: len(mu)])
+        torch.div(pi, delta, out=out).log_().addcmul_(squares, pi, value=-1).mul_(0.5)
+        least, total = min(least, float(pi.min())), total + float(out.sum())
+    if not (least > 0 and math.isfinite(total)):
+        _refuse(*operands)
+    return change
+
+
+def _refuse(mean: Tensor, precision: Tensor, prior_precision: Tensor) -> NoReturn:
+    """Says what is wrong; looked for only where something is."""
+    finite("mean", mean)
+    positive("precision", precision)
+    positive("prior_precision", prior_precision)
+    raise UsageError("mean and precision over prior_precision are too large for double precision: the fit diverged")
 
 
 def _combined(s2: Tensor, gamma2: Tensor, sigma2: Tensor) -> Tensor:

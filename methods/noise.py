@@ -12,13 +12,13 @@ structure that has left takes no part in the divergence.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from ..architectures.mask import Mask
 from ..architectures.modes import precision_of
@@ -26,11 +26,21 @@ from ..architectures.units import Units, group_units
 from ..datasets.data import Split
 from ..datasets.registry import UsageError
 from .pruner import Inference
-from .reading import Reading, readings
-from .truncated import draw, kl_to_loguniform, noise_mean, noise_snr
+from .reading import Reading, ReadingNoise
+from .truncated import kl_gradient, kl_to_loguniform, noise_mean, noise_snr
+from .truncated_draws import draw
 
 Draws = Literal["example", "minibatch", "element"]
-Weighting = Literal["elbo", "paper_mean"]
+Weighting = Literal["elbo", "paper_mean", "mean_of_present"]
+
+logger = logging.getLogger("bayesprune")
+
+# At the usual μ, between -2 and 0, structures leave from log s = 0.2 (`snr`) to 2.8 (`bmrs-u`) on, 2.5 in `bmrs-n`.
+LEAST_TO_LEAVE, LEAST_FOR_ANY = 2.5, 0.0
+SHORTFALL = (
+    "the noise has hardly grown: log s rose by %.2f, to %.2f at most, structures leave from about %.1f on; each "
+    "step moves it by one learning rate, so that steps * learning rate * lr_factor must be about 8 or more"
+)
 
 
 @dataclass(frozen=True)
@@ -55,8 +65,9 @@ class MultiplicativeNoise(Inference[TruncatedLogNormal]):
 
     Attributes:
         kl: weight of the divergences: "elbo" counts each once; "paper_mean" adds to the mean loss their mean over the
-            structures of each layer, averaged over layers, which presses N / (layers · structures) times harder; a
-            number multiplies them.
+            structures of each layer, averaged over layers, which presses N / (layers · structures) times harder. A
+            structure that has left adds nothing, but is counted in that mean, as published; with "mean_of_present" it
+            is not, so that the fewer are left, the harder these are pressed. A number multiplies the divergences.
         draws: what has a draw of its own: every "example", the whole "minibatch", or every "element" that is read.
         lr_factor: learning rate of μ and log s over that of the weights (under Adam, which is what this is for).
         a: smallest log θ.
@@ -73,7 +84,9 @@ class MultiplicativeNoise(Inference[TruncatedLogNormal]):
 
     def __post_init__(self) -> None:
         if not isinstance(self.kl, str) and not self.kl >= 0:
-            raise UsageError(f"the weight kl of the divergence must be 'elbo', 'paper_mean' or >= 0, got {self.kl!r}")
+            raise UsageError(
+                f"the weight kl must be 'elbo', 'paper_mean', 'mean_of_present' or a number >= 0, got {self.kl!r}"
+            )
         if not self.lr_factor > 0:
             raise UsageError(f"lr_factor must be positive, got {self.lr_factor!r}")
         if not self.a < self.b:
@@ -87,36 +100,49 @@ class MultiplicativeNoise(Inference[TruncatedLogNormal]):
         Raises UsageError for a network without structures, or whose structures no linear layer or convolution reads.
         """
         self.units = _structures(network, train)
-        self.size = len(train)
+        self.size = train.terms
+        self.origin = torch.tensor(self.start, dtype=torch.float64, device=train.x.device).unsqueeze(1)
         self.steps = nn.Parameter(torch.zeros(2, self.units.n, dtype=torch.float64, device=train.x.device))
         self.weights = self._weights(torch.ones(self.units.n, dtype=torch.bool, device=train.x.device))
-        self.readings = readings(network, self.units)
         self.precision = torch.promote_types(precision_of(network), torch.float32)
-        self.noise: Tensor | None = None
-        # Functions, not bound methods: these would be copied with the network, and the noise with only some of them.
-        self.handles: list[RemovableHandle] = [
-            network.register_forward_pre_hook(lambda *call: self._enter(*call)),
-            network.register_forward_hook(lambda *_: self._leave(), always_call=True),
-            *(network.get_submodule(r.reader).register_forward_pre_hook(self._multiplier(r)) for r in self.readings),
-        ]
+        self.shortfall: tuple[float, float] | None = None
+        self.noise = ReadingNoise(
+            network, self.units, lambda *call: self._drawn(*call), lambda *at: self._elementwise(*at)
+        )
 
     def parameters(self) -> Iterable[nn.Parameter]:
         """How far (μ, log s) are from their start, in units of `lr_factor`: (2, structures)."""
         return (self.steps,)
 
+    def values(self) -> tuple[Tensor, Tensor]:
+        """μ and log s of every structure, (structures,), float64."""
+        mu, log_sigma = torch.add(self.origin, self.steps, alpha=self.lr_factor).unbind()
+        return mu, log_sigma
+
     @property
     def mu(self) -> Tensor:
         """μ of every structure, (structures,), float64."""
-        return self.start[0] + self.lr_factor * self.steps[0]
+        return self.values()[0]
 
     @property
     def log_sigma(self) -> Tensor:
         """log s of every structure, (structures,), float64."""
-        return self.start[1] + self.lr_factor * self.steps[1]
+        return self.values()[1]
 
     def penalty(self, network: nn.Module) -> Tensor:
         """Σ w KL(q‖p), in nats for the whole training set."""
-        return self.weights @ kl_to_loguniform(self.mu, self.log_sigma, a=self.a, b=self.b)
+        return self.weights @ kl_to_loguniform(*self.values(), a=self.a, b=self.b)
+
+    def penalizer(self, network: nn.Module, scale: float) -> Callable[[], None]:
+        """The derivatives of the divergence in closed form, without a graph."""
+        scale *= self.lr_factor
+
+        @torch.no_grad()
+        def penalise() -> None:
+            gradient = torch.stack(kl_gradient(*self.values(), self.a, self.b)).mul_(self.weights * scale)
+            self.steps.grad = gradient if self.steps.grad is None else self.steps.grad.add_(gradient)
+
+        return penalise
 
     def _weights(self, present: Tensor) -> Tensor:
         """w of every structure; 0 for those that have left."""
@@ -125,28 +151,20 @@ class MultiplicativeNoise(Inference[TruncatedLogNormal]):
         if self.kl == "elbo":
             return present.double()
         layers = [layer.double() for layer in self.units.split(present)]
-        left = sum(bool(layer.any()) for layer in layers)
-        return torch.cat([layer * self.size / (left * layer.sum()).clamp_min(1) for layer in layers])
+        if self.kl == "paper_mean":
+            return torch.cat([layer * (self.size / (len(layers) * len(layer))) for layer in layers])
+        several = sum(bool(layer.any()) for layer in layers)
+        return torch.cat([layer * self.size / (several * layer.sum()).clamp_min(1) for layer in layers])
 
-    def _enter(self, network: nn.Module, inputs: tuple[Any, ...]) -> None:
-        if not network.training:
-            self.noise = self.mean().unsqueeze(0)
-        elif self.draws != "element":
-            examples = len(inputs[0]) if self.draws == "example" else 1
-            self.noise = self._draw(self.mu, self.log_sigma, (examples, self.units.n))
-
-    def _leave(self) -> None:
-        self.noise = None  # and with it the graph of the pass
-
-    def _multiplier(self, reading: Reading) -> Callable[..., tuple[Any, ...]]:
-        def multiply(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-            noise = self._elementwise(reading, inputs[0]) if self.noise is None else reading.positions(self.noise)
-            return reading.multiplied(inputs[0], noise), *inputs[1:]
-
-        return multiply
+    def _drawn(self, examples: int, training: bool) -> Tensor | None:
+        if not training:
+            return self.mean().unsqueeze(0)
+        if self.draws == "element":
+            return None
+        return self._draw(*self.values(), (examples if self.draws == "example" else 1, self.units.n))
 
     def _elementwise(self, reading: Reading, x: Tensor) -> Tensor:
-        mu, log_sigma = (reading.positions(values) for values in (self.mu, self.log_sigma))
+        mu, log_sigma = (reading.positions(values) for values in self.values())
         return torch.where(reading.owned, self._draw(mu, log_sigma, reading.last(x).shape), 1.0)
 
     def _draw(self, mu: Tensor, log_sigma: Tensor, shape: Sequence[int]) -> Tensor:
@@ -167,16 +185,21 @@ class MultiplicativeNoise(Inference[TruncatedLogNormal]):
     def reduce(self, network: nn.Module, mask: Mask) -> None:
         """Structures of which nothing stays are no longer penalised."""
         entries = {name: kept.to(self.steps.device, torch.float64) for name, kept in mask.tensors.items()}
-        self.weights = self._weights(self.units.gather(entries) > 0)
+        present = self.units.gather(entries) > 0
+        self.weights = self._weights(present)
+        needed = LEAST_TO_LEAVE if bool(present.all()) else LEAST_FOR_ANY
+        reached = self.log_sigma.max().item()
+        self.shortfall = (reached, needed) if reached < needed else None
 
     @torch.no_grad()
     def detach(self, network: nn.Module) -> None:
         """Fold E[θ] into the weights that read the structures, and take all hooks off."""
+        if self.shortfall:
+            logger.warning(SHORTFALL, self.shortfall[0] - self.start[1], *self.shortfall)
         mean = self.mean()
-        for reading in self.readings:
+        for reading in self.noise.readings:
             reading.fold(network, mean)
-        for handle in self.handles:
-            handle.remove()
+        self.noise.remove()
 
     def tensors(self) -> dict[str, Tensor]:
         """How far (μ, log s) have moved, in units of `lr_factor`."""

@@ -9,6 +9,10 @@ but its first are exact roots, one for each class c ≠ 1:
 No entry is a difference of nearly equal numbers, however sure the network is. They are also good roots for random
 signs: Σ_c ±v_c is unbiased, exact for two classes, and the surer the network the more accurate than the same
 with √p_c (e_c - p). For a Gaussian likelihood of unit noise the Hessian is the identity, with its columns as roots.
+
+A sequence of T targets has outputs (T, C) and a Hessian of one block for each token. Vectors with independent draws
+for every token are sent back for all tokens at once, which keeps them unbiased, since the products of different
+tokens vanish in expectation; roots that are sent one by one are sent token by token, T times as many.
 """
 
 from __future__ import annotations
@@ -20,10 +24,11 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from ..datasets.data import Likelihood
-from ..datasets.registry import UsageError
+from ..datasets.registry import NotApplicable, UsageError
 
 CurvatureKind = Literal["ggn", "mc", "rademacher", "topk", "ef"]
 DRAWING: tuple[CurvatureKind, ...] = ("mc", "rademacher", "topk")
+MOST_PASSES = 512  # backward passes for each sequence of targets
 
 
 def output_vectors(
@@ -34,7 +39,7 @@ def output_vectors(
     generator: torch.Generator | None = None,
     top: int = 1,
 ) -> Tensor:
-    """Vectors of shape (N, K, C) for outputs (N, C); `combined` with fresh draws."""
+    """Vectors of shape (N, K, C) for outputs (N, C), (N, K, T, C) for (N, T, C); `combined` with fresh draws."""
     return combined(outputs, y, likelihood, kind, draws(outputs.shape, likelihood, kind, generator), top)
 
 
@@ -43,12 +48,12 @@ def draws(
 ) -> Tensor:
     """What `kind` draws for outputs of that shape, (N, ...): uniform or normal numbers, signs, or nothing."""
     if kind not in DRAWING:
-        return torch.empty(shape[0], 0)
+        return torch.empty(*shape[:-1], 0)
     if generator is None:
         raise UsageError(f"curvature kind {kind!r} draws at random: pass a generator")
     if kind == "mc":
         return torch.randn(shape, generator=generator) if likelihood == "gaussian" else torch.rand(
-            shape[0], 1, generator=generator, dtype=torch.float64
+            *shape[:-1], 1, generator=generator, dtype=torch.float64
         )  # fmt: skip
     return torch.randint(0, 2, shape, generator=generator, dtype=torch.int8) * 2 - 1
 
@@ -56,13 +61,47 @@ def draws(
 def combined(
     outputs: Tensor, y: Tensor, likelihood: Likelihood, kind: CurvatureKind, drawn: Tensor, top: int = 1
 ) -> Tensor:
-    """Vectors of shape (N, K, C), K = 1 except for "ggn" and for "topk", which has `top` + 1."""
+    """Vectors of shape (N, K, C), K = 1 except for "ggn" and for "topk", which has `top` + 1.
+
+    Of sequences of targets (N, T), with outputs (N, T, C), the shape is (N, K, T, C), and K the larger by a factor T
+    for what is not sent together.
+    """
+    if outputs.dim() == 3:
+        return _of_tokens(outputs, y, likelihood, kind, drawn, top)
     if kind in ("mc", "ef"):
         return (_noise if likelihood == "gaussian" else _surprise)(outputs, y, kind, drawn).unsqueeze(1)
-    rank = outputs.shape[1] - (likelihood == "categorical")
-    alone = min(rank, {"ggn": rank, "rademacher": 0, "topk": top}[kind])
+    rank, alone = _rank(outputs, likelihood), sent_alone(outputs, likelihood, kind, top)
     weights = _weights(outputs, likelihood, alone, drawn, together=alone < rank)
     return weights if likelihood == "gaussian" else _of_roots(outputs.softmax(1), weights)
+
+
+def _rank(outputs: Tensor, likelihood: Likelihood) -> int:
+    return outputs.shape[-1] - (likelihood == "categorical")
+
+
+def sent_alone(outputs: Tensor, likelihood: Likelihood, kind: CurvatureKind, top: int = 1) -> int:
+    """How many roots of the Hessian in one target's outputs are vectors by themselves."""
+    rank = _rank(outputs, likelihood)
+    return min(rank, {"ggn": rank, "topk": top}.get(kind, 0))
+
+
+def passes(outputs: Tensor, likelihood: Likelihood, kind: CurvatureKind, top: int = 1) -> int:
+    """Backward passes for each example, K, for outputs (N, C) or (N, T, C)."""
+    alone = sent_alone(outputs, likelihood, kind, top)
+    together = kind != "ggn" and (kind != "topk" or alone < _rank(outputs, likelihood))
+    return alone * outputs[0, ..., 0].numel() + together
+
+
+def _of_tokens(
+    outputs: Tensor, y: Tensor, likelihood: Likelihood, kind: CurvatureKind, drawn: Tensor, top: int
+) -> Tensor:
+    """Vectors (N, K, T, C) for outputs (N, T, C): see above, what is sent alone is so token by token."""
+    flat = combined(outputs.flatten(0, 1), y.flatten(0, 1), likelihood, kind, drawn.flatten(0, 1), top)
+    vectors = flat.unflatten(0, outputs.shape[:2])
+    alone, together = vectors.tensor_split([sent_alone(outputs, likelihood, kind, top)], 2)
+    steps = torch.eye(outputs.shape[1], dtype=outputs.dtype, device=outputs.device)
+    spread = alone.unsqueeze(3) * steps[:, None, :, None]
+    return torch.cat([spread.flatten(1, 2), together.transpose(1, 2)], 1)
 
 
 def _weights(outputs: Tensor, likelihood: Likelihood, alone: int, drawn: Tensor, together: bool) -> Tensor:
@@ -118,19 +157,32 @@ def check_request(likelihood: str, kind: str, generator: torch.Generator | None,
 
 
 def check_targets(outputs: Tensor, y: Tensor, likelihood: Likelihood) -> None:
-    """Refuse targets (N, ...) that do not fit outputs (any number, C)."""
-    if outputs.dim() != 2:
+    """Refuse targets (N, ...) that do not fit outputs (any number, C), or (any number, T, C) for T of them."""
+    if outputs.dim() not in (2, 3) or (outputs.dim() == 3 and likelihood == "gaussian"):
         raise UsageError(f"the network must return outputs of shape (N, C), got {tuple(outputs.shape)}")
-    count = outputs.shape[1]
+    count = outputs.shape[-1]
     if likelihood == "gaussian":
         if y.shape[1:] != outputs.shape[1:]:
             raise UsageError(f"targets must have shape (N, {count}) like the outputs, got {tuple(y.shape)}")
         return
-    if y.is_floating_point() or y.is_complex() or y.dim() != 1:
+    steps = tuple(outputs.shape[1:-1])
+    if y.is_floating_point() or y.is_complex() or y.shape[1:] != steps:
+        shape = f"(N, {steps[0]})" if steps else "(N,)"
         raise UsageError(
-            f"labels must be whole numbers of shape (N,), got {y.dtype} of shape {tuple(y.shape)}; "
+            f"labels must be whole numbers of shape {shape}, got {y.dtype} of shape {tuple(y.shape)}; "
             "real targets need likelihood='gaussian'"
         )
     low, high = int(y.min()), int(y.max())
     if low < 0 or high >= count:
         raise UsageError(f"labels must lie in 0 to {count - 1} for {count} outputs, got {low if low < 0 else high}")
+
+
+def check_passes(outputs: Tensor, likelihood: Likelihood, kind: CurvatureKind, top: int) -> None:
+    """Refuse to send the roots of long sequences back one by one."""
+    count = passes(outputs, likelihood, kind, top)
+    if outputs.dim() == 3 and count > MOST_PASSES:
+        steps, classes = outputs.shape[1:]
+        raise NotApplicable(
+            f"curvature kind {kind!r} takes {count:,} backward passes for each sequence of {steps} tokens out of "
+            f"{classes}, more than {MOST_PASSES}; choose kind: rademacher or kind: mc, which take one"
+        )

@@ -82,6 +82,10 @@ class Inference(ABC, Generic[Posterior]):
     def detach(self, network: nn.Module) -> None:
         """Training has ended: fold what was learned into the network and remove every hook."""
 
+    def sample(self, network: nn.Module, generator: torch.Generator) -> dict[str, Tensor]:
+        """One draw of parameters of the detached `network`, by name; none where it predicts at one point only."""
+        return {}
+
     def tensors(self) -> dict[str, Tensor]:
         """What was learned beside the network's parameters, by name."""
         return {}
@@ -135,6 +139,7 @@ class Pruner(Generic[Posterior]):
         when: remove units before training (at initialisation), after it, gradually during it, or online: more
             and more every ten epochs of it, nothing kept from growing back, so that one run gives every sparsity.
         rounds: score and prune in so many rounds, keeping the same fraction of the rest in each.
+        every: during training, score and prune after every so many epochs.
         allocation: how a budget is shared among layers: one global ranking, the same density in each
             layer, or the densities of Erdős-Rényi-Kernel (ERK) or LAMP, ranking within layers by the score;
             or the best two of every four consecutive weights ("2:4"), which sparse tensor cores can use.
@@ -148,6 +153,7 @@ class Pruner(Generic[Posterior]):
     report: Callable[[State[Posterior]], dict[str, Any]] | None = None
     when: When = "after"
     rounds: int = 1
+    every: int = 1
     allocation: Allocation = "global"
     shuffle: bool = False
 
@@ -162,7 +168,8 @@ class Pruner(Generic[Posterior]):
         for name, value, choices in (("when", self.when, When), ("allocation", self.allocation, Allocation)):
             if value not in get_args(choices):
                 raise UsageError(f"a pruner's {name} must be one of {', '.join(get_args(choices))}, got {value!r}")
-        if self.rounds < 1:
-            raise UsageError(f"a pruner's rounds must be a whole number >= 1, got {self.rounds!r}")
+        for name, value in (("rounds", self.rounds), ("every", self.every)):
+            if value < 1:
+                raise UsageError(f"a pruner's {name} must be a whole number >= 1, got {value!r}")
         if self.shuffle and (self.when in ("during", "online") or (self.when == "after" and self.rounds > 1)):
             raise UsageError("a shuffled control is not possible where training goes on between rounds: use rounds=1")

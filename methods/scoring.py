@@ -10,8 +10,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from ..architectures.modes import unfused
 from ..architectures.units import prunable
-from ..datasets.data import Split
+from ..datasets.data import Split, terms
 from .one_by_one import differentiable_attention
 from .pruner import State
 
@@ -29,15 +30,19 @@ def scratch(network: nn.Module, mode: BatchNormMode) -> Iterator[tuple[nn.Module
     for module in replica.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.eval()
-    with differentiable_attention(), torch.enable_grad():
+    with differentiable_attention(), unfused(), torch.enable_grad():
         yield replica, dict(prunable(replica))
 
 
 def mean_loss(outputs: Tensor, y: Tensor) -> Tensor:
-    """Mean negative log likelihood: cross-entropy for labels, ½ squared error for real targets."""
+    """Mean negative log likelihood: cross-entropy for labels, ½ squared error for real targets.
+
+    The mean is over the terms of the likelihood (`Split.terms`): for sequences of targets (N, T), whose outputs are
+    (N, T, C), over all their tokens.
+    """
     if y.is_floating_point():
         return 0.5 * (outputs - y).square().sum(1).mean()
-    return nn.functional.cross_entropy(outputs, y)
+    return nn.functional.cross_entropy(outputs.flatten(0, -2), y.flatten())
 
 
 def gradients_of(value: Tensor, weights: list[Tensor], create_graph: bool = False) -> tuple[Tensor, ...]:
@@ -48,14 +53,17 @@ def gradients_of(value: Tensor, weights: list[Tensor], create_graph: bool = Fals
 @torch.no_grad()
 def summed_loss(network: nn.Module, split: Split, batch: int = 1024) -> Tensor:
     """Negative log likelihood of all examples in the network's present mode, float64."""
-    losses = [mean_loss(network(x).double(), y) * len(x) for x, y in split.batches(batch)]
+    losses = [mean_loss(network(x).double(), y) * terms(y) for x, y in split.batches(batch)]
     return torch.stack(losses).sum()
 
 
 def balanced_batch(train: Split, size: int, generator: torch.Generator) -> Split:
-    """`size` random examples, as evenly over the classes as they allow; the whole split if it is smaller."""
+    """`size` random examples, as evenly over the classes as they allow; the whole split if it is smaller.
+
+    Sequences of targets have no class.
+    """
     shuffled = torch.randperm(len(train), generator=generator)
-    if not train.y.is_floating_point():
+    if train.y.dim() == 1:
         shuffled = shuffled[_rank_within_class(train.y.cpu()[shuffled]).argsort(stable=True)]
     return train[shuffled[:size].to(train.x.device)]
 

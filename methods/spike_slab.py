@@ -17,8 +17,6 @@ posterior, which are conditional ones, `log_odds` keeps too many of weights that
 from __future__ import annotations
 
 import math
-from functools import partial
-from typing import Literal
 
 import numpy as np
 import torch
@@ -26,12 +24,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from ..datasets.registry import UsageError
-from .bmr import spike
-from .curvature import CurvatureKind
-from .gaussian import MAP
 from .model_reduction import delta_f, finite, positive
-from .posteriors import Laplace
-from .pruner import Pruner, State, register
 
 # Points of the Gauss-Hermite rule.
 POINTS = 20
@@ -75,7 +68,7 @@ def responsibility(
     log π / (1-π) + log(s₀ / s₁) + ½ w² (1 / s₀² - 1 / s₁²). With the posterior mean μ² + s² for w² this is the
     estimate of an expectation-maximisation step. Raises UsageError, naming the argument, for what is out of range.
     """
-    _check_widths(spike_variance, slab_variance)
+    check_widths(spike_variance, slab_variance)
     gap = 1 / spike_variance - 1 / slab_variance
     return logit(inclusion) + 0.5 * (math.log(spike_variance / slab_variance) + finite("square", square) * gap)
 
@@ -87,13 +80,26 @@ def expected_responsibility(
 
     By the Gauss-Hermite rule, without sampling. Raises UsageError as `responsibility`.
     """
+    return expected_log_odds(mean, variance, spike_variance, slab_variance, inclusion).sigmoid()
+
+
+def expected_log_odds(
+    mean: Tensor | float, variance: Tensor | float, spike_variance: float, slab_variance: float, inclusion: float = 0.5
+) -> Tensor:
+    """The log odds of `expected_responsibility`, log E[r] - log E[1-r], which never saturate; float64."""
     mu, s = finite("mean", mean), positive("variance", variance).sqrt()
-    nodes, weights = np.polynomial.hermite_e.hermegauss(POINTS)
-    total = torch.zeros_like(mu * s)
-    for node, weight in zip(nodes, weights / weights.sum(), strict=True):
+    inside = outside = torch.full_like(mu * s, -math.inf)
+    for node, weight in hermite():
         odds = responsibility((mu + s * node).square(), spike_variance, slab_variance, inclusion)
-        total += weight * odds.sigmoid()
-    return total
+        inside = torch.logaddexp(inside, math.log(weight) + logsigmoid(odds))
+        outside = torch.logaddexp(outside, math.log(weight) + logsigmoid(-odds))
+    return inside - outside
+
+
+def hermite() -> list[tuple[float, float]]:
+    """Nodes and weights of the Gauss-Hermite rule for the mean under a standard normal."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(POINTS)
+    return list(zip(nodes.tolist(), (weights / weights.sum()).tolist(), strict=True))
 
 
 def mixture_log_density(weight: Tensor, spike_variance: float, slab_variance: float, inclusion: float = 0.5) -> Tensor:
@@ -102,7 +108,7 @@ def mixture_log_density(weight: Tensor, spike_variance: float, slab_variance: fl
     Raises UsageError as `responsibility`.
     """
     logit(inclusion)
-    _check_widths(spike_variance, slab_variance)
+    check_widths(spike_variance, slab_variance)
     square = weight.square()
 
     def log_density(probability: float, variance: float) -> Tensor:
@@ -111,7 +117,8 @@ def mixture_log_density(weight: Tensor, spike_variance: float, slab_variance: fl
     return torch.logaddexp(log_density(inclusion, slab_variance), log_density(1 - inclusion, spike_variance))
 
 
-def _check_widths(spike_variance: float, slab_variance: float) -> None:
+def check_widths(spike_variance: float, slab_variance: float) -> None:
+    """Raise UsageError, naming the variance, unless 0 < spike < slab."""
     positive("spike_variance", spike_variance)
     positive("slab_variance", slab_variance)
     if spike_variance >= slab_variance:
@@ -152,33 +159,3 @@ def false_discovery_selection(pip: Tensor, rate: float = 0.05) -> Tensor:
     chosen = torch.zeros_like(pip, dtype=torch.bool)
     chosen[order] = expected <= rate
     return chosen
-
-
-# ---------------------------------------------------------------------- the method
-
-
-@register("pip-laplace")
-def pip_laplace_pruner(
-    inclusion: float = 0.5,
-    slab_variance: float | None = None,
-    precision: float | Literal["tuned"] = 1.0,
-    kind: CurvatureKind = "ggn",
-) -> Pruner[Laplace]:
-    """Posterior inclusion probability on a diagonal Laplace posterior (reconstruction of Saha, Liu, Liang 2024).
-
-    The slab is the layerwise prior that the evidence fits to the network trained with `precision`; or, given its
-    variance, the network is trained under it. PIP > ½ is the method's own threshold.
-    """
-    logit(inclusion)
-    if slab_variance is None:
-        inference = partial(MAP, precision, kind, "diag", "layerwise")
-    elif precision != 1.0:
-        raise UsageError("slab_variance is the prior to train under: give it or precision, not both")
-    else:
-        inference = partial(MAP, float(1 / positive("slab_variance", slab_variance)), kind)
-    return Pruner(inference, partial(pip_log_odds, inclusion=inclusion), keep_above=0.0)
-
-
-def pip_log_odds(state: State[Laplace], inclusion: float = 0.5) -> Tensor:
-    """Log odds of the inclusion probability of each unit, whose weights' evidence adds up; shape (units.n,)."""
-    return logit(inclusion) - state.units.gather(spike(state))

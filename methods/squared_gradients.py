@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from .interception import Convolution, Factors, ParameterUses, Use
+from .interception import Convolution, Factors, Lookup, ParameterUses, Use
 
 # Numbers in the buffer of per-example gradients that are squared at a time: about what a cache holds.
 BUFFER = 1 << 19
@@ -60,11 +60,21 @@ def _add_squares(total: Tensor, uses: list[Use]) -> None:
     pairs = [use for use in uses if isinstance(use, Factors)]
     if len(pairs) == len(uses):
         _add_squared_products(total.flatten(1), _joined(pairs))
+    elif len(uses) == 1 and isinstance(uses[0], Lookup):
+        _add_squared_rows(total, uses[0])
     elif len(uses) == 1 and isinstance(uses[0], Convolution) and not uses[0].grouped:
         for part in uses[0].split(max(1, BUFFER // uses[0].patch_numbers)):
             _add_squared_products(total.flatten(1), part.factors())
     else:
         _add_formed_squares(total, uses)
+
+
+def _add_squared_rows(total: Tensor, use: Lookup) -> None:
+    """Add Σ_n of the squares of example n's rows, forming only the rows that it looked up, once each."""
+    examples = torch.arange(len(use), device=use.index.device).unsqueeze(1)
+    rows, place = (examples * use.rows + use.index).unique(return_inverse=True)
+    summed = use.g.new_zeros(len(rows), use.g.shape[2]).index_add_(0, place.flatten(), use.g.flatten(0, 1))
+    total.index_add_(0, rows % use.rows, summed.square_())
 
 
 def _add_formed_squares(total: Tensor, uses: list[Use]) -> None:

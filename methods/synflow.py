@@ -13,6 +13,7 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
+from ..datasets.registry import NotApplicable
 from .gaussian import MAP
 from .posteriors import Laplace
 from .pruner import Pruner, State, register
@@ -27,6 +28,8 @@ def synflow_pruner(rounds: PositiveInt = 100, precision: float = 1.0) -> Pruner[
 
 def synflow(state: State) -> Tensor:
     """|θ| ∂R/∂|θ|, summed over a unit's weights; shape (units.n,)."""
+    if not state.train.x.is_floating_point():
+        raise NotApplicable("synflow sends an input of ones through the network: there is none among words")
     with scratch(state.network, "eval") as (network, weights):
         linearised = _linearised_(network.double())
         flow = linearised(torch.ones_like(state.train.x[:1], dtype=torch.float64)).sum()

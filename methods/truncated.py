@@ -1,4 +1,4 @@
-"""Truncated log-normal distributions: mass, divergence, moments and draws, in log space and float64.
+"""Truncated log-normal distributions: mass, divergence and moments, in log space and float64.
 
 θ > 0 is log-normal, truncated: x = log θ is normal with mean μ and scale s between the log bounds a and b. Its
 standardised bounds are α = (a - μ) / s and β = (b - μ) / s, its mass Z = Φ(β) - Φ(α). With φ / Z, the hazards at
@@ -10,15 +10,19 @@ digits are lost from about 10⁴ standard deviations outside.)
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.special import erfcx, log_ndtr, ndtri
+from torch.special import erfcx
 
 # Beyond, s is 0 or infinite in effect: the whole range of x is 20 by default.
 LOG_SIGMA_RANGE = (-20.0, 5.0)
+
+# From here on, both bounds being below the mean, or above it, differences of Φ lose digits.
+_OUTSIDE = -2.0
 
 _ROOT_HALF_PI = math.sqrt(math.pi / 2)
 _LOG_ROOT_2PI = 0.5 * math.log(2 * math.pi)
@@ -32,49 +36,76 @@ def standardised(mu: Tensor, log_sigma: Tensor, a: float, b: float) -> tuple[Ten
 
 def log_mass(low: Tensor, high: Tensor) -> Tensor:
     """log(Φ(high) - Φ(low)) for low < high, in either tail to full relative precision."""
-    return _Mass.apply(low, high)[0]  # pyright: ignore[reportOptionalSubscript]
+    return _LogMass.apply(low, high)  # pyright: ignore[reportReturnType]
 
 
-def log_mass_and_hazards(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """log Z with Z = Φ(high) - Φ(low), and φ(low) / Z, φ(high) / Z."""
-    return _Mass.apply(low, high)  # pyright: ignore[reportReturnType]
-
-
-class _Mass(torch.autograd.Function):
-    """d log Z = h_b dβ - h_a dα; dh_b = -h_b (β + h_b) dβ + h_a h_b dα, and its mirror image."""
+class _LogMass(torch.autograd.Function):
+    """d log Z = h_b dβ - h_a dα, with h the hazards φ / Z."""
 
     @staticmethod
-    def forward(ctx: Any, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        low, high = torch.broadcast_tensors(low, high)
-        mirrored = low + high > 0
-        far, near = torch.where(mirrored, -high, low), torch.where(mirrored, -low, high)
-        log_z, hazard_far, hazard_near = _mass_below(far, near)
-        hazard_low = torch.where(mirrored, hazard_near, hazard_far)
-        hazard_high = torch.where(mirrored, hazard_far, hazard_near)
-        ctx.save_for_backward(low, high, hazard_low, hazard_high)
-        return log_z, hazard_low, hazard_high
+    def forward(ctx: Any, low: Tensor, high: Tensor) -> Tensor:
+        ctx.save_for_backward(low, high)
+        far, near = folded(*torch.broadcast_tensors(low, high))
+        outside = near < _OUTSIDE
+        return _piecewise(outside, _log_mass_outside, lambda far, near: _mass(far, near).log(), far, near)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        low, high, h_low, h_high = ctx.saved_tensors
-        g_mass, g_low, g_high = gradients
-        both = h_low * h_high
-        to_low = -g_mass * h_low + g_low * h_low * (h_low - low) + g_high * both
-        to_high = g_mass * h_high - g_high * h_high * (h_high + high) - g_low * both
-        return to_low, to_high
+        hazard_low, hazard_high = hazards(*torch.broadcast_tensors(*ctx.saved_tensors))
+        return -gradients[0] * hazard_low, gradients[0] * hazard_high
 
 
-def _mass_below(far: Tensor, near: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """log Z and the hazards where |near| <= |far|, far < 0: `near` is the bound closer to the mean, or beyond it."""
-    inside = near > 0
-    ratio = (0.5 * (near - far) * (near + far)).exp()  # φ(far) / φ(near)
-    below = near.clamp_max(0)
-    scaled = _ROOT_HALF_PI * (erfcx(-below / math.sqrt(2)) - erfcx(-far / math.sqrt(2)) * ratio)  # Z / φ(near)
-    around = 0.5 * (torch.erf(near / math.sqrt(2)) - torch.erf(far / math.sqrt(2)))
-    log_z = torch.where(inside, around.log(), scaled.log() - 0.5 * below.square() - _LOG_ROOT_2PI)
-    density = (-0.5 * near.square() - _LOG_ROOT_2PI).exp()
-    hazard = torch.where(inside, density / around, scaled.reciprocal())
-    return log_z, hazard * ratio, hazard
+def hazards(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """φ(low) / Z and φ(high) / Z, Z = Φ(high) - Φ(low), in either tail to full relative precision; no gradients."""
+    far, near = folded(low, high)
+    hazard_near = _piecewise(near < _OUTSIDE, _hazard_outside, _hazard, far, near)
+    hazard_far = hazard_near * density_ratio(far, near)
+    mirrored = low + high > 0
+    return torch.where(mirrored, hazard_near, hazard_far), torch.where(mirrored, hazard_far, hazard_near)
+
+
+def folded(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """The farther bound from the mean and the nearer one, reflected so that the farther one is below it."""
+    return torch.minimum(low, -high), torch.minimum(high, -low)
+
+
+def _piecewise(where: Tensor, one: Callable[..., Tensor], other: Callable[..., Tensor], *values: Tensor) -> Tensor:
+    """`one` where `where`, elsewhere `other`, each computed at its own places only."""
+    count = int(where.sum())
+    if count in (0, where.numel()):
+        return (one if count else other)(*values)
+    found = torch.empty_like(values[0]).flatten()
+    for chosen, function in ((where, one), (~where, other)):
+        index = chosen.flatten().nonzero().squeeze(1)
+        found = found.index_copy(0, index, function(*(value.flatten()[index] for value in values)))
+    return found.view(where.shape)
+
+
+def _mass(far: Tensor, near: Tensor) -> Tensor:
+    return 0.5 * (torch.erf(near / math.sqrt(2)) - torch.erf(far / math.sqrt(2)))
+
+
+def _scaled_mass(far: Tensor, near: Tensor) -> Tensor:
+    """Z / φ(near), which does not underflow."""
+    outside = erfcx(-far / math.sqrt(2)) * density_ratio(far, near)
+    return _ROOT_HALF_PI * (erfcx(-near / math.sqrt(2)) - outside)
+
+
+def density_ratio(far: Tensor, near: Tensor) -> Tensor:
+    """φ(far) / φ(near)."""
+    return (0.5 * (near - far) * (near + far)).exp()
+
+
+def _log_mass_outside(far: Tensor, near: Tensor) -> Tensor:
+    return _scaled_mass(far, near).log() - 0.5 * near.square() - _LOG_ROOT_2PI
+
+
+def _hazard(far: Tensor, near: Tensor) -> Tensor:
+    return (-0.5 * near.square() - _LOG_ROOT_2PI).exp() / _mass(far, near)
+
+
+def _hazard_outside(far: Tensor, near: Tensor) -> Tensor:
+    return _scaled_mass(far, near).reciprocal()
 
 
 def kl_to_loguniform(mu: Tensor, log_sigma: Tensor, *, a: float = -20.0, b: float = 0.0) -> Tensor:
@@ -82,10 +113,43 @@ def kl_to_loguniform(mu: Tensor, log_sigma: Tensor, *, a: float = -20.0, b: floa
 
     log(b - a) - ½ log(2πe) - log s - log Z - (α φ(α) - β φ(β)) / 2Z (Neklyudov et al. 2017, arXiv 1705.07283).
     """
+    return _Divergence.apply(mu, log_sigma, a, b)  # pyright: ignore[reportReturnType]
+
+
+class _Divergence(torch.autograd.Function):
+    """One node with its derivatives in closed form, where a graph would have sixty."""
+
+    @staticmethod
+    def forward(ctx: Any, mu: Tensor, log_sigma: Tensor, a: float, b: float) -> Tensor:
+        ctx.save_for_backward(mu, log_sigma)
+        ctx.bounds = a, b
+        s, alpha, beta = standardised(mu, log_sigma, a, b)
+        hazard_a, hazard_b = hazards(alpha, beta)
+        entropy = 0.5 + _LOG_ROOT_2PI + s.log() + log_mass(alpha, beta) + 0.5 * (alpha * hazard_a - beta * hazard_b)
+        return math.log(b - a) - entropy
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        to_mu, to_log_sigma = kl_gradient(*ctx.saved_tensors, *ctx.bounds)
+        return gradients[0] * to_mu, gradients[0] * to_log_sigma, None, None
+
+
+def kl_gradient(mu: Tensor, log_sigma: Tensor, a: float, b: float) -> tuple[Tensor, Tensor]:
+    """Derivatives of `kl_to_loguniform` in μ and log s.
+
+    With h the hazards and D = α h_a - β h_b, ∂KL/∂α = ½ h_a (1 + α² - D) and ∂KL/∂β = -½ h_b (1 + β² - D).
+    """
     s, alpha, beta = standardised(mu, log_sigma, a, b)
-    log_z, hazard_a, hazard_b = log_mass_and_hazards(alpha, beta)
-    entropy = 0.5 + _LOG_ROOT_2PI + s.log() + log_z + 0.5 * (alpha * hazard_a - beta * hazard_b)
-    return math.log(b - a) - entropy
+    hazard_a, hazard_b = hazards(alpha, beta)
+    rest = 1 - alpha * hazard_a + beta * hazard_b
+    to_alpha = 0.5 * hazard_a * (rest + alpha.square())
+    to_beta = -0.5 * hazard_b * (rest + beta.square())
+    return -(to_alpha + to_beta) / s, where_free(log_sigma, -1 - alpha * to_alpha - beta * to_beta)
+
+
+def where_free(log_sigma: Tensor, derivative: Tensor) -> Tensor:
+    """A derivative in log s, which is 0 where log s is clamped."""
+    return derivative * ((log_sigma >= LOG_SIGMA_RANGE[0]) & (log_sigma <= LOG_SIGMA_RANGE[1]))
 
 
 def log_moment(mu: Tensor, log_sigma: Tensor, k: float, *, a: float = -20.0, b: float = 0.0) -> Tensor:
@@ -104,7 +168,7 @@ def noise_mean(mu: Tensor, log_sigma: Tensor, *, a: float = -20.0, b: float = 0.
 
 # Below these scales R is integrated, inside the bounds and from so many s outside: as a difference of logarithms it
 # would keep few of its digits.
-_SMALL, _SMALL_OUTSIDE, _OUTSIDE = 0.02, 0.3, 3.0
+_SMALL, _SMALL_BEYOND, _BEYOND = 0.02, 0.3, 3.0
 # With so many standard deviations between the bounds, only the nearer one shapes the distribution.
 _APART = 40.0
 # From here on, the variance of a normal's tail is computed by its continued fraction, 16 levels of it.
@@ -120,13 +184,15 @@ def noise_snr(mu: Tensor, log_sigma: Tensor, *, a: float = -20.0, b: float = 0.0
     between α - ks and β - ks: a sum of positive terms.
     """
     s, alpha, beta = standardised(mu, log_sigma, a, b)
+    beyond = torch.maximum(alpha, -beta) > _BEYOND
+    small = (s < torch.where(beyond, _SMALL_BEYOND, _SMALL)) & (s * _APART < b - a)
+    return _piecewise(small, _integrated, _differences, s, alpha, beta).expm1().rsqrt()
+
+
+def _differences(s: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
+    """R for large s."""
     first, second = (log_mass(alpha - k * s, beta - k * s) for k in (1, 2))
-    ratio = s.square() + second + log_mass(alpha, beta) - 2 * first
-    outside = torch.maximum(alpha, -beta) > _OUTSIDE
-    small = (s < torch.where(outside, _SMALL_OUTSIDE, _SMALL)) & (s * _APART < b - a)
-    if bool(small.any()):
-        ratio = ratio.masked_scatter(small, _integrated(s[small], alpha[small], beta[small]))
-    return ratio.expm1().rsqrt()
+    return s.square() + second + log_mass(alpha, beta) - 2 * first
 
 
 def _integrated(s: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
@@ -154,81 +220,18 @@ def tail_variance(t: Tensor) -> Tensor:
     1 - h (h - t), with h = φ(t) / Φ(-t) = t + 1/(t + 2/(t + 3/(t + ...))) (Laplace). With δ = h - t = 1/(t + ε) it
     is also δ (ε - δ), which keeps its digits where h (h - t) is nearly 1.
     """
-    near, far = t.clamp(-12, _TAIL), t.clamp_min(_TAIL)
-    hazard = 1 / (_ROOT_HALF_PI * erfcx(near / math.sqrt(2)))
-    epsilon = torch.zeros_like(far)
+    return _piecewise(t < _TAIL, _variance_above, _variance_far_above, t)
+
+
+def _variance_above(t: Tensor) -> Tensor:
+    t = t.clamp_min(-12)
+    hazard = 1 / (_ROOT_HALF_PI * erfcx(t / math.sqrt(2)))
+    return 1 - hazard * (hazard - t)
+
+
+def _variance_far_above(t: Tensor) -> Tensor:
+    epsilon = torch.zeros_like(t)
     for level in range(_LEVELS, 1, -1):
-        epsilon = level / (far + epsilon)
-    delta = 1 / (far + epsilon)
-    return torch.where(t < _TAIL, 1 - hazard * (hazard - near), delta * (epsilon - delta))
-
-
-# ---------------------------------------------------------------------- draws
-
-# Lower-tail probabilities end at Φ(-37.5) in float64, at Φ(-13) in float32.
-_UNDERFLOW = {torch.float64: -30.0, torch.float32: -10.0}
-
-
-def draw(mu: Tensor, log_sigma: Tensor, uniform: Tensor, *, a: float = -20.0, b: float = 0.0) -> Tensor:
-    """θ, one draw for every number of `uniform` in [0, 1), whose last axes are those of μ; in the dtype of `uniform`.
-
-    Differentiable in μ and log s by implicit reparametrisation (Figurnov et al., NeurIPS 2018, arXiv 1805.08498).
-    What is computed for each draw is computed in the dtype of `uniform`, float32 or float64; the rest in float64.
-    """
-    s, alpha, beta = standardised(mu, log_sigma, a, b)
-    theta: Tensor = _Draw.apply(s, alpha, beta, uniform, a, b)  # pyright: ignore[reportAssignmentType]
-    return theta
-
-
-class _Draw(torch.autograd.Function):
-    """exp(μ + s z) with Φ(z) = (1 - u) Φ(α) + u Φ(β), so that dz = ((1 - u) φ(α) dα + u φ(β) dβ) / φ(z).
-
-    Where the nearer bound is α, everything is computed for -z, and u counts from the other end. What is kept of z is
-    w, its distance from the nearer bound: x is that bound plus s w, and far outside w is all that z adds to it.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, s: Tensor, low: Tensor, high: Tensor, uniform: Tensor, a: float, b: float) -> Tensor:
-        mirrored = low + high > 0
-        far, near = torch.where(mirrored, -high, low), torch.where(mirrored, -low, high)
-        u = uniform.clamp_min(0.5 * torch.finfo(uniform.dtype).eps)  # at 0, a derivative is 0 times infinity
-        w = _below_near(far, near, u)
-        signed = torch.where(mirrored, -s, s)
-        theta = torch.addcmul(torch.where(mirrored, near.new_tensor(a), b).to(u), w, signed.to(u)).exp_()
-        ctx.save_for_backward(mirrored, signed, far, near, u, w, theta)
-        return theta
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        mirrored, signed, far, near, u, w, theta = ctx.saved_tensors
-        to_x = gradients[0] * theta
-        density = torch.addcmul(near.to(w), w, w.new_tensor(0.5)).mul_(w).exp_().mul_(to_x)  # φ(near) / φ(z)
-        plain, distance, both, nearer = (
-            value.sum_to_size(near.shape).double() for value in (to_x, to_x * w, density, density * u)
-        )
-        ratio = (0.5 * (near - far) * (near + far)).exp()
-        to_near, to_far = signed * (nearer - plain), signed * ratio * (both - nearer)
-        to_low, to_high = torch.where(mirrored, -to_near, to_far), torch.where(mirrored, -to_far, to_near)
-        return torch.where(mirrored, -distance, distance), to_low, to_high, None, None, None
-
-
-def _below_near(far: Tensor, near: Tensor, u: Tensor) -> Tensor:
-    """z - near with Φ(z) = (1 - u) Φ(far) + u Φ(near), where |near| <= |far| and far < 0."""
-    p_far, p_near = (0.5 * torch.erfc(-bound / math.sqrt(2)) for bound in (far, near))  # torch.special.ndtr is 0 at -9
-    w = ndtri(torch.addcmul(p_far.to(u), u, (p_near - p_far).to(u))) - near.to(u)
-    tail = near < _UNDERFLOW[u.dtype]
-    if bool(tail.any()):
-        w = torch.where(tail, _below_tail(far, near.clamp_max(_UNDERFLOW[u.dtype]), u.double()).to(u), w)
-    return w.clamp_((far - near).to(u), torch.zeros_like(near).to(u))
-
-
-def _below_tail(far: Tensor, near: Tensor, u: Tensor) -> Tensor:
-    """The same far in the tail: Newton's method on log Φ(z) = log Φ(near) + log v, from the leading term, -½ z²."""
-    log_v = (u + (1 - u) * (log_ndtr(far) - log_ndtr(near)).exp()).log()
-    w = 2 * log_v / ((near.square() - 2 * log_v).sqrt() - near)  # -√(near² - 2 log v) - near
-    for _ in range(3):
-        z = near + w
-        scaled = erfcx(-z / math.sqrt(2))  # log Φ(z) - log Φ(near), without what both have in common
-        excess = (scaled / erfcx(-near / math.sqrt(2))).log() - w * (near + 0.5 * w) - log_v
-        w = w - excess * _ROOT_HALF_PI * scaled
-    return w
+        epsilon = level / (t + epsilon)
+    delta = 1 / (t + epsilon)
+    return delta * (epsilon - delta)

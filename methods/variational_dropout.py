@@ -1,48 +1,58 @@
-"""Variational dropout: the divergence from the log-uniform prior, exact and as published.
+"""Sparse variational dropout: every weight learns its own dropout rate, and leaves where the rate is high.
 
 Molchanov, Ashukha, Vetrov, "Variational dropout sparsifies deep neural networks", ICML 2017 (arXiv 1701.05369);
 Kingma, Salimans, Welling, "Variational dropout and the local reparameterization trick", NIPS 2015 (arXiv
 1506.02557). A weight's posterior is N(θ, σ²) with α = σ²/θ², its prior p(log |w|) is constant, and KL depends on
-α alone. The prior is improper: KL is defined up to a constant, chosen so that KL → 0 as α → ∞.
+α alone. The prior is improper: KL is defined up to a constant, chosen so that KL → 0 as α → ∞, and the bound is no
+evidence to compare models by.
 
-With u = 1/√(2α) and Dawson's integral D,
-
-    KL = 2 ∫₀ᵘ D(x) dx,    dKL / d log α = - u D(u).
-
-In s = x / (x + c), x = u², the derivative is s (½ + (1 - s) P(s)) with P smooth on [0, 1] (from u D(u) ~ x at 0 and
-½ + 1/(4x) at infinity), so that KL = ½ log(1 + x/c) + ∫₀ˢ P: the shape of the published fit, a softplus and a function
-of a sigmoid, with a polynomial that makes it exact.
+Trained are θ and log σ², not θ and α: noise is then additive, and gradients of θ far less noisy. What leaves loses
+mean and variance. Biases are points without a prior, and nothing else is penalised: weight decay would break the
+invariance of α under a scale.
 """
 
 from __future__ import annotations
 
-import functools
+import logging
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from numpy.polynomial.chebyshev import Chebyshev, cheb2poly
-from scipy.special import dawsn
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from ..architectures.units import Units
+from ..datasets.data import Split
 from ..datasets.registry import UsageError, unknown
+from .dawson import exact, slope
+from .posteriors import Gaussian
+from .pruner import Pruner, State, register
+from .variational import Variational
+
+__all__ = ["VariationalDropout", "exact", "kl"]
+
+logger = logging.getLogger("bayesprune")
 
 Form = Literal["exact", "molchanov", "kingma"]
+Start = Literal["network", "small"]
 
 # Euler's constant; KL → ½ (γ + log 2) - ½ log α as α → 0.
 EULER = 0.57721566490153286
 LIMIT = 0.5 * (EULER + math.log(2))
-
-# c: where the sigmoid is ½. This one gives polynomials whose coefficients are small, and soon vanish.
-SCALE = 12.0
-DEGREE = 48
-# Chebyshev coefficients below which a series ends; higher powers would only add rounding.
-TOLERANCE = {torch.float64: 1e-13}
-# Beyond it the asymptotic series of u D(u) is exact.
-LARGE = 40.0
+# Within these bounds of log α the divergence has a gradient (Molchanov et al., published code).
+CLAMP = 8.0
+# Dropout rate α / (1 + α) = 0.95.
+THRESHOLD = 3.0
+# Standard deviation of weights that start small, and what they, or others, start with (see `VariationalDropout`).
+SMALL = 0.01
+INITIAL: dict[Start, float] = {"network": -6.0, "small": -10.0}
+# Weights at a time that stay in a processor's cache.
+BLOCK = 1 << 14
+# Of θ², where θ is 0.
+TINY = 1e-16
 
 
 def kl(log_alpha: Tensor, form: Form = "exact") -> Tensor:
@@ -73,75 +83,128 @@ def kingma(log_alpha: Tensor) -> Tensor:
     return LIMIT - 0.5 * log_alpha - alpha * (1.16145124 - alpha * (1.50204118 - 0.58629921 * alpha))
 
 
-def exact(log_alpha: Tensor) -> Tensor:
-    """2 ∫₀ᵘ D(x) dx."""
-    return _Exact.apply(log_alpha)  # pyright: ignore[reportReturnType]
-
-
 FORMS: dict[str, Callable[[Tensor], Tensor]] = {"exact": exact, "molchanov": molchanov, "kingma": kingma}
 
 
-# ---------------------------------------------------------------------- the exact form
+# ---------------------------------------------------------------------- the inference
 
 
-class _Exact(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, log_alpha: Tensor) -> Tensor:
-        v = log_alpha.to(torch.float64, copy=True).neg_().sub_(math.log(2 * SCALE))  # log(x / c)
-        s = torch.sigmoid(v)
-        rest = 1 - s
-        buffer = torch.minimum(s, rest)  # memory is what takes time here
-        softplus_v = v.clamp_min_(0).sub_(buffer.neg_().log1p_())
-        y = torch.sub(s, rest, out=buffer)
-        integral, integrand = _polynomials(TOLERANCE.get(log_alpha.dtype, 1e-8))
-        if ctx.needs_input_grad[0]:
-            slope = _horner(integrand, y).mul_(rest).add_(0.5).mul_(s).neg_()
-            ctx.save_for_backward(slope.to(log_alpha.dtype))
-        return softplus_v.mul_(0.5).addcmul_(_horner(integral, y), s).to(log_alpha.dtype)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, g: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return g * ctx.saved_tensors[0]
+def log_alpha(mean: Tensor, log_sigma: Tensor) -> Tensor:
+    """log σ² - log θ², elementwise."""
+    return 2 * log_sigma - (mean.square() + TINY).log()
 
 
-def _horner(coefficients: tuple[float, ...], y: Tensor) -> Tensor:
-    """A polynomial from its coefficients, that of the highest power first."""
-    value = torch.full_like(y, coefficients[0])
-    for c in y.new_tensor(coefficients[1:]):
-        torch.addcmul(c, value, y, out=value)
-    return value
+@dataclass
+class VariationalDropout(Variational[Gaussian]):
+    """Variational dropout with a rate for each weight.
+
+    Attributes:
+        form: of the divergence.
+        weights: training starts from the "network" as it is initialised, with one log α for all weights; or, as in
+            the published code, from "small" ones, N(0, 0.01²), with one log σ² for all, many of them nearly out.
+        start: that log α (-6 unless given), or that log σ² (-10).
+    """
+
+    warm_up: tuple[int, int] = (5, 20)
+    biases: bool = False
+    form: Form = "exact"
+    weights: Start = "network"
+    start: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.form not in FORMS:
+            raise unknown("form of the divergence", self.form, FORMS)
+        if self.warm_up[1] == 0 and self.kl >= 1:
+            logger.warning(
+                "variational dropout without a warm-up: the whole divergence from the first step on usually removes "
+                "every weight of a network that starts at random; give warm_up: [5, 20]"
+            )
+
+    def attach(self, network: nn.Module, units: Units, train: Split) -> None:
+        """As `Variational`; small weights are drawn from torch's global generator."""
+        if self.weights == "small":
+            for weight in self.named_weights(network).values():
+                nn.init.normal_(weight, std=SMALL)
+        super().attach(network, units, train)
+
+    def initial_log_sigma(self, network: nn.Module) -> Tensor:
+        """½ log σ² from the same log α, or log σ², of every weight."""
+        means = [weight.detach().flatten() for weight in self.named_weights(network).values()]
+        log_squares = torch.cat([(m.square() + TINY).log() for m in means])
+        start = self.start if self.start is not None else INITIAL[self.weights]
+        return 0.5 * (log_squares if self.weights == "network" else torch.zeros_like(log_squares)) + 0.5 * start
+
+    def divergence(self, network: nn.Module) -> Tensor:
+        """Σ KL(log α), clamped to where it has a gradient."""
+        return self._of_present(kl(self._log_alpha(network).clamp(-CLAMP, CLAMP), self.form)).sum()
+
+    def penalizer(self, network: nn.Module, scale: float) -> Callable[[], None]:
+        """In closed form for the exact divergence, from the variance of the forward pass of the very step."""
+        weighted = 2 * scale * self.beta
+        if self.form != "exact" or not weighted:
+            return super().penalizer(network, scale)
+        parameters = [network.get_parameter(name) for name in self.names]
+        sizes = [parameter.numel() for parameter in parameters]
+
+        @torch.no_grad()
+        def add() -> None:
+            spreads = zip(*(v.split(sizes) for v in (self.variance.detach(), self.log_sigma.grad)), strict=True)  # pyright: ignore
+            for parameter, (variance, of_sigma) in zip(parameters, spreads, strict=True):
+                vectors = (parameter.detach().view(-1), variance, parameter.grad.view(-1), of_sigma)  # pyright: ignore
+                for mean, spread, of_mean, of_spread in zip(*(v.split(BLOCK) for v in vectors), strict=True):
+                    square = mean.square()
+                    pull = slope(square, spread, CLAMP)
+                    of_spread.sub_(pull, alpha=weighted)
+                    of_mean.add_(pull.mul_(mean).div_(square.add_(TINY)), alpha=weighted)
+
+        return add
+
+    def _log_alpha(self, network: nn.Module) -> Tensor:
+        means = torch.cat([network.get_parameter(name).flatten() for name in self.names])
+        return log_alpha(means, self.log_sigma)
+
+    def posterior(self, network: nn.Module, train: Split) -> Gaussian:
+        """The Gaussians at hand; float64."""
+        mean = {name: network.get_parameter(name).detach().double() for name in self.names}
+        return Gaussian(mean, {name: sigma.pow(-2) for name, sigma in self.sigma().items()})
+
+    @torch.no_grad()
+    def learned(self, network: nn.Module) -> dict[str, Any]:
+        """β and KL at the end, the median log α of each layer, and the share of weights above the threshold."""
+        if self.epoch < self.warm_up[1]:
+            logger.warning(
+                "variational dropout ended in its warm-up: the divergence has weight %.2g only; train for more than "
+                "%d epochs, or shorten warm_up", self.beta, self.warm_up[1],
+            )  # fmt: skip
+        rates = self._log_alpha(network).split([shape.numel() for shape in self.shapes.values()])
+        medians = {name: rate.median().item() for name, rate in zip(self.names, rates, strict=True)}
+        above = torch.cat(rates) >= THRESHOLD
+        return {**super().learned(network), "log_alpha": medians, "above": above.double().mean().item()}
 
 
-@functools.cache
-def _polynomials(tolerance: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """1/s ∫₀ˢ P and P(s), in powers of y = 2s - 1: dividing by s keeps the tail α → ∞ right in relative terms."""
-    integrand = Chebyshev.interpolate(_integrand, DEGREE, domain=[0, 1])
-    nodes, weights = np.polynomial.legendre.leggauss(DEGREE)
-
-    def mean_below(s: np.ndarray) -> np.ndarray:
-        """∫₀¹ P(s t) dt."""
-        return integrand(s[:, None] * (nodes + 1) / 2) @ weights / 2
-
-    integral = Chebyshev.interpolate(mean_below, DEGREE, domain=[0, 1])
-    return _powers(integral, tolerance), _powers(integrand, tolerance)
+# ---------------------------------------------------------------------- the method
 
 
-def _integrand(s: np.ndarray) -> np.ndarray:
-    """P(s) = (G/s - ½) / (1 - s), G = u D(u) = ½ + e, arranged so that nothing cancels as x → ∞."""
-    x = SCALE * s / (1 - s)
-    root = np.sqrt(x)
-    e = np.where(x < LARGE, root * dawsn(root) - 0.5, _series(np.maximum(x, LARGE)))
-    return (e * x + (0.5 + e) * SCALE) * (x + SCALE) / (x * SCALE)
+@register("variational-dropout")
+def variational_dropout_pruner(
+    threshold: float = 3.0,
+    form: Form = "exact",
+    warm_up: tuple[int, int] = (5, 20),
+    kl: float = 1.0,
+    weights: Start = "network",
+    start: float | None = None,
+) -> Pruner[Gaussian]:
+    """Sparse variational dropout: what has log α below 3 stays (Molchanov, Ashukha, Vetrov 2017).
+
+    `weights: small` is the authors' initialisation.
+    """
+    inference = partial(VariationalDropout, kl, (warm_up[0], warm_up[1]), form=form, weights=weights, start=start)
+    return Pruner(inference, signal_over_noise, keep_above=-threshold)
 
 
-def _series(x: np.ndarray) -> np.ndarray:
-    """u D(u) - ½ = Σ_k (2k-1)!! / (2^(k+1) x^k), asymptotically."""
-    terms = np.cumprod([(2 * k - 1) / (2 * x) for k in range(1, 30)], axis=0)
-    return terms.sum(axis=0) / 2
-
-
-def _powers(series: Chebyshev, tolerance: float) -> tuple[float, ...]:
-    """A Chebyshev series, less its negligible end, in powers: the highest first."""
-    degree = int(np.nonzero(np.abs(series.coef) > tolerance)[0].max())
-    return tuple(float(c) for c in cheb2poly(series.coef[: degree + 1])[::-1])
+def signal_over_noise(state: State[Gaussian]) -> Tensor:
+    """- log α, in which units of several weights count their squared means and variances together; (units.n,)."""
+    posterior = state.posterior
+    squares = state.units.gather({name: mean.square() for name, mean in posterior.mean.items()})
+    return (squares + TINY).log() - state.units.gather(posterior.variance).log()

@@ -13,6 +13,7 @@ from .fits import fits
 from .frame import at_sparsity, percent, pruned, seed_counts, seeds_text
 from .metrics import Metric
 from .ranking import Ranking
+from .recurrent import accounts
 from .statistics import Comparison
 from .tables import capital, p_text
 
@@ -166,6 +167,29 @@ def latency(frame: pd.DataFrame) -> str:
         "operations; level line: no faster than dense. "
         + ("Grey: the same networks with the mask alone, which saves no time." if masked else "")
     ).strip()
+
+
+def gates(frame: pd.DataFrame) -> str:
+    """Caption of gates by kind."""
+    return (
+        "Gates with at least one incoming weight, over neurons that stay, by kind of gate, at the method's own "
+        f"threshold; the others are constant, and 1 is the most. {_account_band(frame)}."
+    )
+
+
+def kept(frame: pd.DataFrame) -> str:
+    """Caption of words, inputs and neurons that stay."""
+    return (
+        "Share of the vocabulary, of the input neurons and of the hidden neurons that stays at the method's own "
+        f"threshold. {_account_band(frame)}. Rare words hardly change the likelihood, so that the divergence alone "
+        "removes them: a vocabulary that stays is in part one of frequent words."
+    )
+
+
+def _account_band(frame: pd.DataFrame) -> str:
+    counts = list(accounts(frame).groupby(["dataset", "architecture", "label"])["seed"].nunique())
+    band = "; line: smallest to largest" if max(counts, default=0) > 1 else ""
+    return f"Marker: mean over seeds{band}, {seeds_text(counts)}"
 
 
 def _devices(rows: pd.DataFrame) -> str:

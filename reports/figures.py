@@ -14,10 +14,13 @@ from .curves import curves
 from .evidence import precision_panels, precisions, rise, rise_panels
 from .frame import Panel, labels, panels, percent, prepare, reference_sparsity
 from .heatmap import densities, density_panels
+from .inclusion import caption as inclusion_caption
+from .inclusion import inclusion, inclusion_panels
 from .layout import Drawing
 from .metrics import METRICS, Metric
 from .points import calibration, calibration_panels, cost, cost_panels, ranks, shift, shift_panels
 from .ranking import Ranking, rankings
+from .recurrent import account_panels, gates, kept
 from .sparsifiability import pair_panels, relation, relation_panels, sparsifiability
 from .structure import latency, latency_panels, structure, structure_panels
 from .style import styles
@@ -28,6 +31,7 @@ __all__ = [
     "curves",
     "densities",
     "drawings",
+    "inclusion",
     "latency",
     "precisions",
     "ranks",
@@ -49,7 +53,7 @@ def drawings(frame: pd.DataFrame) -> list[Drawing]:
     found = [drawing for metric in CURVES for drawing in _against_sparsity(frame, METRICS[metric])]
     found += [_average_ranks(frame, ranking) for ranking in rankings(frame) if len(ranking.standings) > 1]
     found += _at(frame, at) if math.isfinite(at) else []
-    return found + removed(frame) + learned(frame)
+    return found + removed(frame) + learned(frame) + recurrent(frame) + included(frame)
 
 
 def _against_sparsity(frame: pd.DataFrame, metric: Metric) -> list[Drawing]:
@@ -102,6 +106,24 @@ def learned(frame: pd.DataFrame) -> list[Drawing]:
          layout.PER_PAGE),
     ]  # fmt: skip
     return _drawn(frame, kinds)
+
+
+def recurrent(frame: pd.DataFrame) -> list[Drawing]:
+    """The figures of gated recurrent networks, none without such; expects a prepared frame."""
+    return _drawn(frame, [
+        ("recurrent-gates", "Gates of an LSTM that are not constant", captions.gates, account_panels, gates,
+         layout.PER_PAGE),
+        ("recurrent-kept", "Words, inputs and neurons of an LSTM that stay", captions.kept, account_panels, kept,
+         layout.PER_PAGE),
+    ])  # fmt: skip
+
+
+def included(frame: pd.DataFrame) -> list[Drawing]:
+    """The figures of inclusion probabilities, none without such; expects a prepared frame."""
+    return _drawn(frame, [
+        ("inclusion", "Inclusion probabilities of the input features", inclusion_caption, inclusion_panels, inclusion,
+         WIDE_PER_PAGE),
+    ])  # fmt: skip
 
 
 def removed(frame: pd.DataFrame) -> list[Drawing]:

@@ -49,6 +49,8 @@ _ALL = (
     Metric("ece", "expected calibration error (%)", False, 100.0, 1),
     Metric("nll_scaled", "NLL after temperature scaling (nats)", False, logarithmic=True),
     Metric("ece_scaled", "ECE after temperature scaling (%)", False, 100.0, 1),
+    Metric("bpc", "bits per character", False),
+    Metric("perplexity", "perplexity", False, digits=1, logarithmic=True),
     Metric("rmse", "root mean squared error", False, logarithmic=True),
     Metric("ood_auroc", "out-of-distribution AUROC", True),
     Metric("shift_accuracy", "accuracy under shift (%)", True, 100.0, 1),

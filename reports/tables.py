@@ -22,6 +22,7 @@ from .frame import (
 from .metrics import Metric
 from .operating import OperatingPoint, operating_points
 from .ranking import BASELINE, Ranking, Standing, rankings
+from .recurrent import remains
 from .render import Row, Section, Table, row
 from .results_table import AUTO, mean_text, results
 
@@ -35,7 +36,7 @@ def tables(frame: pd.DataFrame) -> list[Table]:
     frame = prepare(frame)
     found = [ranking(one, frame) for one in rankings(frame)]
     found += [points(frame)] + [results(frame, name) for name in MAIN]
-    found += [structure(frame), evidence(frame), cost(frame), failures(frame)]
+    found += [structure(frame), evidence(frame), remains(frame), cost(frame), failures(frame)]
     return [table for table in found if table.rows]
 
 

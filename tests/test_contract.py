@@ -19,6 +19,16 @@ METHODS = [
     ("spam-grasp", {"frequency": 2, "prior": "layerwise", "update": "mackay"}),
 ]
 
+# Methods that take some kinds of networks only.
+RECURRENT = {"lstm-w", "lstm-wn", "lstm-wgn"}
+STRUCTURE_NOISE = {"bmrs-n", "bmrs-n-exact", "bmrs-n-mid", "bmrs-u", "snr", "noise-mean", "group-variational-dropout"}
+
+
+def applies(method, architecture):
+    recurrent = architecture.name == "lstm"
+    return recurrent if method in RECURRENT else not (recurrent and method in STRUCTURE_NOISE)
+
+
 CHEATS = {
     "never reads the test split": """
 def score(state):
@@ -60,6 +70,7 @@ def test_contract(method, options, architecture):
     for granularity in ("weights", "groups"):
         for verdict in check_on(method, architecture, granularity, **options):
             assert not verdict.problem, f"{verdict.promise}: {verdict.problem}\n{verdict.traceback}"
+            assert bool(verdict.not_applicable) == (not applies(method, architecture)), verdict
 
 
 @pytest.mark.parametrize("promise", CHEATS)
@@ -69,7 +80,9 @@ def test_a_pruner_that_breaks_a_promise_is_found_out(promise, tmp_path):
     assert verdict.problem, promise
 
 
-@pytest.mark.parametrize("schedule", [{"when": "during"}, {"rounds": 3}, {"when": "before", "rounds": 2}])
+@pytest.mark.parametrize(
+    "schedule", [{"when": "during"}, {"when": "during", "every": 2}, {"rounds": 3}, {"when": "before", "rounds": 2}]
+)
 @pytest.mark.parametrize("allocation", ["global", "layerwise", "erk", "lamp"])
 def test_every_schedule_and_allocation(schedule, allocation):
     for verdict in check_on("magnitude", TINY[0], "weights", allocation=allocation, **schedule):

@@ -1,0 +1,119 @@
+"""Bayesian model reduction as methods: on mean-field, Laplace and SpaM posteriors; and mean field unpruned.
+
+Marković, Friston, Kiebel, arXiv 2309.12095. Where the prior of every single weight follows the evidence, its width is
+already the best, 1/δ = max(0, m² - v) of the weight's pseudo-observation m with variance v, and no spike has more
+evidence: reduction would be vacuous, and is refused.
+
+The default prior of mean field is the authors', a scale for each layer. That of empirical Bayes in closed form,
+"layerwise", is exact but runs away: as the divergence shrinks weights their prior narrows, until layers are dead.
+
+The reduced prior is a spike at 0 of single weights, or a horseshoe over rows of them (`reduced_horseshoe`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import Any, Literal
+
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+
+from ..datasets.registry import UsageError
+from . import reduced_horseshoe
+from .bmr import Population, Rule, kept, summary
+from .curvature import CurvatureKind
+from .gaussian import MAP
+from .hyperparameters import UpdateRule
+from .laplace import CurvatureStructure
+from .mean_field import MeanField
+from .opd import opd
+from .posteriors import Conjugate, Laplace
+from .priors import PriorStructure
+from .pruner import Pruner, register
+from .spam import SpaM
+from .student import StudentT
+from .weight_noise import Draws
+
+Prior = Literal["scalar", "layerwise", "student"]
+Reduced = Literal["spike", "horseshoe"]
+
+
+def reducing(inference: Any, rule: Rule, population: Population, reduced: Reduced = "spike") -> Pruner[Any]:
+    """What decides by ΔF, and ranks by posterior damage."""
+    if reduced == "horseshoe":
+        if (rule, population) != ("vb4", "live"):
+            raise UsageError(
+                f"rule={rule!r} and population={population!r} are about spikes: with reduced='horseshoe' leave both out"
+            )
+        return Pruner(inference, opd, decide=reduced_horseshoe.kept, report=reduced_horseshoe.summary)
+    told = {"rule": rule, "population": population}
+    return Pruner(inference, opd, decide=partial(kept, **told), report=partial(summary, **told))
+
+
+def mean_field(
+    prior: Prior, precision: float | Literal["tuned"], start: float | None, kl: float, warm_up: tuple[int, int],
+    draws: Draws,
+) -> partial[Any]:  # fmt: skip
+    """The inference behind `bmr` and `mean-field`, ready to be made."""
+    options: dict[str, Any] = {"kl": kl, "warm_up": (warm_up[0], warm_up[1]), "draws": draws}
+    if start is not None:
+        options["start"] = start
+    if prior == "student":
+        return partial(StudentT, **options)
+    return partial(MeanField, precision=precision, prior=prior, **options)
+
+
+@register("mean-field")
+def mean_field_pruner(
+    prior: Prior = "student", precision: float | Literal["tuned"] = 1.0, start: float | None = None, kl: float = 1.0,
+    warm_up: tuple[int, int] = (0, 0), draws: Draws = "local",
+) -> Pruner[Conjugate]:  # fmt: skip
+    """Signal to noise of mean-field inference without reduction: the control for `bmr` (Blundell et al. 2015)."""
+    return Pruner(mean_field(prior, precision, start, kl, warm_up, draws), opd)
+
+
+@register("bmr")
+def bmr(
+    rule: Rule = "vb4", population: Population = "live", prior: Prior = "student",
+    precision: float | Literal["tuned"] = 1.0, start: float | None = None, kl: float = 1.0,
+    warm_up: tuple[int, int] = (0, 0), draws: Draws = "local", preset: Literal["authors"] | None = None,
+    reduced: Reduced = "spike",
+) -> Pruner[Conjugate]:  # fmt: skip
+    """Bayesian model reduction on a mean-field posterior (Marković et al. 2024).
+
+    `preset: authors` is their inference; give it their cycle, `when: during` with `every`, and their optimiser.
+    `reduced: horseshoe` has rows leave by the scales of a narrower prior, instead of weights by a spike.
+    """
+    if preset == "authors":
+        inference = partial(StudentT, initial="uniform", draws="minibatch")
+        return reducing(inference, "vb4", "full" if reduced == "spike" else "live", reduced)
+    return reducing(mean_field(prior, precision, start, kl, warm_up, draws), rule, population, reduced)
+
+
+@register("bmr-laplace")
+def bmr_laplace(
+    rule: Rule = "vb4", precision: float | Literal["tuned"] = 1.0, kind: CurvatureKind = "ggn",
+    curvature: CurvatureStructure = "diag", population: Population = "live", reduced: Reduced = "spike",
+) -> Pruner[Laplace]:  # fmt: skip
+    """Bayesian model reduction on a Laplace posterior with evidence-tuned layerwise prior (Marković et al. 2024).
+
+    `reduced: horseshoe` has rows leave by the scales of a narrower prior, instead of weights by a spike.
+    """
+    return reducing(partial(MAP, precision, kind, curvature, "layerwise"), rule, population, reduced)
+
+
+@register("bmr-spam")
+def bmr_spam(
+    rule: Rule = "vb4", prior: PriorStructure = "layerwise", curvature: CurvatureStructure = "diag",
+    kind: CurvatureKind = "rademacher", frequency: PositiveInt = 5, burn_in: NonNegativeInt = 0,
+    steps: PositiveInt = 100, temperature: PositiveFloat = 1.0, update: UpdateRule = "adam",
+    population: Population = "live",
+) -> Pruner[Laplace]:  # fmt: skip
+    """Bayesian model reduction on the posterior of SpaM training (Marković et al. 2024; Dhahri et al. 2024)."""
+    if prior in ("unitwise", "parameterwise"):
+        raise UsageError(
+            f"bmr-spam: with prior={prior!r} the evidence has already fitted a width to single weights or biases, and "
+            "setting them to 0 never gains (ΔF <= 0): choose the prior scalar or layerwise"
+        )
+    trained = SpaM(prior, curvature, kind, frequency, burn_in, steps, temperature, update)
+    return reducing(partial(replace, trained), rule, population)

@@ -1,0 +1,74 @@
+"""Sparse variational dropout of weights and of the structures they form, in feed-forward networks.
+
+The factors of Chirkova, Lobacheva, Vetrov (EMNLP 2018, arXiv 1810.10927), who have them on the neurons of recurrent
+networks, on every neuron, filter, head and hidden unit: what the network reads from a structure is multiplied by its
+factor, which folds into the weights that read it (as in `noise`). A structure leaves when its factor does, or when no
+weight reads it any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+
+from torch import nn
+
+from ..architectures.slices import Group, Slice
+from ..architectures.units import Units, group_units, prunable
+from ..datasets.data import Split
+from ..datasets.registry import NotApplicable, UsageError
+from .factored_dropout import FactoredDropout, Hooks
+from .posteriors import Gaussian
+from .pruner import Pruner, register
+from .reading import ReadingNoise, is_read
+from .structures import Structure
+from .variational_dropout import Form, Start
+from .worth import worth
+
+
+@dataclass
+class GroupVariationalDropout(FactoredDropout):
+    """Variational dropout of weights, and of a factor on every structure of the network."""
+
+    def attach(self, network: nn.Module, units: Units, train: Split) -> None:
+        """As `FactoredDropout`; raises NotApplicable for a network without structures that can carry factors."""
+        try:
+            self.groups = group_units(network, train.x[:2]).to(train.x.device)
+        except UsageError as error:
+            raise NotApplicable(f"{error}: use variational-dropout, which needs no structures") from error
+        super().attach(network, units, train)
+
+    def structures_of(self, network: nn.Module, train: Split) -> tuple[list[Structure], list[Structure]]:
+        """The groups of the network, all of them with factors."""
+        found = [Structure(group.name, "group", *_slices(network, group)) for group in self.groups.groups]
+        return found, found
+
+    def multiplied(self, network: nn.Module) -> Hooks:
+        """Noise where the structures are read."""
+        return ReadingNoise(network, self.groups, lambda *call: self.draw(*call))
+
+
+def _slices(network: nn.Module, group: Group) -> tuple[tuple[Slice, ...], tuple[Slice, ...]]:
+    """The weights that read a structure, and all the weights that go with it."""
+    owned = tuple(_weights(network, group))
+    return tuple(piece for piece in owned if is_read(network, piece)), owned
+
+
+def _weights(network: nn.Module, group: Group) -> Iterator[Slice]:
+    names = prunable(network).keys()
+    return (piece for piece in group.slices if isinstance(piece, Slice) and piece.name in names)
+
+
+@register("group-variational-dropout")
+def group_variational_dropout_pruner(
+    threshold: float = 3.0,
+    form: Form = "exact",
+    warm_up: tuple[int, int] = (5, 20),
+    kl: float = 1.0,
+    weights: Start = "network",
+    start: float | None = None,
+) -> Pruner[Gaussian]:
+    """Variational dropout of weights and of whole structures: log α below 3 stays (Chirkova et al. 2018)."""
+    inference = partial(GroupVariationalDropout, kl, (warm_up[0], warm_up[1]), form=form, weights=weights, start=start)
+    return Pruner(inference, worth, keep_above=-threshold)

@@ -1,0 +1,151 @@
+"""Mean-field variational inference under an isotropic Gaussian prior ("Bayes by backprop").
+
+Blundell, Cornebise, Kavukcuoglu, Wierstra, "Weight uncertainty in neural networks", ICML 2015, arXiv 1505.05424, with
+the divergence in closed form and the local reparameterisation of Kingma, Salimans, Welling (2015). The prior may be
+one Gaussian for all weights, or one for each tensor at its empirical Bayes optimum, which KL has in closed form.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from ..architectures.units import Units
+from ..datasets.data import Split
+from ..datasets.registry import UsageError, unknown
+from .curvature import trainable
+from .flat import named
+from .gaussian import TUNING_GRID
+from .posteriors import Conjugate
+from .variational import Variational
+
+MeanFieldPrior = Literal["scalar", "layerwise"]
+
+# Bounds of learned log precisions: where a layer has died they would rise without end.
+LOG_PRECISIONS = (-20.0, 20.0)
+
+
+@dataclass
+class MeanField(Variational[Conjugate]):
+    """q(w) = Π N(θ, σ²) under the prior N(0, 1/δ); what is no weight has the prior too, and is its mode.
+
+    Attributes:
+        precision: δ, or "tuned": chosen on the validation split from the grid of MAP.
+        start: log σ before training.
+        prior: "scalar": δ for all. "layerwise": that of each tensor of weights or biases maximises the bound after
+            each epoch, δ = P / Σ (θ² + σ²) over its P present entries; points keep the given one.
+
+    Raises UsageError for a precision that is not positive and finite, and for an unknown prior.
+    """
+
+    precision: float | Literal["tuned"] = 1.0
+    start: float = -5.0
+    prior: MeanFieldPrior = "scalar"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.precision != "tuned" and not 0 < self.precision < float("inf"):
+            raise UsageError(f"prior precision must be positive and finite, or 'tuned', got {self.precision!r}")
+        if self.prior not in get_args(MeanFieldPrior):
+            raise unknown("prior", self.prior, get_args(MeanFieldPrior))
+
+    def candidates(self) -> Sequence[MeanField]:
+        """One inference for each precision of the grid when it is to be tuned."""
+        return [replace(self, precision=p) for p in TUNING_GRID] if self.precision == "tuned" else (self,)
+
+    def attach(self, network: nn.Module, units: Units, train: Split) -> None:
+        """As `Variational`; and notes what has no σ."""
+        super().attach(network, units, train)
+        self.points = sorted(trainable(network).keys() - set(self.names))
+        self.deltas = self.log_sigma.detach().new_full((len(self.names),), self._delta).double()
+
+    def initial_log_sigma(self, network: nn.Module) -> Tensor:
+        """The same for all."""
+        weights = list(self.named_weights(network).values())
+        return weights[0].detach().new_full((sum(w.numel() for w in weights),), self.start)
+
+    def divergence(self, network: nn.Module) -> Tensor:
+        """Σ ½ (δ (θ² + σ²) - 1 - log δ) - log σ, and ½ δ |θ|² of the points."""
+        delta, log_sigma = self._expanded(), self.log_sigma.double()
+        means = torch.cat([network.get_parameter(name).double().flatten() for name in self.names])
+        spread = 0.5 * (delta * (means.square() + (2 * log_sigma).exp()) - 1 - delta.log()) - log_sigma
+        squares = [network.get_parameter(name).double().square().sum() for name in self.points]
+        return self._of_present(spread).sum() + 0.5 * self._delta * sum(squares, spread.new_zeros(()))
+
+    def penalizer(self, network: nn.Module, scale: float) -> Callable[[], None]:
+        """Adds scale · β · δ · θ to the gradients of the means, scale · β · (δ σ² - 1) to those of log σ."""
+        weighted = scale * self.beta
+        factors = [weighted * delta for delta in (*self.deltas.tolist(), *[self._delta] * len(self.points))]
+        parameters = [network.get_parameter(name) for name in (*self.names, *self.points)]
+        present = 1.0 if self.present is None else self.present
+        spreads = list(self._parts(self.variance))
+
+        @torch.no_grad()
+        def add() -> None:
+            grad = self.log_sigma.grad
+            if grad is None:  # nothing has been computed with noise
+                return
+            for parameter, factor in zip(parameters, factors, strict=True):
+                if parameter.grad is not None:
+                    parameter.grad.add_(parameter, alpha=factor)
+            # The variance is that of the forward pass of this very step.
+            for part, variance, factor in zip(self._parts(grad), spreads, factors, strict=False):
+                part.add_(variance, alpha=factor)
+            grad.sub_(weighted * present)
+
+        return add if weighted else lambda: None
+
+    @torch.no_grad()
+    def update(self, network: nn.Module, train: Split, epoch: int) -> None:
+        """The warm-up goes on, and a layerwise prior to its optimum."""
+        super().update(network, train, epoch)
+        if self.prior == "layerwise":
+            variances = self._parts(self._of_present((2 * self.log_sigma).exp()))
+            counts = self._parts(self._of_present(torch.ones_like(self.log_sigma)))
+            parts = zip(self.names, variances, counts, strict=True)
+            self.deltas = torch.stack([_optimum(network.get_parameter(n), v, c) for n, v, c in parts])
+
+    def _parts(self, values: Tensor) -> tuple[Tensor, ...]:
+        return values.split([shape.numel() for shape in self.shapes.values()])
+
+    def _expanded(self) -> Tensor:
+        """δ of every weight, float64, (P,)."""
+        sizes = torch.tensor([shape.numel() for shape in self.shapes.values()], device=self.deltas.device)
+        return self.deltas.repeat_interleave(sizes)
+
+    def posterior(self, network: nn.Module, train: Split) -> Conjugate:
+        """The Gaussians at hand; float64."""
+        mean = {name: network.get_parameter(name).detach().double() for name in self.names}
+        precision = {name: sigma.pow(-2) for name, sigma in self.sigma().items()}
+        return Conjugate(mean, precision, named(self._expanded(), self.shapes))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What `Variational` has, and δ of every tensor."""
+        return super().tensors() | {"deltas": self.deltas}
+
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Put back what `tensors` returned."""
+        super().load_tensors(tensors)
+        self.deltas = tensors["deltas"].to(self.deltas)
+
+    def learned(self, network: nn.Module) -> dict[str, Any]:
+        """What `Variational` tells, and δ of every tensor."""
+        return super().learned(network) | {"precision": dict(zip(self.names, self.deltas.tolist(), strict=True))}
+
+    @property
+    def _delta(self) -> float:
+        if isinstance(self.precision, str):
+            raise UsageError("a tuned precision must first be chosen among candidates() on the validation split")
+        return self.precision
+
+
+def _optimum(mean: Tensor, variance: Tensor, present: Tensor) -> Tensor:
+    """P / Σ (θ² + σ²), float64, bounded."""
+    second = mean.double().square().sum() + variance.double().sum()
+    low, high = (math.exp(bound) for bound in LOG_PRECISIONS)
+    return (present.double().sum().clamp_min(1) / second.clamp_min(torch.finfo(second.dtype).tiny)).clamp(low, high)

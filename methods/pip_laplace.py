@@ -1,0 +1,70 @@
+"""Inclusion probabilities after training, from the Laplace posterior of a network: the Savage-Dickey ratio.
+
+The cheapest estimator of `spike_slab`: nothing is retrained. It is exact where the likelihood is Gaussian and the
+posterior factorises; elsewhere the variances decide. The "conditional" ones, of a diagonal posterior, keep too many of
+weights that stand in for each other; the marginal ones, of the whole posterior ("full") or of its Kronecker factors,
+keep too few.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Literal
+
+from torch import Tensor
+
+from ..architectures.units import prunable
+from ..datasets.registry import UsageError
+from .curvature import CurvatureKind
+from .gaussian import MAP
+from .inclusion import Select, pip_pruner
+from .marginal import marginal_variance
+from .model_reduction import delta_f, positive
+from .posteriors import Laplace
+from .pruner import Pruner, State, register
+from .spike_slab import logit
+
+Variance = Literal["conditional", "kronecker", "full"]
+
+
+@register("pip-laplace")
+def pip_laplace(
+    inclusion: float = 0.5,
+    slab_variance: float | None = None,
+    precision: float | Literal["tuned"] = 1.0,
+    kind: CurvatureKind = "ggn",
+    variance: Variance = "conditional",
+    select: Select = "median",
+    rate: float = 0.05,
+) -> Pruner[Laplace]:
+    """Inclusion probability from a Laplace posterior, after training (reconstruction of Saha, Liu, Liang 2024).
+
+    The slab is the layerwise prior that the evidence fits to the network trained with `precision`; or, given its
+    variance, the network is trained under it. `select`: PIP > ½, or a Bayesian false discovery rate.
+    """
+    logit(inclusion)
+    if slab_variance is None:
+        inference = partial(MAP, precision, kind, "diag", "layerwise")
+    elif precision != 1.0:
+        raise UsageError("slab_variance is the prior to train under: give it or precision, not both")
+    else:
+        inference = partial(MAP, float(1 / positive("slab_variance", slab_variance)), kind)
+    score = partial(pip_log_odds, inclusion=inclusion, variance=variance, kind=kind)
+    return pip_pruner(inference, score, select, rate, variance=variance)
+
+
+def pip_log_odds(
+    state: State[Laplace], inclusion: float = 0.5, variance: Variance = "conditional", kind: CurvatureKind = "ggn"
+) -> Tensor:
+    """Log odds of the inclusion probability of each unit, whose weights' evidence adds up; shape (units.n,)."""
+    posterior = state.posterior
+    spread = posterior.variance
+    if variance != "conditional":
+        spread = marginal_variance(state.network, state.train, posterior, variance, kind)
+    layers = {name.rpartition(".")[0] for name in prunable(state.network)}
+    changes = {
+        name: delta_f(mean, spread[name], 0.0, posterior.prior[name].reciprocal(), 0.0, 0.0)
+        for name, mean in posterior.mean.items()
+        if name.rpartition(".")[0] in layers
+    }
+    return logit(inclusion) - state.units.gather(changes)

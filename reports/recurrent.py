@@ -1,0 +1,151 @@
+"""What is left of gated recurrent networks: words, inputs and neurons, gates by their kind, and both compressions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from . import layout
+from .fits import number
+from .frame import Panel, done, labels, prepare
+from .layout import styled
+from .metrics import Metric
+from .render import Row, Section, Table, row
+from .results_table import mean_text
+from .style import Style, styles
+
+GATES = ("input", "forget", "cell", "output")
+KINDS = {"words": "words", "dimensions": "inputs", "neurons": "neurons"}
+"""What the last word of a structure's name is called here; gates are counted by their kind."""
+
+COMPRESSION = Metric("compression", "compression (×)", True, digits=1)
+PUBLISHED = Metric("published", "without merged gates (×)", True, digits=1)
+COUNT = Metric("count", "count", False, digits=0)
+PER_NEURON = Metric("per neuron", "gates per neuron", False, digits=2)
+
+
+def accounts(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row per trained LSTM that was accounted for; expects a prepared frame.
+
+    Columns: dataset, architecture, label, seed, units (empty), `compression`, `published`; `words`, `inputs` and
+    `neurons`, kept and (`... total`) there; and each kind of gate: not constant, over all layers.
+    """
+    rows = done(frame)
+    found = [
+        {"dataset": r.dataset, "architecture": r.architecture, "label": r.label, "seed": r.seed, **_counts(account)}
+        for r in rows.itertuples()
+        if (account := _account(getattr(r, "reports", None)))
+    ]
+    columns = ["dataset", "architecture", "label", "seed", "compression", "published", *KINDS.values(), *GATES]
+    columns += [f"{kind} total" for kind in KINDS.values()]
+    table = pd.DataFrame(found, columns=pd.Index(columns)).assign(units="")
+    return table.drop_duplicates(["dataset", "architecture", "label", "seed"]).reset_index(drop=True)
+
+
+def _account(reports: object) -> Mapping[str, Any] | None:
+    """What a method said of an LSTM before anything left it."""
+    first = reports[0] if isinstance(reports, Sequence) and len(reports) else None
+    return first if isinstance(first, Mapping) and "gates" in first and "alive" in first else None
+
+
+def _counts(account: Mapping[str, Any]) -> dict[str, float]:
+    found = {"compression": number(account["compression"]), "published": number(account["compression_published"])}
+    for name, (kept, total) in account["alive"].items():
+        if kind := KINDS.get(name.rpartition(" ")[2]):
+            found[kind] = found.get(kind, 0) + kept
+            found[f"{kind} total"] = found.get(f"{kind} total", 0) + total
+    for gate in GATES:
+        found[gate] = sum(layer[gate] for layer in account["gates"].values())
+    return found
+
+
+def account_panels(frame: pd.DataFrame) -> list[Panel]:
+    """One panel for each data set and architecture; expects a prepared frame."""
+    rows = accounts(frame)
+    return sorted({Panel(d, a, "") for d, a in zip(rows["dataset"], rows["architecture"], strict=True)})
+
+
+# ---------------------------------------------------------------- figures
+
+
+@styled
+def gates(frame: pd.DataFrame, only: Sequence[Panel] | None = None) -> Figure:
+    """Gates that are not constant over neurons that stay, by kind of gate."""
+    frame = prepare(frame)
+    rows = accounts(frame)
+    shares = rows.assign(**{gate: rows[gate] / rows["neurons"].replace(0, np.nan) for gate in GATES})
+    return _drawn(frame, shares, account_panels(frame) if only is None else only, GATES, "gates per neuron")
+
+
+@styled
+def kept(frame: pd.DataFrame, only: Sequence[Panel] | None = None) -> Figure:
+    """Share of the vocabulary, of input neurons and of hidden neurons that stays."""
+    frame = prepare(frame)
+    rows, kinds = accounts(frame), tuple(KINDS.values())
+    shares = rows.assign(**{kind: 100 * rows[kind] / rows[f"{kind} total"] for kind in kinds})
+    return _drawn(frame, shares, account_panels(frame) if only is None else only, kinds, "kept (%)")
+
+
+def _drawn(frame: pd.DataFrame, rows: pd.DataFrame, there: Sequence[Panel], kinds: Sequence[str], axis: str) -> Figure:
+    look = {name: style for name, style in styles(labels(frame)).items() if name in set(rows["label"])}
+    figure, axes = layout.grid(len(there), layout.handles(look, line=False), columns=2)
+    for one, panel in zip(axes, there, strict=True):
+        own = panel.rows(rows)
+        _panel(one, own, [kind for kind in kinds if own[kind].notna().any()], look)
+        one.set_ylabel(axis)
+        layout.title(one, panel, False)
+    return figure
+
+
+def _panel(axis: Axes, rows: pd.DataFrame, kinds: Sequence[str], look: Mapping[str, Style]) -> None:
+    """A marker at the mean over seeds, a line from the smallest to the largest; methods side by side."""
+    here = [name for name in look if name in set(rows["label"])]
+    slot = 0.8 / max(len(here), 1)
+    for nth, name in enumerate(here):
+        values = rows[rows["label"] == name][list(kinds)].astype(float)
+        x = np.arange(len(kinds)) + slot * (nth - (len(here) - 1) / 2)
+        axis.vlines(x, values.min(), values.max(), color=look[name].color, linewidth=1.1)
+        axis.plot(x, values.mean(), color=look[name].color, marker=look[name].marker, linestyle="none")
+    axis.set_xticks(range(len(kinds)), list(kinds))
+    axis.set_xlim(-0.6, len(kinds) - 0.4)
+    axis.set_ylim(bottom=0)
+
+
+# ---------------------------------------------------------------- the table
+
+
+def remains(frame: pd.DataFrame) -> Table:
+    """Compression, words, inputs, neurons and gates of each method, mean ± standard deviation over seeds."""
+    frame = prepare(frame)
+    rows = accounts(frame)
+    sections = tuple(Section(panel.name(rows), _rows(panel.rows(rows))) for panel in account_panels(frame))
+    columns = ("method", COMPRESSION.label, PUBLISHED.label, *KINDS.values(), "gates", PER_NEURON.label, "seeds")
+    notes = (
+        "Of the trained network at the method's own threshold, before any pruning. Compression: entries of all weight "
+        "matrices over those that stay; beside it as published, where weights behind the pruned factor of a gate are "
+        "counted although they leave. A gate without incoming weights is constant and not counted; 4 per neuron are "
+        "the most. A dash: the network has no such structure.",
+    )
+    return Table("recurrent", "What is left of LSTMs", columns, sections, notes)
+
+
+def _rows(rows: pd.DataFrame) -> tuple[Row, ...]:
+    return tuple(_row(name, own) for name, own in rows.groupby("label"))
+
+
+def _row(name: Any, rows: pd.DataFrame) -> Row:
+    every = rows[list(GATES)].sum(axis=1)
+    counts = [_mean(rows[kind], COUNT) for kind in KINDS.values()]
+    ratio = _mean(every / rows["neurons"].replace(0, np.nan), PER_NEURON)
+    compressions = (_mean(rows["compression"], COMPRESSION), _mean(rows["published"], PUBLISHED))
+    return row(str(name), *compressions, *counts, _mean(every, COUNT), ratio, str(rows["seed"].nunique()))
+
+
+def _mean(values: pd.Series, metric: Metric) -> str:
+    finite = values.dropna().to_numpy(float)
+    return mean_text(finite, metric) if len(finite) else "–"
