@@ -27,7 +27,16 @@ from ..methods.pruner import Inference, Pruner, State
 from .budget import Budget, mask_for
 from .deployment import CERTIFIED, compacted, count
 from .evaluate import flops
-from .inputs import Examples, check_finetune, check_fit, check_pruner, check_sparsity, device_of, gathered
+from .inputs import (
+    Examples,
+    check_finetune,
+    check_fit,
+    check_learned,
+    check_pruner,
+    check_sparsity,
+    device_of,
+    gathered,
+)
 from .latency import BATCHES, Speedup, speedups
 from .seeding import seeded, stream
 from .select import keep_count, round_target, shuffled_within_layers
@@ -172,6 +181,7 @@ def prune(
         keep_count(parts.n, target)  # refuses what would remove everything, before any work
     inference = pruner.inference()
     inference.attach(replica, units(replica, "weights"), split)
+    check_learned(method, inference)
     scores, mask = torch.empty(0), Mask(parts, torch.ones(parts.n, dtype=torch.bool))
     with _bar(method, pruner.rounds + finetune, progress) as advance:
         for i in range(pruner.rounds):

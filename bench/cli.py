@@ -263,7 +263,8 @@ def prune(
                 "budget": {"of": of, "round_to": round_to, "at_least": at_least}}  # fmt: skip
     _, told = own_network.prune_to_file(
         out, architecture, parsed(options), checkpoint, data, seed, {"lr": lr, "batch_size": batch_size}, onnx,
-        method=method, sparsity=_sparsity(sparsity), finetune=finetune, **settings, **parsed(method_options),
+        method=method, sparsity=_sparsity(sparsity), finetune=finetune, **settings,
+        **parsed(method_options, "--method-option"),
     )  # fmt: skip
     click.echo(told)
 

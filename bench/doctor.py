@@ -173,7 +173,7 @@ def _group_bytes(folder: Path = Path("/sys/fs/cgroup")) -> int:
 # ---------------------------------------------------------------------- text
 
 
-def parsed(options: Sequence[str]) -> dict[str, Any]:
+def parsed(options: Sequence[str], flag: str = "--option") -> dict[str, Any]:
     """`depth=8` as {"depth": 8}; values as in a matrix file. Raises UsageError for anything else."""
     found = {}
     for text in options:
@@ -183,7 +183,7 @@ def parsed(options: Sequence[str]) -> dict[str, Any]:
         except yaml.YAMLError:
             equals = ""
         if not (name and equals):
-            raise UsageError(f"--option {text!r} is not valid; give name=value, such as depth=8")
+            raise UsageError(f"{flag} {text!r} is not valid; give name=value, such as depth=8")
     return found
 
 

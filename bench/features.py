@@ -98,7 +98,10 @@ def select_features(
 def _pruner(method: str, settings: Training, options: dict[str, Any]) -> Pruner:
     if method not in _ESTIMATORS:
         raise unknown("method of feature selection", method, _ESTIMATORS)
-    return _ESTIMATORS[method](_warm_up(settings), options)
+    pruner = _ESTIMATORS[method](_warm_up(settings), options)
+    if (count := len(pruner.inference().candidates())) > 1:
+        raise UsageError(f"method {method!r} is to be tuned among {count} settings: give a number instead of 'tuned'")
+    return pruner
 
 
 def _gates(warm_up: tuple[int, int], options: dict[str, Any]) -> Pruner:

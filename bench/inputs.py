@@ -17,7 +17,7 @@ from ..architectures.modes import evaluating
 from ..datasets.data import Data, Split
 from ..datasets.own import one_hot
 from ..datasets.registry import UsageError, one_line
-from ..methods.pruner import Pruner
+from ..methods.pruner import Inference, Pruner
 
 Array = Tensor | np.ndarray
 Examples = Data | Split | Sequence[Array] | Iterable[Sequence[Array]]
@@ -49,6 +49,15 @@ def check_pruner(method: str, pruner: Pruner, sparsity: float | str) -> None:
         raise UsageError(
             f"method {method!r} is to be tuned among {count} settings on a validation split, and there is none here; "
             "run it in a matrix, or give a value instead of 'tuned'"
+        )
+
+
+def check_learned(method: str, inference: Inference) -> None:
+    """An attached inference whose posterior a network that is trained already can have."""
+    if next(iter(inference.parameters()), None) is not None:
+        raise UsageError(
+            f"method {method!r} learns its posterior while it trains a network, and this one is trained already: run "
+            "it in a matrix, or choose a method for trained networks, such as opd, bmr-laplace or pip-laplace"
         )
 
 
@@ -106,7 +115,7 @@ def check_fit(network: nn.Module, split: Split) -> None:
     if count != targets or not count:
         raise UsageError(f"data has {count} inputs and {targets} targets; give one target per input, and at least one")
     _check_finite("x", split.x)
-    outputs = _output_shape(network, split.x[:PROBE])
+    outputs = _output_shape(network, split[:PROBE])
     if one_hot(split.y.detach().cpu().numpy()):
         shape = tuple(split.y.shape)
         raise UsageError(f"y of shape {shape} is one-hot; give labels 0..{shape[1] - 1} of shape (N,)")
@@ -124,8 +133,9 @@ def _check_finite(name: str, values: Tensor) -> None:
         raise UsageError(f"{name} of data has NaN or infinite values, first in example {example}; remove them")
 
 
-def _output_shape(network: nn.Module, x: Tensor) -> int:
-    """How many outputs the network has for each example."""
+def _output_shape(network: nn.Module, split: Split) -> tuple[int, ...]:
+    """The shape of an example's outputs: (K,), or (T, K) where the targets are sequences of T labels."""
+    x, y = split.x, split.y
     try:
         with evaluating(network), torch.no_grad():
             outputs = network(x)
@@ -133,13 +143,15 @@ def _output_shape(network: nn.Module, x: Tensor) -> int:
         shape, cause = tuple(x.shape[1:]), one_line(error)
         raise UsageError(f"network cannot take inputs of shape {shape} per example, {x.dtype}: {cause}") from error
     shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-    if not isinstance(outputs, Tensor) or outputs.dim() != 2 or len(outputs) != len(x):
+    sequences = y.dim() == 2 and not y.is_floating_point() and shape[:-1] == tuple(y.shape)
+    if not isinstance(outputs, Tensor) or len(outputs) != len(x) or not (outputs.dim() == 2 or sequences):
         raise UsageError(f"network must give outputs of shape (N, K), here ({len(x)}, K), but gives {shape}")
-    return outputs.shape[1]
+    return tuple(outputs.shape[1:])
 
 
-def _check_labels(y: Tensor, outputs: int) -> None:
-    if y.dim() != 1:
+def _check_labels(y: Tensor, shape: tuple[int, ...]) -> None:
+    outputs = shape[-1]
+    if y.dim() != len(shape):
         raise UsageError(f"integer y are class labels of shape (N,), got {tuple(y.shape)}; give real y for regression")
     outside = y[(y < 0) | (y >= outputs)]
     if len(outside):
@@ -149,8 +161,9 @@ def _check_labels(y: Tensor, outputs: int) -> None:
         )
 
 
-def _check_targets(y: Tensor, outputs: int) -> None:
-    if tuple(y.shape[1:]) != (outputs,):
+def _check_targets(y: Tensor, shape: tuple[int, ...]) -> None:
+    if tuple(y.shape[1:]) != shape:
+        outputs = shape[-1]
         raise UsageError(
             f"regression y has shape {tuple(y.shape)} but the network has {outputs} outputs; give y of shape "
             f"(N, {outputs}), or integer labels of shape (N,) for classes"

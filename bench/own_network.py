@@ -18,6 +18,7 @@ from ..datasets.data import Split
 from ..datasets.load import load as load_data
 from ..datasets.own import import_function
 from ..datasets.registry import UsageError, one_line
+from ..methods.build import build as build_pruner
 from .api import Pruned, prune
 from .evaluate import predict
 from .inputs import gathered
@@ -113,13 +114,26 @@ def prune_to_file(
     reference = architecture_for(architecture, options, given)
     network = trained(reference, checkpoint, seed)
     pruned = prune(network, given.train, seed=seed, training=Training(**(training or {})), **settings)
-    lines = [pruned.summary(), *_judged(pruned, given.test), *map(_told, pruned.speedups())]
+    lines = [
+        *_untrained(checkpoint, pruned),
+        pruned.summary(),
+        *_judged(pruned, given.test),
+        *map(_told, pruned.speedups()),
+    ]
     pruned.save(out, reference)
     if onnx is not None:
         from ..architectures.export import export_onnx
 
         lines.append(f"ONNX: {onnx}, {export_onnx(onnx, pruned.deployable(), pruned.inputs)}")
     return pruned, "\n".join([*lines, f"written: {out} ({Path(out).stat().st_size:,} bytes)"])
+
+
+def _untrained(checkpoint: str | Path | None, pruned: Pruned) -> list[str]:
+    """A warning where a method for trained networks was given one with its initial weights."""
+    method, options = pruned.notes["method"], pruned.notes["options"]
+    if checkpoint is not None or build_pruner(method, **options).when == "before":
+        return []
+    return [f"note: {method} is for trained networks, and this one has its initial weights; give --checkpoint FILE"]
 
 
 def _judged(pruned: Pruned, test: Split | None) -> list[str]:

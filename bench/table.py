@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -66,6 +67,8 @@ def _names(names: Sequence[str] | None, count: int) -> tuple[str, ...]:
     found = tuple(f"x{i + 1}" for i in range(count)) if names is None else tuple(map(str, names))
     if len(found) != count:
         raise UsageError(f"{len(found)} names are given for {count} features")
+    if twice := [name for name, times in Counter(found).items() if times > 1]:
+        raise UsageError(f"feature name {twice[0]!r} is given twice: give every feature its own")
     return found
 
 

@@ -137,9 +137,10 @@ class Registry:
             try:
                 checked[option] = TypeAdapter(annotations.get(option, Any)).validate_python(value)
             except ValidationError as error:
-                raise UsageError(
-                    f"{self.kind} {name!r}: {option}={value!r} is not valid: {error.errors()[0]['msg'].lower()}"
-                ) from error
+                default = known[option].default
+                hint = f"give a list such as {list(default)}" if isinstance(default, tuple) and default else ""
+                what = hint or error.errors()[0]["msg"].lower()
+                raise UsageError(f"{self.kind} {name!r}: {option}={value!r} is not valid: {what}") from error
         missing = [n for n, p in known.items() if p.default is p.empty and n not in checked]
         if missing:
             raise UsageError(f"{self.kind} {name!r} needs the option {missing[0]!r}")

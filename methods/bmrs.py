@@ -21,7 +21,7 @@ from torch import Tensor
 from ..architectures.slices import Slice
 from ..architectures.units import Units
 from ..datasets.registry import UsageError
-from .noise import Draws, MultiplicativeNoise, TruncatedLogNormal, Weighting
+from .noise import DrawnFor, MultiplicativeNoise, TruncatedLogNormal, Weighting
 from .pruner import Pruner, State, register
 from .truncated import kl_to_loguniform, log_mass, noise_mean, noise_snr, standardised
 
@@ -160,21 +160,21 @@ def _share(square: Tensor, per_square: Tensor, best: Tensor) -> Tensor:
 
 
 @register("bmrs-n")
-def bmrs_n(kl: Weighting | float = "paper_mean", draws: Draws = "example", lr_factor: float = 1.0) -> Pruner:
+def bmrs_n(kl: Weighting | float = "paper_mean", draws: DrawnFor = "example", lr_factor: float = 1.0) -> Pruner:
     """Model reduction to a log-normal spike at the smallest noise, as published (Wright et al. 2024)."""
     score = partial(lognormal_evidence, threshold=PUBLISHED_THRESHOLD, middle=False, variance=1e-12)
     return Pruner(partial(MultiplicativeNoise, kl, draws, lr_factor), score, keep_above=0.0)
 
 
 @register("bmrs-n-exact")
-def bmrs_n_exact(kl: Weighting | float = "paper_mean", draws: Draws = "example", lr_factor: float = 1.0) -> Pruner:
+def bmrs_n_exact(kl: Weighting | float = "paper_mean", draws: DrawnFor = "example", lr_factor: float = 1.0) -> Pruner:
     """The same by the exact evidence, which provably removes nothing from the usual start."""
     score = partial(lognormal_evidence, threshold=0.0, middle=False, variance=1e-12)
     return Pruner(partial(MultiplicativeNoise, kl, draws, lr_factor), score, keep_above=0.0)
 
 
 @register("bmrs-n-mid")
-def bmrs_n_mid(kl: Weighting | float = "paper_mean", draws: Draws = "example", lr_factor: float = 1.0) -> Pruner:
+def bmrs_n_mid(kl: Weighting | float = "paper_mean", draws: DrawnFor = "example", lr_factor: float = 1.0) -> Pruner:
     """Model reduction to a log-normal spike in the middle of the log noise, by the exact evidence."""
     score = partial(lognormal_evidence, threshold=0.0, middle=True, variance=1e-2)
     return Pruner(partial(MultiplicativeNoise, kl, draws, lr_factor), score, keep_above=0.0)
@@ -185,7 +185,7 @@ def bmrs_u(
     p1: float = 8,
     p2: float = 23,
     kl: Weighting | float = "paper_mean",
-    draws: Draws = "example",
+    draws: DrawnFor = "example",
     lr_factor: float = 1.0,
 ) -> Pruner:
     """Model reduction to log-uniform noise between 2^-p2 and 2^-p1 (Wright et al. 2024)."""
@@ -197,12 +197,14 @@ def bmrs_u(
 
 
 @register("snr")
-def snr(kl: Weighting | float = "paper_mean", draws: Draws = "example", lr_factor: float = 1.0) -> Pruner:
+def snr(kl: Weighting | float = "paper_mean", draws: DrawnFor = "example", lr_factor: float = 1.0) -> Pruner:
     """Signal-to-noise ratio of multiplicative noise, threshold 1 (Neklyudov et al. 2017)."""
     return Pruner(partial(MultiplicativeNoise, kl, draws, lr_factor), signal_to_noise, keep_above=0.0)
 
 
 @register("noise-mean")
-def noise_mean_pruner(kl: Weighting | float = "paper_mean", draws: Draws = "example", lr_factor: float = 1.0) -> Pruner:
+def noise_mean_pruner(
+    kl: Weighting | float = "paper_mean", draws: DrawnFor = "example", lr_factor: float = 1.0
+) -> Pruner:
     """Expected multiplicative noise E[θ], threshold 0.1 (Wright et al. 2024)."""
     return Pruner(partial(MultiplicativeNoise, kl, draws, lr_factor), expected_noise, keep_above=0.0)

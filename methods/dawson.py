@@ -36,18 +36,17 @@ def exact(log_alpha: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def slope(square: Tensor, variance: Tensor, within: float) -> Tensor:
-    """- dKL / d log α = s (½ + (1 - s) P(s)) from θ² and σ², elementwise in their type; 0 where |log α| > `within`.
+def slope(square: Tensor, variance: Tensor, most: float) -> Tensor:
+    """- dKL / d log α = s (½ + (1 - s) P(s)) from θ² and σ², elementwise in their type; 0 where log α > `most`.
 
     Neither a logarithm nor an exponential is needed, as s = θ² / (θ² + 2cσ²). 0 where both are 0.
     """
-    low, high = (1 / (1 + 2 * SCALE * math.exp(sign * within)) for sign in (1, -1))
     s = torch.add(square, variance, alpha=2 * SCALE).add_(torch.finfo(square.dtype).tiny)
     torch.div(square, s, out=s)
     rest = 1 - s
     value = _horner(_polynomials(TOLERANCE.get(square.dtype, 1e-6))[1], s - rest)
     value.mul_(rest).add_(0.5).mul_(s)
-    return torch.ops.aten.hardtanh_backward(value, s, low, high)  # passes what lies between the bounds
+    return torch.ops.aten.threshold_backward(value, s, 1 / (1 + 2 * SCALE * math.exp(most)))
 
 
 class _Exact(torch.autograd.Function):
@@ -73,10 +72,16 @@ class _Exact(torch.autograd.Function):
 
 def _horner(coefficients: tuple[float, ...], y: Tensor) -> Tensor:
     """A polynomial from its coefficients, that of the highest power first."""
-    value = torch.full_like(y, coefficients[0])
-    for c in y.new_tensor(coefficients[1:]):
+    first, second, *others = _scalars(coefficients, y.dtype, y.device)
+    value = torch.addcmul(second, first, y)
+    for c in others:
         torch.addcmul(c, value, y, out=value)
     return value
+
+
+@functools.cache
+def _scalars(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
+    return torch.tensor(values, dtype=dtype, device=device).unbind()
 
 
 @functools.cache

@@ -110,7 +110,7 @@ class FactoredDropout(VariationalDropout):
 
     def divergence_of_factors(self) -> Tensor:
         """Σ KL(log α) of the factors that still scale something."""
-        return (kl(log_alpha(*self.factors).clamp(-CLAMP, CLAMP), self.form) * self.alive).sum()
+        return (kl(log_alpha(*self.factors).clamp(max=CLAMP), self.form) * self.alive).sum()
 
     def penalizer(self, network: nn.Module, scale: float) -> Callable[[], None]:
         """That of the weights, which knows nothing of factors where it has a closed form, and that of the factors."""

@@ -18,10 +18,10 @@ from ..architectures.slices import Group, Slice
 from ..architectures.units import Units, group_units, prunable
 from ..datasets.data import Split
 from ..datasets.registry import NotApplicable, UsageError
-from .factored_dropout import FactoredDropout, Hooks
+from .factored_dropout import FactoredDropout, Hooks, Ties
 from .posteriors import Gaussian
 from .pruner import Pruner, register
-from .reading import ReadingNoise, is_read
+from .reading import ReadingNoise, is_read, readings
 from .structures import Structure
 from .variational_dropout import Form, Start
 from .worth import worth
@@ -35,6 +35,7 @@ class GroupVariationalDropout(FactoredDropout):
         """As `FactoredDropout`; raises NotApplicable for a network without structures that can carry factors."""
         try:
             self.groups = group_units(network, train.x[:2]).to(train.x.device)
+            readings(network, self.groups)
         except UsageError as error:
             raise NotApplicable(f"{error}: use variational-dropout, which needs no structures") from error
         super().attach(network, units, train)
@@ -68,7 +69,9 @@ def group_variational_dropout_pruner(
     kl: float = 1.0,
     weights: Start = "network",
     start: float | None = None,
+    ties: Ties = "example",
 ) -> Pruner[Gaussian]:
     """Variational dropout of weights and of whole structures: log α below 3 stays (Chirkova et al. 2018)."""
-    inference = partial(GroupVariationalDropout, kl, (warm_up[0], warm_up[1]), form=form, weights=weights, start=start)
+    epochs = (warm_up[0], warm_up[1])
+    inference = partial(GroupVariationalDropout, kl, epochs, form=form, weights=weights, start=start, ties=ties)
     return Pruner(inference, worth, keep_above=-threshold)

@@ -17,7 +17,7 @@ from .posterior_curvature import Curvature, Diagonal
 
 CurvatureStructure = Literal["diag", "kfac", "full"]
 
-# Parameters of which the whole matrix takes 72 MB, and a step of the evidence about a second.
+# Parameters of which the whole matrix takes 72 MB, and a step of the evidence one or two seconds.
 MOST = 3_000
 
 

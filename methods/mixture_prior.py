@@ -27,6 +27,7 @@ from .posteriors import Gaussian
 from .pruner import Pruner, State, register
 from .slab import Shrunk, SpikeAndSlab, TargetNoise
 from .spike_slab import check_widths, expected_log_odds, hermite, mixture_log_density, responsibility
+from .variational import gradient
 
 Estimate = Literal["expected", "em"]
 
@@ -70,8 +71,8 @@ class MixturePrior(SpikeAndSlab[Gaussian]):
             spread = (self.log_sigma.exp() * torch.randn_like(self.log_sigma)).detach()
             pull = self._of_present(self._pull(self.flat_mean(network) + spread))
             for parameter, part in zip(parameters, pull.split(sizes), strict=True):
-                parameter.grad.view(-1).add_(part, alpha=weighted)  # pyright: ignore[reportOptionalMemberAccess]
-            self.log_sigma.grad.add_(self._of_present(pull * spread - 1), alpha=weighted)  # pyright: ignore[reportOptionalMemberAccess]
+                gradient(parameter).view(-1).add_(part, alpha=weighted)
+            gradient(self.log_sigma).add_(self._of_present(pull * spread - 1), alpha=weighted)
 
         return add if weighted else lambda: None
 

@@ -30,7 +30,7 @@ from .reading import Reading, ReadingNoise
 from .truncated import kl_gradient, kl_to_loguniform, noise_mean, noise_snr
 from .truncated_draws import draw
 
-Draws = Literal["example", "minibatch", "element"]
+DrawnFor = Literal["example", "minibatch", "element"]
 Weighting = Literal["elbo", "paper_mean", "mean_of_present"]
 
 logger = logging.getLogger("bayesprune")
@@ -76,7 +76,7 @@ class MultiplicativeNoise(Inference[TruncatedLogNormal]):
     """
 
     kl: Weighting | float = "paper_mean"
-    draws: Draws = "example"
+    draws: DrawnFor = "example"
     lr_factor: float = 1.0
     a: float = -20.0
     b: float = 0.0

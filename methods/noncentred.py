@@ -23,7 +23,7 @@ from ..datasets.registry import unknown
 from .curvature import trainable
 from .lognormal import Moments, kl_gradients, kl_to_gamma
 from .posteriors import Scaled
-from .scale_factors import Factor, Layer, Prior, Scale, bias_of, by_factor, expanded, layers
+from .scale_factors import LOG_SPREAD, Factor, Layer, Prior, Scale, bias_of, by_factor, expanded, layers
 from .variational import Variational
 from .weight_noise import Weights
 
@@ -31,8 +31,6 @@ Initial = Literal["network", "uniform"]
 
 # Half-width of the authors' initial means of ŵ and of all log factors.
 WIDTH = 2.0
-# log t before training: log 0.1.
-LOG_SPREAD = -2.302585092994046
 
 
 @dataclass

@@ -55,7 +55,7 @@ class Reading:
         if len(noise) not in (1, len(x)):
             raise UsageError(
                 f"{self.reader!r} is called on {len(x)} rows for {len(noise)} examples, so that they cannot have "
-                "noise of their own: choose draws: minibatch"
+                "noise of their own: choose draws: minibatch (ties: minibatch for group-variational-dropout)"
             )
         if noise.dim() < x.dim():
             between = [1] * (x.dim() - 2 - self.spatial)

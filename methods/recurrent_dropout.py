@@ -58,7 +58,7 @@ class RecurrentDropout(FactoredDropout):
     def draws_on(self, network: nn.Module) -> Draws:
         """A local draw at each step would be one of other weights."""
         assert isinstance(network, LSTM)
-        return "minibatch" if network.read == "all" else "local"
+        return "minibatch" if network.read == "all" else self.draws
 
     def structures_of(self, network: nn.Module, train: Split) -> tuple[tuple[Structure, ...], list[Structure]]:
         """Those of an LSTM, and those of the kinds that have factors."""

@@ -8,9 +8,9 @@ with γ from `horseshoe_prior`, whose factors h have independent log-normals q t
 
 As there, the reduced scale of a row is E[γ⁻²]^(-1/2), and a row of a hidden layer leaves if it is below 1e-6. There
 scales multiply from call to call until they get so low, which one call hardly does. What decides first is therefore
-this suite's: a row leaves where a spike has more evidence even than the prior of its reduced scale, ΔF_i(0) > ΔF_i(γ_i);
-with γ at its optimum for one weight that is m² ≤ v of its pseudo-observation. The last layer has one scale for all its
-weights, and stays.
+this suite's: a row leaves where even the prior of its reduced scale has no more evidence than a spike, ties included:
+ΔF_i(γ_i) - ΔF_i(0) < 0.15 nats. With one weight, and γ at its optimum, that is m² ≤ v of its pseudo-observation, but
+for the ties. The last layer has one scale for all its weights, and stays.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from .bmr import present
+from .bmr import TIE, present
 from .horseshoe_prior import horseshoe_prior
 from .lognormal import kl_to_gamma
 from .posteriors import Conjugate
 from .pruner import State
 from .row_evidence import RowEvidence, Rows
-from .scale_factors import Layer, Prior, by_factor, expanded, layers
+from .scale_factors import LOG_SPREAD, Layer, Prior, by_factor, expanded, layers
 
 Posterior = TypeVar("Posterior", bound=Conjugate)
 
@@ -38,7 +38,6 @@ TAU0 = 1e-2
 GONE = 1e-6  # the scale below which rows leave in the published code
 STEPS, DRAWS, RATE = 500, 16, 0.05
 AVERAGED = 50  # last steps whose bounds are averaged
-LOG_SPREAD = -2.302585092994046  # log 0.1, as published
 
 
 @dataclass(frozen=True)
@@ -54,6 +53,7 @@ class FittedScales:
     bound: Sequence[float]
 
 
+@torch.enable_grad()
 def fit_scales(
     evidence: RowEvidence, prior: Prior, kl: float = 1.0, steps: int = STEPS, draws: int = DRAWS, seed: int = 0
 ) -> FittedScales:
@@ -113,9 +113,10 @@ class HierarchicalReduction:
 
 
 def hierarchical_reduction(state: State[Posterior]) -> HierarchicalReduction:
-    """Fits the scales to the posterior of `state`; a unit leaves if the excess of all its weights is positive.
+    """Fits the scales to the posterior of `state`, and decides row by row.
 
-    Weights that are 0 have left before and take no part.
+    A unit leaves if the shares that its weights have in their rows' excess add up to more than 0. Weights that are 0
+    have left before and take no part.
     """
     found = list(layers(state.network, state.posterior.mean))
     rows = {layer.weight: _rows(layer, state.posterior) for layer in found}
@@ -139,11 +140,11 @@ def _by_layer(rows: Mapping[str, Rows], values: Tensor) -> dict[str, Tensor]:
 
 
 def _nats_per_weight(layer: Layer, scale: Tensor, excess: Tensor) -> Tensor:
-    """Each weight's share of its row's excess, (rows,); all there is for rows that are gone, nothing in the last layer."""
+    """Each weight's share of its row's excess over a tie, (rows,): ∞ of rows that are gone, 0 in the last layer."""
     if layer.last:
         return excess.new_zeros(layer.rows)
     size = sum(shape.numel() for shape in layer.members.values()) / layer.rows
-    return torch.where(scale < GONE, math.inf, excess / size)
+    return torch.where(scale < GONE, math.inf, (excess + TIE) / size)
 
 
 def _prior(found: Sequence[Layer], rows: Mapping[str, Rows]) -> Prior:

@@ -16,6 +16,9 @@ from torch import Tensor, nn
 from ..architectures.units import prunable
 from .lognormal import Moments, moments, regularised
 
+# Log standard deviation of the log of every factor before training: log 0.1.
+LOG_SPREAD = -2.302585092994046
+
 
 @dataclass(frozen=True)
 class Factor:

@@ -8,6 +8,7 @@ maximises the bound: s² = E_q of the mean squared residual (for K targets, over
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -28,7 +29,7 @@ Posterior = TypeVar("Posterior", bound=Gaussian)
 TargetNoise = float | Literal["fitted"]
 Shrunk = Literal["all", "first"]
 
-# Examples on which noise is fitted after each epoch.
+# Examples on which noise is fitted after each epoch, at most.
 EXAMPLES = 1024
 # Log odds of π = 0.1, from which others are annealed.
 GENEROUS = logit(0.1)
@@ -103,7 +104,7 @@ class SpikeAndSlab(Variational[Posterior]):
         """The warm-up goes on, and the noise follows the residuals, under a draw of the training's own noise."""
         super().update(network, train, epoch)
         if self.real and self.target_noise == "fitted":
-            part = train[:EXAMPLES]
+            part = train[:: math.ceil(len(train) / EXAMPLES)]  # the first ones may be sorted
             self.noise_variance = max(2 * summed_loss(network, part).item() / part.y.numel(), LEAST)
 
     def flat_mean(self, network: nn.Module) -> Tensor:

@@ -20,7 +20,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
@@ -216,5 +216,5 @@ def spam(
             "choose a criterion that scores MAP networks"
         )
     trained = SpaM(prior, curvature, kind, frequency, burn_in, steps, temperature, update)
-    structure = "kfac" if "kfac" in (curvature, posterior.curvature) else "diag"
+    structure = max((curvature, posterior.curvature), key=get_args(CurvatureStructure).index)
     return Pruner(partial(replace, trained, posterior_curvature=structure), other.score, allocation=other.allocation)

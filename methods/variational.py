@@ -175,6 +175,13 @@ class Variational(Inference[Posterior]):
         return {"beta": self.beta, "kl": self.divergence(network).item(), "sigma": medians}
 
 
+def gradient(parameter: nn.Parameter) -> Tensor:
+    """The gradient to add to: zeros, of a parameter of which nothing has been computed."""
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    return parameter.grad
+
+
 class _Variance(torch.autograd.Function):
     """σ² from log σ, times what is present, cut into weights: one exponential, shared by the two passes.
 

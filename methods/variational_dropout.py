@@ -18,7 +18,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -30,19 +30,20 @@ from ..datasets.registry import UsageError, unknown
 from .dawson import exact, slope
 from .posteriors import Gaussian
 from .pruner import Pruner, State, register
-from .variational import Variational
+from .variational import Variational, gradient
 
 __all__ = ["VariationalDropout", "exact", "kl"]
 
 logger = logging.getLogger("bayesprune")
 
-Form = Literal["exact", "molchanov", "kingma"]
+Form = Literal["exact", "molchanov"]
 Start = Literal["network", "small"]
 
 # Euler's constant; KL → ½ (γ + log 2) - ½ log α as α → 0.
 EULER = 0.57721566490153286
 LIMIT = 0.5 * (EULER + math.log(2))
-# Within these bounds of log α the divergence has a gradient (Molchanov et al., published code).
+# Above this log α the divergence has no gradient (Molchanov et al., published code). A deliberate deviation from that
+# code: no lower bound. What passes it while the divergence warms up would feel none ever after, and stay for good.
 CLAMP = 8.0
 # Dropout rate α / (1 + α) = 0.95.
 THRESHOLD = 3.0
@@ -55,13 +56,14 @@ BLOCK = 1 << 14
 TINY = 1e-16
 
 
-def kl(log_alpha: Tensor, form: Form = "exact") -> Tensor:
+def kl(log_alpha: Tensor, form: Form | Literal["kingma"] = "exact") -> Tensor:
     """KL(N(θ, α θ²) ‖ log-uniform) of each weight, in nats, in the shape and type of `log_alpha`; differentiable.
 
     Args:
         log_alpha: log σ² - log θ², any real number; of a weight with θ = 0 it is inf, and KL is 0.
         form: "exact", to rounding. "molchanov": the fit of Molchanov et al., within 0.0094 where |log α| ≤ 10.
-            "kingma": the cubic of Kingma et al., for α ≤ 1, within 0.041 (0.0203 up to a constant).
+            "kingma": the cubic of Kingma et al., for α ≤ 1, within 0.041 (0.0203 up to a constant); not to train
+            under, since what leaves has a larger α.
 
     Raises UsageError for an unknown form, and for "kingma" where log α > 0.
     """
@@ -113,8 +115,8 @@ class VariationalDropout(Variational[Gaussian]):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.form not in FORMS:
-            raise unknown("form of the divergence", self.form, FORMS)
+        if self.form not in get_args(Form):
+            raise unknown("form of the divergence", self.form, get_args(Form))
         if self.warm_up[1] == 0 and self.kl >= 1:
             logger.warning(
                 "variational dropout without a warm-up: the whole divergence from the first step on usually removes "
@@ -137,7 +139,7 @@ class VariationalDropout(Variational[Gaussian]):
 
     def divergence(self, network: nn.Module) -> Tensor:
         """Σ KL(log α), clamped to where it has a gradient."""
-        return self._of_present(kl(self._log_alpha(network).clamp(-CLAMP, CLAMP), self.form)).sum()
+        return self._of_present(kl(self._log_alpha(network).clamp(max=CLAMP), self.form)).sum()
 
     def penalizer(self, network: nn.Module, scale: float) -> Callable[[], None]:
         """In closed form for the exact divergence, from the variance of the forward pass of the very step."""
@@ -149,9 +151,9 @@ class VariationalDropout(Variational[Gaussian]):
 
         @torch.no_grad()
         def add() -> None:
-            spreads = zip(*(v.split(sizes) for v in (self.variance.detach(), self.log_sigma.grad)), strict=True)  # pyright: ignore
+            spreads = zip(*(v.split(sizes) for v in (self.variance, gradient(self.log_sigma))), strict=True)
             for parameter, (variance, of_sigma) in zip(parameters, spreads, strict=True):
-                vectors = (parameter.detach().view(-1), variance, parameter.grad.view(-1), of_sigma)  # pyright: ignore
+                vectors = (parameter.detach().view(-1), variance, gradient(parameter).view(-1), of_sigma)
                 for mean, spread, of_mean, of_spread in zip(*(v.split(BLOCK) for v in vectors), strict=True):
                     square = mean.square()
                     pull = slope(square, spread, CLAMP)

@@ -4,7 +4,8 @@ Kingma, Salimans, Welling, "Variational dropout and the local reparameterization
 With independent weights w ~ N(m, v) what a linear layer or convolution computes of x is Gaussian, with mean that of
 the layer at m and variance that of the layer at v on x²: noise is drawn there, for each example, unit and position
 (positions of one example share their weights, which is neglected, as is usual). Weights that are read in any other
-way, such as those of a recurrent layer or of several layers, are drawn once in each forward pass, tied over time.
+way, such as those of a recurrent layer or of several layers, are drawn once in each forward pass, tied over time; so
+are, after the first pass, those of layers that this has not called, and which something else may read.
 """
 
 from __future__ import annotations
@@ -47,8 +48,8 @@ class WeightNoise:
         self._means, self._variances = means, variances
         self._places = _places(network, names)
         layers = list(_local_layers(network, self._places)) if draws == "local" else []
-        local = {name for _, *own in layers for name in own}
-        self._drawn = [name for name in self._places if name not in local]
+        self._uncalled = {name for _, *own in layers for name in own}
+        self._drawn = [name for name in self._places if name not in self._uncalled]
         self._local: Weights | None = None
         self._lent: list[tuple[nn.Module, str, Tensor | None]] = []
         self._handles: list[RemovableHandle] = [
@@ -79,14 +80,18 @@ class WeightNoise:
         _put(module, leaf, tensor)
 
     def _leave(self) -> None:
+        if self._local is not None:
+            self._drawn += sorted(self._uncalled)
+            self._uncalled = set()
         self._local = None  # and with it the graph of the pass
         while self._lent:
             _put(*self._lent.pop())
 
     def _adder(self, weight: str, bias: str | None = None) -> Callable[..., Tensor | None]:
         def add(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-            if self._local is None:
+            if self._local is None or weight in self._drawn:
                 return None
+            self._uncalled -= {weight, bias}
             variance = spread(module, inputs[0], self._local[weight], self._local[bias] if bias else None)
             return torch.addcmul(output, variance.add(TINY).sqrt(), torch.randn_like(output))
 

@@ -26,7 +26,7 @@ TIE_BREAK = 1e-9
 
 @dataclass(frozen=True)
 class StructuredGaussian(Gaussian):
-    """Independent Gaussians over the weights of an LSTM and over factors on some of its structures.
+    """Independent Gaussians over the weights of a network and over factors on some of its structures.
 
     Attributes:
         structures: of the network, all of them.

@@ -11,13 +11,13 @@ from .curves import has_items
 from .deployment import batch_text, measured, timed
 from .fits import fits
 from .frame import at_sparsity, percent, pruned, seed_counts, seeds_text
-from .metrics import Metric
+from .metrics import QUALITY, Metric
 from .ranking import Ranking
 from .recurrent import accounts
 from .statistics import Comparison
 from .tables import capital, p_text
 
-RANKED = "area under the curve of accuracy (gaussian data: RMSE) against sparsity"
+RANKED = f"area under the curve of {QUALITY} against sparsity"
 
 
 def curves(frame: pd.DataFrame, metric: Metric) -> str:
@@ -28,7 +28,9 @@ def curves(frame: pd.DataFrame, metric: Metric) -> str:
         f"{metric.label[0].upper()}{metric.label[1:]} on the test split against the share of units pruned "
         f"({metric.direction}); {_band(rows)}, {_n(rows)}.",
         "Equal steps to the right are equal factors of compression.",
-        "A star is the sparsity that the method chose itself." if rows["auto"].any() else "",
+        "A star is the sparsity that the method chose itself, its cross 95 % bootstrap intervals over seeds."
+        if rows["auto"].any()
+        else "",
         "Open markers: at least one layer lost all its units in at least one seed." if _collapsed(rows) else "",
         _missing(frame),
     ]
@@ -38,10 +40,10 @@ def curves(frame: pd.DataFrame, metric: Metric) -> str:
 def cost(frame: pd.DataFrame, at: float) -> str:
     """Caption of quality against cost."""
     return (
-        "Accuracy (gaussian data: RMSE) against the wall-clock seconds of training, scoring and fine-tuning together, "
+        f"{capital(QUALITY)} against the wall-clock seconds of training, scoring and fine-tuning together, "
         f"at {percent(at)} pruned; point: mean over seeds, cross: 95 % bootstrap intervals, "
         f"{_n(at_sparsity(frame, at))}. Training shared by several cells counts in full for each. "
-        "Cheap and good is at the upper left (RMSE: lower left)."
+        "Cheap and good is at the upper left (where less is better: lower left)."
     )
 
 

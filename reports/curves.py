@@ -70,11 +70,11 @@ def _realised_auto(rows: pd.DataFrame) -> list[float]:
 
 
 def _ticks_at_targets(axis: Axes, rows: pd.DataFrame) -> None:
-    """Ticks stand where a sparsity was asked for; the limits still hold the stars."""
+    """Ticks stand where a sparsity was asked for, and at round ones beyond; the limits still hold the stars."""
     asked = sorted(set(rows["target"].dropna()))
     if asked:
         limits = axis.get_xlim()
-        layout.sparsity_axis(axis, asked)
+        layout.sparsity_axis(axis, layout.with_landmarks(axis, asked))
         axis.set_xlim(limits)
 
 
@@ -103,6 +103,7 @@ def _star(axis: Axes, rows: pd.DataFrame, metric: Metric, style: Style, rng: np.
     per_seed = rows.groupby("seed")[["sparsity", metric.name]].mean()
     spread = st.mean_interval(metric.scale * per_seed[metric.name].to_numpy(float), rng)
     x = float(halvings(per_seed["sparsity"].mean()))
+    across = st.mean_interval(per_seed["sparsity"].to_numpy(float), rng)
     axis.plot(
         [x],
         [spread.value],
@@ -126,6 +127,8 @@ def _star(axis: Axes, rows: pd.DataFrame, metric: Metric, style: Style, rng: np.
     )
     if math.isfinite(spread.low):
         axis.plot([x, x], [spread.low, spread.high], color=style.color, linewidth=1.2, zorder=4)
+        ends = halvings([across.low, across.high])
+        axis.plot(ends, [spread.value] * 2, color=style.color, linewidth=1.2, zorder=4)
 
 
 def dense_line(axis: Axes, dense: pd.Series, metric: Metric, rng: np.random.Generator) -> None:

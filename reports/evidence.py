@@ -19,7 +19,7 @@ from .heatmap import WIDTH, in_order, short_names
 from .layout import styled
 from .metrics import Metric
 from .render import Row, Section, Table, row
-from .results_table import mean_text
+from .results_table import finite_text
 from .style import Style
 
 PRIORS = {"scalar": "#E69F00", "layerwise": "#56B4E9", "unitwise": "#009E73", "parameterwise": "#D55E00"}
@@ -196,12 +196,13 @@ def _precision_panel(axis: Axes, table: pd.DataFrame, tensors: Sequence[str], lo
         axis.vlines(x, q25, q75, color=style.color, linewidth=max(1.4, 1.6 * width), alpha=0.45)
         axis.plot(x, q50, color=style.color, linewidth=0.6, alpha=0.35)
         axis.plot(x, q50, color=style.color, marker=style.marker, markersize=1.2 + width, linestyle="none")
-    _tensor_axis(axis, tensors)
+    tensor_axis(axis, tensors)
     power_axis(axis)
     axis.set_ylabel("prior precision δ")
 
 
-def _tensor_axis(axis: Axes, tensors: Sequence[str]) -> None:
+def tensor_axis(axis: Axes, tensors: Sequence[str]) -> None:
+    """An x axis with a slot for each parameter tensor or layer, its short name below it."""
     names, step = short_names(tensors), max(1, round(len(tensors) / 40))
     axis.set_xticks(range(0, len(names), step), names[::step], rotation=40, ha="right", rotation_mode="anchor")
     axis.set_xlim(-0.6, len(names) - 0.4)
@@ -250,10 +251,5 @@ def _evidence_rows(rows: pd.DataFrame) -> tuple[Row, ...]:
 def _evidence_row(name: str, rows: pd.DataFrame) -> Row:
     share = rows["effective"] / rows["parameters"]
     numbers = [(rows["log_evidence"], EVIDENCE), (rows["effective"], EFFECTIVE), (share, SHARE)]
-    texts = [_mean_or_dash(values.to_numpy(float), metric) for values, metric in numbers]
+    texts = [finite_text(values, metric) for values, metric in numbers]
     return row(name, rows["curvature"].iloc[0] or "–", *texts, str(rows["seed"].nunique()))
-
-
-def _mean_or_dash(values: np.ndarray, metric: Metric) -> str:
-    finite = values[np.isfinite(values)]
-    return mean_text(finite, metric) if len(finite) else "–"

@@ -21,6 +21,8 @@ from .metrics import METRICS, Metric
 from .points import calibration, calibration_panels, cost, cost_panels, ranks, shift, shift_panels
 from .ranking import Ranking, rankings
 from .recurrent import account_panels, gates, kept
+from .reduction import caption as reduction_caption
+from .reduction import reduction, reduction_panels
 from .sparsifiability import pair_panels, relation, relation_panels, sparsifiability
 from .structure import latency, latency_panels, structure, structure_panels
 from .style import styles
@@ -35,6 +37,7 @@ __all__ = [
     "latency",
     "precisions",
     "ranks",
+    "reduction",
     "relation",
     "rise",
     "shift",
@@ -42,7 +45,7 @@ __all__ = [
     "structure",
 ]
 
-CURVES = ("accuracy", "rmse", "nll", "ece", "ood_auroc")
+CURVES = ("bpc", "accuracy", "rmse", "nll", "ece", "ood_auroc")
 WIDE_PER_PAGE = 4  # panels that take a whole row
 
 
@@ -53,7 +56,7 @@ def drawings(frame: pd.DataFrame) -> list[Drawing]:
     found = [drawing for metric in CURVES for drawing in _against_sparsity(frame, METRICS[metric])]
     found += [_average_ranks(frame, ranking) for ranking in rankings(frame) if len(ranking.standings) > 1]
     found += _at(frame, at) if math.isfinite(at) else []
-    return found + removed(frame) + learned(frame) + recurrent(frame) + included(frame)
+    return found + removed(frame) + learned(frame) + decided(frame) + recurrent(frame) + included(frame)
 
 
 def _against_sparsity(frame: pd.DataFrame, metric: Metric) -> list[Drawing]:
@@ -115,6 +118,13 @@ def recurrent(frame: pd.DataFrame) -> list[Drawing]:
          layout.PER_PAGE),
         ("recurrent-kept", "Words, inputs and neurons of an LSTM that stay", captions.kept, account_panels, kept,
          layout.PER_PAGE),
+    ])  # fmt: skip
+
+
+def decided(frame: pd.DataFrame) -> list[Drawing]:
+    """The figures of Bayesian model reduction, none without such; expects a prepared frame."""
+    return _drawn(frame, [
+        ("reduction", "What model reduction decides", reduction_caption, reduction_panels, reduction, WIDE_PER_PAGE),
     ])  # fmt: skip
 
 

@@ -9,9 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from .frame import done
+from .frame import MAP, done
 
-MAP = "MAP"
 FIT = ["dataset", "architecture", "inference", "seed"]
 """The columns that tell fits apart; criteria, sparsities and units share them."""
 
@@ -29,6 +28,7 @@ def trainings(frame: pd.DataFrame) -> pd.DataFrame:
     """
     rows = done(frame)
     rows = rows[rows["when"].isin(("after", ""))]
+    rows = rows.assign(learned=rows["learned"].map(_of_evidence))
     found = pd.DataFrame([_summary(value) for value in rows["learned"]], rows.index, _SUMMARY)
     rows = rows.assign(**{name: found[name] for name in _SUMMARY})
     names = _names(rows[rows["learned"].notna()])
@@ -42,6 +42,11 @@ def fits(frame: pd.DataFrame) -> pd.DataFrame:
     rows = trainings(frame)
     rows = rows[rows["learned"].notna()].sort_values(["training", "seed", "key"])
     return rows.drop_duplicates(FIT).assign(units="")
+
+
+def _of_evidence(learned: object) -> object:
+    """What a training by the evidence learned; other inferences learn something else."""
+    return learned if isinstance(learned, Mapping) and "log_evidence" in learned else None
 
 
 _SUMMARY = ["prior", "curvature", "log_evidence", "effective", "parameters"]

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from .metrics import METRICS, Metric, primary
+from .metrics import METRICS, PRIMARY, Metric
 
 DENSE = "dense"
+MAP = "MAP"
 _TEXT = (
     "key",
     "status",
@@ -46,6 +47,9 @@ _NUMBERS = (
     "dense_nll",
     "dense_ece",
     "dense_rmse",
+    "dense_bpc",
+    "dense_perplexity",
+    "mc_draws",
     "flops_dense",
     "flops_nonzero",
     "flops_ratio",
@@ -177,8 +181,8 @@ def panels(frame: pd.DataFrame, metric: str | None = None) -> list[Panel]:
 
 def panel_metric(frame: pd.DataFrame, panel: Panel) -> Metric:
     """The metric that ranks networks in this panel."""
-    likelihoods = panel.rows(done(frame))["likelihood"]
-    return primary(likelihoods.iloc[0] if len(likelihoods) else "categorical")
+    rows = panel.rows(done(frame))
+    return METRICS[next((name for name in PRIMARY if rows[name].notna().any()), "accuracy")]
 
 
 def labels(frame: pd.DataFrame) -> list[str]:
@@ -198,13 +202,18 @@ def by_seed(rows: pd.DataFrame, column: str) -> pd.DataFrame:
 
 
 def dense_by_seed(frame: pd.DataFrame, panel: Panel, metric: Metric) -> pd.Series:
-    """The unpruned network's metric, one value per seed: from `dense` runs, else as the pruned runs recorded it."""
+    """The unpruned network's metric, one value per seed: from `dense` runs, else as the pruned runs recorded it.
+
+    Those recorded after MAP training count first: another inference has an unpruned network of its own.
+    """
     rows = done(frame)
     rows = rows[(rows["dataset"] == panel.dataset) & (rows["architecture"] == panel.architecture)]
     own = rows[rows["method"] == DENSE].groupby("seed")[metric.name].mean().dropna()
     if len(own) or metric.dense_column not in rows:
         return own
-    return rows.groupby("seed")[metric.dense_column].mean().dropna()
+    rows = rows[rows[metric.dense_column].notna()]
+    plain = rows[rows["inference"].str.startswith(MAP)]
+    return (plain if len(plain) else rows).groupby("seed")[metric.dense_column].mean()
 
 
 def reference_sparsity(frame: pd.DataFrame, wanted: float = 0.95) -> float:

@@ -74,7 +74,7 @@ def _heat_map(axis: Axes, table: pd.DataFrame) -> AxesImage:
     names = short_names(table.columns)
     step = max(1, round(len(names) / 45))
     axis.set_xticks(range(0, len(names), step), names[::step], rotation=40, ha="right", rotation_mode="anchor")
-    axis.set_yticks(range(len(table)), [shortened(str(name), 30) for name in table.index])
+    axis.set_yticks(range(len(table)), layout.told_apart([str(name) for name in table.index], 30))
     axis.tick_params(length=0)
     if len(names) <= NUMBERED:
         _numbers(axis, table, image)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -23,6 +24,7 @@ PER_PAGE = 9
 COLUMNS = 3
 PANEL_WIDTH, PANEL_HEIGHT = 3.3, 2.35  # inches
 NARROWEST = 6.6
+LANDMARKS = (0.0, 0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995, 0.9998, 0.9999)
 LABEL_LENGTH, CROWDED_LENGTH = 38, 26
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -85,8 +87,14 @@ def _legend_columns(legend: Sequence[Line2D], width: float) -> int:
 
 def handles(styles: Mapping[str, Style], *extra: Line2D, line: bool = True) -> list[Line2D]:
     """Legend entries of methods, then the extra ones; `line=False` for figures of points."""
-    length = LABEL_LENGTH if len(styles) <= 6 else CROWDED_LENGTH
-    return [handle(shortened(name, length), style, line) for name, style in styles.items()] + list(extra)
+    names = told_apart(list(styles), LABEL_LENGTH if len(styles) <= 6 else CROWDED_LENGTH)
+    return [handle(name, style, line) for name, style in zip(names, styles.values(), strict=True)] + list(extra)
+
+
+def told_apart(names: Sequence[str], length: int) -> list[str]:
+    """Names at most `length` characters long, or, where that would make some of them equal, in full."""
+    short = [shortened(name, length) for name in names]
+    return short if len(set(short)) == len(set(names)) else list(names)
 
 
 def handle(name: str, style: Style, line: bool = True) -> Line2D:
@@ -141,6 +149,15 @@ def sparsity_axis(axes: Axes, sparsities: Sequence[float]) -> None:
     axes.set_xlabel("pruned (%)")
 
 
+def with_landmarks(axes: Axes, sparsities: Sequence[float], gap: float = 0.105) -> list[float]:
+    """The sparsities, and round ones of the axis beyond the smallest and the largest of them."""
+    low, high = axes.get_xlim()
+    room = gap * (high - low)
+    first, last = halvings([min(sparsities), max(sparsities)])
+    beyond = [s for s in LANDMARKS if low <= (x := halvings(s)) <= high and (x <= first - room or x >= last + room)]
+    return sorted({*sparsities, *beyond})
+
+
 def thinned(sparsities: Sequence[float], gap: float) -> list[float]:
     """The largest sparsity and, from there down, those at least `gap` of the axis away from the last one kept."""
     at = halvings(sparsities)
@@ -161,6 +178,21 @@ def log_if_wide(axes: Axes, values: Sequence[float], ratio: float = 20.0) -> Non
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 2.5 else (1,), numticks=12))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_locator(NullLocator())
+
+
+def side_by_side(axis: Axes, rows: pd.DataFrame, kinds: Sequence[str], look: Mapping[str, Style]) -> None:
+    """For each column of `kinds` a marker at the mean over seeds, a line from smallest to largest; methods abreast."""
+    here = [name for name in look if name in set(rows["label"])]
+    slot = 0.8 / max(len(here), 1)
+    for nth, name in enumerate(here):
+        values = rows[rows["label"] == name][list(kinds)].astype(float)
+        x = np.arange(len(kinds)) + slot * (nth - (len(here) - 1) / 2)
+        axis.vlines(x, values.min(), values.max(), color=look[name].color, linewidth=1.1)
+        axis.plot(x, values.mean(), color=look[name].color, marker=look[name].marker, linestyle="none")
+    axis.set_xticks(range(len(kinds)), list(kinds))
+    axis.set_xlim(-0.6, len(kinds) - 0.4)
+    axis.margins(y=0.08)  # half a marker, above the largest
+    axis.set_ylim(bottom=0)
 
 
 FORMATS: dict[str, dict[str, None]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}

@@ -51,6 +51,9 @@ _ALL = (
     Metric("ece_scaled", "ECE after temperature scaling (%)", False, 100.0, 1),
     Metric("bpc", "bits per character", False),
     Metric("perplexity", "perplexity", False, digits=1, logarithmic=True),
+    Metric("mc_accuracy", "accuracy of averaged draws (%)", True, 100.0, 1),
+    Metric("mc_nll", "NLL of averaged draws (nats)", False, logarithmic=True),
+    Metric("mc_ece", "ECE of averaged draws (%)", False, 100.0, 1),
     Metric("rmse", "root mean squared error", False, logarithmic=True),
     Metric("ood_auroc", "out-of-distribution AUROC", True),
     Metric("shift_accuracy", "accuracy under shift (%)", True, 100.0, 1),
@@ -65,10 +68,13 @@ REMOVED_FLOPS = Metric("flops_removed", "FLOPs removed (%)", True, 100.0, 1)
 COMPACT_FLOPS = Metric("flops_left", "FLOPs left (%)", False, 100.0, 1)
 COMPACT_BYTES = Metric("bytes_left", "bytes left (%)", False, 100.0, 1)
 
-PRIMARY: dict[str, str] = {"categorical": "accuracy", "gaussian": "rmse"}
-"""The metric by which networks of each likelihood are ranked."""
+PRIMARY = ("bpc", "rmse", "accuracy")
+"""The metrics by which networks are ranked: the first of them that records have."""
 
+QUALITY = "accuracy (gaussian data: RMSE; language models: bits per character)"
+"""The primary metric in the words of captions."""
 
-def primary(likelihood: str) -> Metric:
-    """The metric that ranks networks with this likelihood."""
-    return METRICS[PRIMARY.get(likelihood, "accuracy")]
+RELATIVE = {"accuracy": "accuracy", "rmse": "dense RMSE / RMSE", "bpc": "dense bits / bits per character"}
+"""What quality relative to the dense network means, by primary metric."""
+
+LESS_IS_BETTER = f"gaussian data: {RELATIVE['rmse']}; language models: {RELATIVE['bpc']}"

@@ -1,4 +1,4 @@
-"""Operating points: where a method's own threshold lands, and what magnitude pruning does at that sparsity."""
+"""What methods decide by themselves: where their own thresholds land, and magnitude pruning at that sparsity."""
 
 from __future__ import annotations
 
@@ -9,24 +9,32 @@ import numpy as np
 import pandas as pd
 
 from . import statistics as st
-from .frame import Panel, by_seed, halvings, panel_metric, panels, pruned
-from .metrics import Metric
+from .frame import Panel, by_seed, halvings, panel_metric, panels, prepare, pruned
+from .metrics import METRICS, Metric
 from .ranking import BASELINE
+from .render import Row, Section, Table, row
+from .results_table import finite_text, interval_text, mean_text, with_dense
+
+CHOSEN = Metric("sparsity", "pruned (%)", True, 100.0, 1)
+SECONDS = Metric("seconds", "seconds", False, digits=2)
+BESIDE = {"nll": "NLL", "ece": "ECE (%)", "mc_nll": "MC NLL", "mc_ece": "MC ECE (%)"}
+"""Columns beside the primary metric, as short as a wide table needs them."""
 
 
 @dataclass(frozen=True)
 class OperatingPoint:
     """Where a method's own threshold lands, and the baseline's curve interpolated there, paired by seed.
 
-    `difference` is signed so that positive means better than the baseline; NaN where the baseline's curve
-    does not reach that sparsity (nothing is extrapolated).
+    `values` has a row per seed: `sparsity`, the primary metric, that of the unpruned network of the same training,
+    `seconds`, and what stands beside them. `difference` is signed so that positive means better than the baseline; NaN
+    where the baseline's curve, which begins at its unpruned network, does not reach that sparsity (nothing is
+    extrapolated).
     """
 
     panel: Panel
     label: str
     metric: Metric
-    sparsity: np.ndarray
-    value: np.ndarray
+    values: pd.DataFrame
     baseline: np.ndarray
     difference: st.Interval
 
@@ -39,17 +47,25 @@ def operating_points(frame: pd.DataFrame) -> list[OperatingPoint]:
         for panel in panels(frame)
         for label in sorted(set(panel.rows(pruned(frame)).query("auto")["label"]))
     )
-    return [point for point in points if len(point.value)]
+    return [point for point in points if len(point.values)]
 
 
 def _point(frame: pd.DataFrame, panel: Panel, label: str, rng: np.random.Generator) -> OperatingPoint:
     rows, metric = panel.rows(pruned(frame)), panel_metric(frame, panel)
-    own = rows[(rows["label"] == label) & rows["auto"]].groupby("seed")[["sparsity", metric.name]].mean().dropna()
-    curve = by_seed(rows[rows["label"] == BASELINE], metric.name)
-    value = own[metric.name].to_numpy(float)
+    columns = list(dict.fromkeys(["sparsity", metric.name, metric.dense_column, "seconds", *BESIDE]))
+    own = rows[(rows["label"] == label) & rows["auto"]].groupby("seed")[columns].mean()
+    own = own.dropna(subset=["sparsity", metric.name])
+    curve = _from_dense(rows[rows["label"] == BASELINE], metric)
     there = np.array([interpolated(curve, seed, s) for seed, s in zip(own.index, own["sparsity"], strict=True)])
-    difference = st.mean_interval(metric.sign * (value - there), rng)
-    return OperatingPoint(panel, label, metric, own["sparsity"].to_numpy(float), value, there, difference)
+    difference = st.mean_interval(metric.sign * (own[metric.name].to_numpy(float) - there), rng)
+    return OperatingPoint(panel, label, metric, own, there, difference)
+
+
+def _from_dense(rows: pd.DataFrame, metric: Metric) -> pd.DataFrame:
+    """A method's curve of each seed, from the unpruned network of its training (sparsity 0) on."""
+    curve = by_seed(rows, metric.name)
+    dense = rows.groupby("seed")[metric.dense_column].mean()
+    return curve if 0.0 in curve or not len(rows) else pd.concat([dense.rename(0.0), curve], axis=1)
 
 
 def interpolated(curve: pd.DataFrame, seed: object, sparsity: float) -> float:
@@ -60,3 +76,54 @@ def interpolated(curve: pd.DataFrame, seed: object, sparsity: float) -> float:
         return math.nan
     at = halvings(curve.columns.to_numpy(float)[there])
     return float(np.interp(halvings(sparsity), at, values[there], left=math.nan, right=math.nan))
+
+
+# ---------------------------------------------------------------- the table
+
+
+def decisions(frame: pd.DataFrame) -> Table:
+    """Each method at the sparsity it chose: share pruned, quality, calibration and seconds, magnitude beside it."""
+    frame = prepare(frame)
+    points = operating_points(frame)
+    beside = [name for name in BESIDE if any(point.values[name].notna().any() for point in points)]
+    sections = tuple(
+        Section(with_dense(frame, panel, panel_metric(frame, panel)), rows)
+        for panel in panels(frame)
+        if (rows := tuple(_row(point, beside) for point in points if point.panel == panel))
+    )
+    columns = ("method", CHOSEN.label, "metric", "own dense", "there", f"{BASELINE} there", "better by")
+    columns += (*(BESIDE[name] for name in beside), SECONDS.label, "seeds")
+    return Table(
+        "operating-points",
+        "What methods decide by themselves",
+        columns,
+        sections,
+        (_NOTE, *([_MC_NOTE] if "mc_nll" in beside else [])),
+        frozenset({"metric"}),
+    )
+
+
+_NOTE = (
+    "Networks at the sparsity that the method's own threshold or decision chose; means ± standard deviations over "
+    f"seeds. Own dense: the same training, nothing pruned. The value of {BASELINE} is interpolated, from its own dense "
+    "network on, seed by seed and linearly in log compression (nothing is extrapolated: – where its curve does not "
+    "reach); “better by” is the paired difference with its 95 % bootstrap interval, positive where the method is "
+    "better. Seconds: training, scoring and fine-tuning together."
+)
+_MC_NOTE = "MC: of class probabilities averaged over draws from the posterior; NLL and ECE are of the weights' mean."
+
+
+def _row(point: OperatingPoint, beside: list[str]) -> Row:
+    m, there = point.metric, point.baseline[np.isfinite(point.baseline)]
+    return row(
+        point.label,
+        mean_text(point.values["sparsity"].to_numpy(float), CHOSEN),
+        m.label,
+        finite_text(point.values[m.dense_column], m),
+        mean_text(point.values[m.name].to_numpy(float), m),
+        finite_text(there, m),
+        interval_text(point.difference, m.scale, m.digits + 1),
+        *(finite_text(point.values[name], METRICS[name]) for name in beside),
+        finite_text(point.values["seconds"], SECONDS),
+        str(len(point.values)),
+    )

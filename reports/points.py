@@ -18,7 +18,7 @@ from .frame import Panel, at_sparsity, labels, panel_metric, panels, prepare, re
 from .layout import styled
 from .metrics import Metric
 from .ranking import Ranking
-from .style import Style, shortened, styles
+from .style import Style, styles
 
 
 def calibration_panels(frame: pd.DataFrame, sparsity: float) -> list[Panel]:
@@ -134,7 +134,7 @@ def _calibration_panel(
             axis.plot([before, after], [place, place], color=style.color, linewidth=1.1, alpha=0.6)
             axis.plot([before], [place], color=style.color, marker=style.marker, markerfacecolor="white")
             axis.plot([after], [place], color=style.color, marker=style.marker)
-    axis.set_yticks(range(len(names)), [shortened(name, 24) for name in names] if named else [""] * len(names))
+    axis.set_yticks(range(len(names)), layout.told_apart(names, 24) if named else [""] * len(names))
     axis.set_ylim(len(names) - 0.4, -0.6)
     axis.set_xlim(left=0)
     axis.set_xlabel("expected calibration error (%)")
@@ -193,7 +193,7 @@ def ranks(ranking: Ranking, look: Mapping[str, Style] | None = None) -> Figure:
     best, distance = ranking.standings[0].rank.value, ranking.comparison.critical_difference
     if math.isfinite(distance):
         axis.axvspan(best, best + distance, color="#999999", alpha=0.15, linewidth=0)
-    axis.set_yticks(range(len(ranking.standings)), [shortened(s.label, 40) for s in ranking.standings])
+    axis.set_yticks(range(len(ranking.standings)), layout.told_apart([s.label for s in ranking.standings], 40))
     axis.set_ylim(len(ranking.standings) - 0.4, -0.6)
     axis.set_xlim(0.7, len(ranking.standings) + 0.3)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))

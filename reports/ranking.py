@@ -1,9 +1,9 @@
 """Which method is better over all data sets and architectures: areas under curves, ranks, and what was left out.
 
-The unit of comparison is the area under a method's curve of accuracy (gaussian data: RMSE) against sparsity,
-over log2 of the compression, divided by the width of the range: an average over sparsities that weighs each
-halving of the network alike. Methods are compared only where all of them have a result; whatever had to be
-left out for that is named in the notes.
+The unit of comparison is the area under a method's curve of accuracy (gaussian data: RMSE; language models: bits per
+character) against sparsity, over log2 of the compression, divided by the width of the range: an average over
+sparsities that weighs each halving of the network alike. Methods are compared only where all of them have a result;
+whatever had to be left out for that is named in the notes.
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from . import layout
@@ -16,8 +15,8 @@ from .frame import Panel, done, labels, prepare
 from .layout import styled
 from .metrics import Metric
 from .render import Row, Section, Table, row
-from .results_table import mean_text
-from .style import Style, styles
+from .results_table import finite_text
+from .style import styles
 
 GATES = ("input", "forget", "cell", "output")
 KINDS = {"words": "words", "dimensions": "inputs", "neurons": "neurons"}
@@ -96,24 +95,10 @@ def _drawn(frame: pd.DataFrame, rows: pd.DataFrame, there: Sequence[Panel], kind
     figure, axes = layout.grid(len(there), layout.handles(look, line=False), columns=2)
     for one, panel in zip(axes, there, strict=True):
         own = panel.rows(rows)
-        _panel(one, own, [kind for kind in kinds if own[kind].notna().any()], look)
+        layout.side_by_side(one, own, [kind for kind in kinds if own[kind].notna().any()], look)
         one.set_ylabel(axis)
         layout.title(one, panel, False)
     return figure
-
-
-def _panel(axis: Axes, rows: pd.DataFrame, kinds: Sequence[str], look: Mapping[str, Style]) -> None:
-    """A marker at the mean over seeds, a line from the smallest to the largest; methods side by side."""
-    here = [name for name in look if name in set(rows["label"])]
-    slot = 0.8 / max(len(here), 1)
-    for nth, name in enumerate(here):
-        values = rows[rows["label"] == name][list(kinds)].astype(float)
-        x = np.arange(len(kinds)) + slot * (nth - (len(here) - 1) / 2)
-        axis.vlines(x, values.min(), values.max(), color=look[name].color, linewidth=1.1)
-        axis.plot(x, values.mean(), color=look[name].color, marker=look[name].marker, linestyle="none")
-    axis.set_xticks(range(len(kinds)), list(kinds))
-    axis.set_xlim(-0.6, len(kinds) - 0.4)
-    axis.set_ylim(bottom=0)
 
 
 # ---------------------------------------------------------------- the table
@@ -140,12 +125,7 @@ def _rows(rows: pd.DataFrame) -> tuple[Row, ...]:
 
 def _row(name: Any, rows: pd.DataFrame) -> Row:
     every = rows[list(GATES)].sum(axis=1)
-    counts = [_mean(rows[kind], COUNT) for kind in KINDS.values()]
-    ratio = _mean(every / rows["neurons"].replace(0, np.nan), PER_NEURON)
-    compressions = (_mean(rows["compression"], COMPRESSION), _mean(rows["published"], PUBLISHED))
-    return row(str(name), *compressions, *counts, _mean(every, COUNT), ratio, str(rows["seed"].nunique()))
-
-
-def _mean(values: pd.Series, metric: Metric) -> str:
-    finite = values.dropna().to_numpy(float)
-    return mean_text(finite, metric) if len(finite) else "–"
+    counts = [finite_text(rows[kind], COUNT) for kind in KINDS.values()]
+    ratio = finite_text(every / rows["neurons"].replace(0, np.nan), PER_NEURON)
+    compressions = (finite_text(rows["compression"], COMPRESSION), finite_text(rows["published"], PUBLISHED))
+    return row(str(name), *compressions, *counts, finite_text(every, COUNT), ratio, str(rows["seed"].nunique()))

@@ -46,9 +46,7 @@ def _result_section(frame: pd.DataFrame, panel: Panel, metric: Metric, levels: S
     if auto:
         columns.append([_chosen(rows[rows["auto"] & (rows["label"] == name)], metric) for name in names])
     body = [row(name, *(column[i] for column in columns), str(seeds[name])) for i, name in enumerate(names)]
-    dense = dense_by_seed(frame, panel, metric).to_numpy(float)
-    reference = f" (dense: {mean_text(dense, metric)}, {len(dense)} seeds)" if len(dense) else " (dense: not known)"
-    return Section(panel.name(frame) + reference, tuple(body))
+    return Section(with_dense(frame, panel, metric), tuple(body))
 
 
 def _most_seeds(rows: pd.DataFrame, metric: Metric) -> int:
@@ -108,3 +106,30 @@ def mean_text(values: np.ndarray, metric: Metric) -> str:
     """`97.2 ± 0.4`; without the deviation for a single seed."""
     spread = f" ± {metric.number(float(values.std(ddof=1)))}" if len(values) > 1 else ""
     return metric.number(float(values.mean())) + spread
+
+
+def interval_text(interval: st.Interval, scale: float, digits: int) -> str:
+    """`2.1 [1.8, 2.4]`; without brackets where there is no interval."""
+    if not math.isfinite(interval.value):
+        return "–"
+    value, low, high = (_signed(scale * end, digits) for end in (interval.value, interval.low, interval.high))
+    return f"{value} [{low}, {high}]" if math.isfinite(interval.low) else value
+
+
+def _signed(value: float, digits: int) -> str:
+    """Never `-0.0`: what rounds to zero has no sign."""
+    return f"{round(value, digits) + 0.0:.{digits}f}"
+
+
+def finite_text(values: pd.Series | np.ndarray, metric: Metric) -> str:
+    """`mean_text` of the finite values; an en dash where there are none."""
+    finite = np.asarray(values, dtype=float)
+    finite = finite[np.isfinite(finite)]
+    return mean_text(finite, metric) if len(finite) else "–"
+
+
+def with_dense(frame: pd.DataFrame, panel: Panel, metric: Metric) -> str:
+    """The name of a panel as a heading, with the unpruned network's metric after it."""
+    dense = dense_by_seed(frame, panel, metric).to_numpy(float)
+    reference = f" (dense: {mean_text(dense, metric)}, {len(dense)} seeds)" if len(dense) else " (dense: not known)"
+    return panel.name(frame) + reference

@@ -136,7 +136,8 @@ def _line_styles(rows: pd.DataFrame, parts: Sequence[Mapping[str, pd.DataFrame]]
 
 def _pair_legend(look: Mapping[str, Style]) -> list[Line2D]:
     own = Line2D([], [], color="#777777", linestyle=_DOTS, linewidth=1.0, label="dotted: unpruned")
-    return [*(layout.handle(shortened(name, 48), style) for name, style in look.items()), own]
+    names = layout.told_apart(list(look), 48)
+    return [*(layout.handle(name, style) for name, style in zip(names, look.values(), strict=True)), own]
 
 
 def _pair_panel(axis: Axes, lines: Mapping[str, pd.DataFrame], metric: Metric, look: Mapping[str, Style]) -> None:

@@ -26,9 +26,10 @@ from .frame import (
     span,
     targets,
 )
-from .metrics import METRICS, PRIMARY
+from .metrics import METRICS, PRIMARY, RELATIVE
 from .ranking import BASELINE, Ranking, Standing
-from .tables import capital, interval_text, p_text
+from .results_table import interval_text
+from .tables import capital, p_text
 
 
 def facts(frame: pd.DataFrame) -> list[tuple[str, str]]:
@@ -51,7 +52,7 @@ def facts(frame: pd.DataFrame) -> list[tuple[str, str]]:
         ("Hardware", "; ".join(filter(None, (_listed(frame["device"]), _listed(frame["host_cpu"]), _threads(frame))))),
         ("Versions", _versions(frame)),
         ("Revision", _listed(frame["git_revision"])),
-        ("Started", " to ".join(sorted({min(frame["started"], default=""), max(frame["started"], default="")}))),
+        ("Started", _started(frame)),
     ]
     return [(name, text) for name, text in found if text]
 
@@ -71,6 +72,12 @@ def _sparsities(frame: pd.DataFrame) -> str:
 def _versions(frame: pd.DataFrame) -> str:
     texts = {part: _listed(frame[f"version_{part}"]) for part in ("bayesprune", "torch", "python")}
     return "; ".join(f"{part} {text}" for part, text in texts.items() if text)
+
+
+def _started(frame: pd.DataFrame) -> str:
+    """The first and the last time; skipped cells have none."""
+    times = sorted(set(frame["started"]) - {""})
+    return " to ".join(dict.fromkeys([*times[:1], *times[-1:]]))
 
 
 def _threads(frame: pd.DataFrame) -> str:
@@ -127,8 +134,8 @@ def _kept(ranking: Ranking, standings: Sequence[Standing]) -> str:
         return "how much of the dense network's quality it keeps is not known, for lack of a dense reference"
     first, *rest = (f"{interval_text(s.area, 100, 1)} %" for s in standings)
     more = "".join(f", {s.label} {text}" for s, text in zip(standings[1:], rest, strict=True))
-    only_accuracy = ranking.metrics == {"accuracy"}
-    what = "accuracy" if only_accuracy else "quality (accuracy; for gaussian data dense RMSE / RMSE)"
+    relative = ", ".join(text for name, text in RELATIVE.items() if name in ranking.metrics)
+    what = relative if ranking.metrics == {"accuracy"} else f"quality ({relative})"
     return f"{standings[0].label} keeps {first} of the dense network's {what}{more}"
 
 
@@ -170,7 +177,7 @@ def _missing_values(frame: pd.DataFrame) -> list[str]:
         rows = done(frame)
         rows = rows[rows["likelihood"].str.contains(kind)] if kind else rows
         count = int(rows[name].isna().sum())
-        if count and (name in PRIMARY.values() or count < len(rows)):
+        if count and (name in PRIMARY or count < len(rows)):
             found.append(f"{count} of {len(rows)} done cells have no finite {METRICS[name].label}.")
     return found
 

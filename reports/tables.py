@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pandas as pd
 
 from . import statistics as st
+from .averaged import averaged
 from .deployment import structure
 from .evidence import evidence
 from .frame import (
@@ -19,23 +19,23 @@ from .frame import (
     reference_sparsity,
     seeds_text,
 )
-from .metrics import Metric
-from .operating import OperatingPoint, operating_points
+from .metrics import LESS_IS_BETTER
+from .operating import SECONDS, decisions
 from .ranking import BASELINE, Ranking, Standing, rankings
 from .recurrent import remains
+from .reduction import reductions
 from .render import Row, Section, Table, row
-from .results_table import AUTO, mean_text, results
+from .results_table import AUTO, finite_text, interval_text, results
 
-MAIN = ("accuracy", "rmse", "nll", "ece")
-CHOSEN = Metric("sparsity", "sparsity (%)", True, 100.0, 1)
-SECONDS = Metric("seconds", "seconds", False, digits=2)
+MAIN = ("bpc", "accuracy", "rmse", "nll", "ece")
 
 
 def tables(frame: pd.DataFrame) -> list[Table]:
     """Every table that the frame has numbers for, in the order of the report."""
     frame = prepare(frame)
     found = [ranking(one, frame) for one in rankings(frame)]
-    found += [points(frame)] + [results(frame, name) for name in MAIN]
+    found += [decisions(frame)] + [results(frame, name) for name in MAIN]
+    found += [averaged(frame), reductions(frame)]
     found += [structure(frame), evidence(frame), remains(frame), cost(frame), failures(frame)]
     return [table for table in found if table.rows]
 
@@ -70,16 +70,6 @@ def _standing(standing: Standing) -> Row:
     )
 
 
-def interval_text(interval: st.Interval, scale: float, digits: int) -> str:
-    """`2.1 [1.8, 2.4]`; without brackets where there is no interval."""
-    if not math.isfinite(interval.value):
-        return "–"
-    value = f"{scale * interval.value:.{digits}f}"
-    if not math.isfinite(interval.low):
-        return value
-    return f"{value} [{scale * interval.low:.{digits}f}, {scale * interval.high:.{digits}f}]"
-
-
 def _ranking_note(found: Ranking) -> str:
     blocks = found.comparison.blocks
     levels = ", ".join(map(percent, found.sparsities))
@@ -88,7 +78,7 @@ def _ranking_note(found: Ranking) -> str:
         f"Over {blocks} block{'s' * (blocks != 1)} of data set × architecture, {seeds_text(found.seeds)} in each, "
         f"averaged inside a block; sparsities: {levels}. {brackets}"
         "Area: average over these sparsities, on the scale of log compression, of accuracy / dense accuracy "
-        "(gaussian data: dense RMSE / RMSE). IQM: interquartile mean of it over all seeds and blocks. "
+        f"({LESS_IS_BETTER}). IQM: interquartile mean of it over all seeds and blocks. "
         f"P: how often the relative area of one seed is larger than that of one seed of {BASELINE}, averaged over "
         "blocks."
     )
@@ -117,44 +107,6 @@ def p_text(p: float) -> str:
 def capital(text: str) -> str:
     """The text with its first letter in upper case."""
     return text[:1].upper() + text[1:]
-
-
-# ---------------------------------------------------------------- self-chosen sparsities
-
-
-def points(frame: pd.DataFrame) -> Table:
-    """Where methods with a threshold of their own land, and magnitude interpolated at the same sparsity."""
-    frame = prepare(frame)
-    rows = tuple(_point(point, frame) for point in operating_points(frame))
-    columns = ("panel", "method", "sparsity chosen (%)", "metric", "there", f"{BASELINE} there", "better by", "seeds")
-    notes = (
-        f"Means ± standard deviations over seeds. The value of {BASELINE} is interpolated, seed by seed and linearly "
-        "in log compression, at the sparsity that the method chose (nothing is extrapolated: – where its curve does "
-        "not reach); “better by” is the paired difference with its 95 % bootstrap interval, positive where the method "
-        "is better.",
-    )
-    return Table(
-        "operating-points",
-        "Sparsities that methods chose themselves",
-        columns,
-        (Section("", rows),),
-        notes,
-        frozenset({"method", "metric"}),
-    )
-
-
-def _point(point: OperatingPoint, frame: pd.DataFrame) -> Row:
-    m, there = point.metric, point.baseline[np.isfinite(point.baseline)]
-    return row(
-        point.panel.name(frame),
-        point.label,
-        mean_text(point.sparsity, CHOSEN),
-        m.label,
-        mean_text(point.value, m),
-        mean_text(there, m) if len(there) else "–",
-        interval_text(point.difference, m.scale, m.digits + 1),
-        str(len(point.value)),
-    )
 
 
 # ---------------------------------------------------------------- cost
@@ -187,12 +139,12 @@ def _cost_row(label: str, rows: pd.DataFrame, at: float) -> Row:
     parts = ("train", "score", "finetune")
     seconds = [_mean(rows[f"seconds_{part}"], 1, 2) for part in parts]
     passes = [_mean(rows[f"passes_{part}"], 1e-3, 1) for part in parts]
-    total = rows["seconds"].dropna().to_numpy(float)
     peak = rows[[f"peak_bytes_{part}" for part in parts]].max(axis=1)
     there = rows[rows["target"] == at] if math.isfinite(at) else rows
     flops = _mean(there["flops_nonzero"] / there["flops_dense"], 100, 1)
-    whole = mean_text(total, SECONDS) if len(total) else "–"
-    return row(label, *seconds, whole, *passes, _mean(peak, 1e-6, 1), flops, str(len(rows)))
+    return row(
+        label, *seconds, finite_text(rows["seconds"], SECONDS), *passes, _mean(peak, 1e-6, 1), flops, str(len(rows))
+    )
 
 
 def _mean(values: pd.Series, scale: float, digits: int) -> str:

@@ -196,3 +196,11 @@ def test_the_public_face_is_complete():
         assert getattr(bp, name) is not None
     with pytest.raises(AttributeError, match="it offers"):
         _ = bp.nothing
+
+
+@pytest.mark.parametrize("method", ["bmr", "variational-dropout", "pip", "horseshoe", "bmrs-n"])
+def test_a_posterior_that_training_learns_is_not_made_up_for_a_trained_network(method):
+    network = torch.nn.Sequential(torch.nn.Linear(20, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+    data = (torch.randn(30, 20), torch.arange(30) % 3)
+    with pytest.raises(UsageError, match=f"'{method}' learns its posterior while it trains"):
+        bp.prune(network, data, method, 0.5, progress=False)

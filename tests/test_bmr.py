@@ -26,10 +26,10 @@ from bayesprune.methods.bmr import (
 )
 from bayesprune.methods.build import build as build_pruner
 from bayesprune.methods.gaussian import MAP
+from bayesprune.methods.marginal import Dense
 from bayesprune.methods.mean_field import MeanField
 from bayesprune.methods.model_reduction import spike_delta_f
 from bayesprune.methods.opd import opd
-from bayesprune.methods.posterior_curvature import Curvature
 from bayesprune.methods.posteriors import Laplace
 from bayesprune.methods.pruner import State
 from bayesprune.methods.student import StudentT
@@ -405,6 +405,45 @@ def test_a_group_is_judged_by_the_sum_over_what_it_owns(trained):
     torch.testing.assert_close(found[:20], first)
 
 
+def plainly(state, rule, population):
+    """The decision, one line of the text at a time: no blocks, no buffers, no fused steps."""
+    units, posterior = state.units, state.posterior
+    changes = units.gather({n: 0.5 * ((posterior.marginal_precision[n] / posterior.prior[n]).log()
+                                      - m.square() * posterior.marginal_precision[n])
+                            for n, m in posterior.mean.items()})  # fmt: skip
+    here = units.gather({name: (w != 0).double() for name, w in state.weights().items()}) > 0
+    changes = torch.where(here, changes, 0.0)
+    rejected = []
+    for change, live in zip(units.split(changes), units.split(here), strict=True):
+        judged = change if population == "full" else change[live]
+        zeta = torch.zeros((), dtype=F64)
+        for _ in range(4 if rule == "vb4" else 0):
+            kept = torch.sigmoid(zeta - judged).sum()
+            zeta = torch.digamma(1 + kept) - torch.digamma(1 + len(judged) - kept)
+        rejected.append((change > zeta) | ~live)
+    return changes, torch.cat(rejected)
+
+
+@pytest.mark.parametrize("population", ["live", "full"])
+@pytest.mark.parametrize("rule", ["zero", "vb4"])
+@pytest.mark.parametrize("left", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("units", [weight_units, group_units])
+def test_decisions_are_those_of_plain_code(units, left, rule, population):
+    inference, generator = MeanField(precision=20.0), torch.Generator().manual_seed(0)
+    network = build("mlp", (50,), 10, seed=0, widths=[300, 150])  # a layer of more than one block
+    data = Split(torch.randn(4, 50, generator=generator), torch.arange(4))
+    inference.attach(network, units(network), data)
+    with torch.no_grad():
+        inference.log_sigma.copy_(torch.empty_like(inference.log_sigma).uniform_(-4.0, -1.3, generator=generator))
+        for weight in network.parameters():
+            weight.mul_(torch.rand(weight.shape, generator=generator) >= left)
+    state = State(network, units(network), data, inference)
+    found, (changes, rejected) = reduction(state, rule, population), plainly(state, rule, population)
+    torch.testing.assert_close(found.delta_f, changes, rtol=1e-12, atol=1e-12)
+    assert torch.equal(found.rejected, rejected)
+    assert left == 1.0 or units is group_units or 0 < rejected.double().mean() < 1
+
+
 def test_units_that_have_left_do_not_shape_the_threshold_and_leave(trained):
     network, train = trained
     pruned = build("mlp", train.x.shape[1:], 10, seed=0, widths=[20, 15])
@@ -479,28 +518,13 @@ def test_thresholds_of_any_evidence_are_finite():
     assert threshold(changes) == pytest.approx(float(zeta), abs=1e-9)
 
 
-class Dense(Curvature):
-    """H itself."""
-
-    def __init__(self, h):
-        self.h = h
-
-    def precision(self, prior_precision):
-        return self.h.diagonal() + prior_precision
-
-    def determined(self, prior_precision, out=None):
-        return 1 - prior_precision * torch.linalg.inv(self.h + prior_precision.diag()).diagonal()
-
-    scaled = masked = log_det_ratio = None  # pyright: ignore
-
-
 def test_correlated_posteriors_are_judged_by_their_marginals(generator):
     """The marginal of a full Laplace posterior gives the exact Bayes factor of linear regression, weight by weight."""
     mean, covariance, _, _, _ = regression(0.95)
     delta = torch.rand(5, dtype=F64, generator=generator) + 0.5
     h = torch.linalg.inv(covariance)
     h = h - 0.9 * torch.linalg.eigvalsh(h)[0] * torch.eye(5, dtype=F64)
-    posterior = Laplace.at({"w": mean}, Dense(h), delta)  # pyright: ignore[reportAbstractUsage]
+    posterior = Laplace.at({"w": mean}, Dense(h), delta)
     sigma = torch.linalg.inv(h + delta.diag())
     torch.testing.assert_close(posterior.marginal_precision["w"], 1 / sigma.diagonal())
     found = spike_delta_f(mean, posterior.marginal_precision["w"], posterior.prior["w"])

@@ -105,6 +105,8 @@ def test_controls_have_no_probability():
         ({"method": "pip-gates", "inclusion": 1.0}, "inclusion must be a probability"),
         ({"method": "pip-laplace", "inclusion": 0.0}, "inclusion must be a probability"),
         ({"inclusions": 0.1}, "did you mean 'inclusion'"),
+        ({"method": "pip-laplace", "precision": "tuned"}, "give a number instead of 'tuned'"),
+        ({"names": list("abcdea")}, "feature name 'a' is given twice"),
         ({"select": "all"}, "unknown rule of selection"),
         ({"rate": 0.0}, "rate must be"),
         ({"k": 7}, "from 1 to 6"),
@@ -138,7 +140,7 @@ def test_the_designs_are_the_published_functions():
     np.testing.assert_allclose(exact.y, expected)
     np.testing.assert_array_equal(design(50, seed=3).y, design(50, seed=3).y)
     assert not np.array_equal(design(50, seed=3).y, design(50, seed=4).y)
-    with pytest.raises(UsageError, match="p=4 are too few"):
+    with pytest.raises(UsageError, match="give at least so many, got 4"):
         design(p=4)
 
 

@@ -11,11 +11,12 @@ from bayesprune.architectures.units import group_units, weight_units
 from bayesprune.bench.check import TINY
 from bayesprune.datasets.data import Split
 from bayesprune.datasets.load import load
-from bayesprune.datasets.registry import NotApplicable
+from bayesprune.datasets.registry import NotApplicable, UsageError
 from bayesprune.methods.build import build as build_pruner
 from bayesprune.methods.group_dropout import GroupVariationalDropout
 from bayesprune.methods.pruner import State
 from bayesprune.methods.variational_dropout import kl, log_alpha
+from torch import nn
 
 family = pytest.mark.parametrize("choice", TINY[:-1], ids=lambda choice: choice.label)  # the last one is recurrent
 
@@ -63,7 +64,7 @@ def test_masked_folded_and_compact_networks_agree(choice, data):
 def test_the_penalty_is_the_sum_over_weights_and_factors_and_its_gradient_is_right(data, form):
     network, inference = attached(TINY[0], data, warm_up=(0, 0), form=form)
     weights = torch.cat([network.get_parameter(name).flatten() for name in inference.names])
-    rates = torch.cat([log_alpha(weights, inference.log_sigma), log_alpha(*inference.factors)]).clamp(-8, 8)
+    rates = torch.cat([log_alpha(weights, inference.log_sigma), log_alpha(*inference.factors)]).clamp(max=8)
     torch.testing.assert_close(inference.penalty(network), kl(rates, form).sum(), rtol=1e-5, atol=1e-5)
     assert inference.terms == len(rates)
     network.train()
@@ -114,6 +115,34 @@ def test_a_network_without_structures_is_said_to_have_none(data):
     linear = build("mlp", (4,), 2, seed=0, widths=())
     with pytest.raises(NotApplicable, match="use variational-dropout"):
         GroupVariationalDropout().attach(linear, weight_units(linear), Split(torch.zeros(4, 4), torch.zeros(4).long()))
+
+
+def test_a_recurrent_network_is_skipped():
+    network, x = build("lstm", (6, 11), 3, seed=0, hidden=5, embedding=4), torch.randint(1, 11, (4, 6))
+    with pytest.raises(NotApplicable, match=r"'inputs dimensions'.*: use variational-dropout"):
+        GroupVariationalDropout().attach(network, weight_units(network), Split(x, torch.zeros(4).long()))
+
+
+class Windows(nn.Module):
+    """Its last layer is called on twice as many rows as there are examples."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(32, 8), nn.Linear(8, 10)])
+
+    def forward(self, x):
+        x = self.layers[1](self.layers[0](x.flatten(1).unflatten(1, (2, 32)).flatten(0, 1)).relu())
+        return x.unflatten(0, (-1, 2)).mean(1)
+
+
+def test_rows_that_are_no_examples_share_a_draw(data):
+    network, inference = Windows(), build_pruner("group-variational-dropout").inference()
+    inference.attach(network, weight_units(network), data.train)
+    with pytest.raises(UsageError, match="ties: minibatch"):
+        network(data.train.x[:4])
+    network, inference = Windows(), build_pruner("group-variational-dropout", ties="minibatch").inference()
+    inference.attach(network, weight_units(network), data.train)
+    assert network(data.train.x[:4]).shape == (4, 10)
 
 
 def test_a_store_gives_back_all_that_was_learned(data):

@@ -61,6 +61,17 @@ def test_the_expectation_of_the_drawn_gradient_is_that_of_the_divergence(attache
     assert ((found.mean(0) - torch.cat([g.flatten() for g in exact])).abs() < 4.5 * error).all()
 
 
+def test_noise_is_fitted_to_rows_from_everywhere():
+    """Tables may be sorted by their targets."""
+    network = nn.Linear(1, 1)
+    train = Split(torch.zeros(3000, 1), torch.linspace(-1, 1, 3000).unsqueeze(1))
+    inference = MixturePrior(log_sigma_start=-20.0)
+    inference.attach(network, weight_units(network), train)
+    network.bias.data.zero_()
+    inference.update(network.train(), train, 1)
+    assert inference.noise_variance == pytest.approx(1 / 3, rel=0.01)
+
+
 def test_what_has_left_has_no_gradient(attached):
     network, inference, _ = attached
     inference.present = torch.zeros(12, dtype=F64)

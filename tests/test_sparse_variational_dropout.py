@@ -12,12 +12,14 @@ from bayesprune.bench import harness
 from bayesprune.bench.matrix import Matrix
 from bayesprune.bench.store import results
 from bayesprune.bench.training import Finetune, Training
+from bayesprune.bench.training import train as fit
 from bayesprune.datasets.data import Split
 from bayesprune.datasets.registry import UsageError
 from bayesprune.methods.build import build as build_pruner
 from bayesprune.methods.dawson import slope
 from bayesprune.methods.pruner import State
 from bayesprune.methods.variational_dropout import CLAMP, INITIAL, SMALL, VariationalDropout, kl
+from torch import nn
 
 
 def attached(**options):
@@ -55,8 +57,9 @@ def test_the_gradient_in_closed_form_is_that_of_the_divergence(pruned):
     by_autograd = gradients(network, inference, train, lambda: (0.01 * inference.penalty(network)).backward())
     torch.testing.assert_close(closed, by_autograd, rtol=1e-8, atol=1e-11)
     log_alpha = torch.cat([a.flatten() for a in inference._log_alpha(network).detach().split(1)])
-    outside = log_alpha.abs() > CLAMP
+    outside = log_alpha > CLAMP
     assert outside.any()
+    assert (log_alpha < -CLAMP).any()
     assert (closed[-len(log_alpha) :][outside] == 0).all()
 
 
@@ -66,11 +69,12 @@ def test_the_slope_is_the_derivative_of_the_divergence(dtype):
     expected = -torch.autograd.grad(kl(log_alpha).sum(), log_alpha)[0]
     variance = torch.tensor(0.3, dtype=dtype).expand(2001)
     found = slope((variance.double() * (-log_alpha.detach()).exp()).to(dtype), variance, 8.0)
-    expected = torch.where(log_alpha.detach().abs() < 8, expected, 0.0)
-    inside = (log_alpha.detach().abs() - 8).abs() > 1e-4
+    expected = torch.where(log_alpha.detach() < 8, expected, 0.0)
+    inside = (log_alpha.detach() - 8).abs() > 1e-4
     tolerance = 1e-12 if dtype == torch.float64 else 3e-6
     torch.testing.assert_close(found.double()[inside], expected[inside], rtol=tolerance, atol=tolerance / 10)
     assert slope(torch.zeros(3), torch.zeros(3), 8.0).tolist() == [0, 0, 0]
+    assert slope(torch.ones(3, dtype=dtype), torch.zeros(3, dtype=dtype), 8.0).tolist() == [0.5] * 3  # as α → 0
 
 
 def test_the_warm_up_rises_linearly_and_survives_a_store():
@@ -119,8 +123,9 @@ def test_scores_are_minus_log_alpha_and_of_groups_from_summed_moments():
 
 
 def test_bad_options_and_cold_or_short_warm_ups_are_said(caplog):
-    with pytest.raises(UsageError, match="form of the divergence 'hron'"):
-        VariationalDropout(form="hron")
+    for form in ("hron", "kingma"):
+        with pytest.raises(UsageError, match=f"form of the divergence '{form}'; known: exact, molchanov"):
+            VariationalDropout(form=form)
     with pytest.raises(UsageError, match="two epochs in order"):
         VariationalDropout(warm_up=(7, 3))
     with pytest.raises(UsageError, match="finite number >= 0, got -1"):
@@ -158,6 +163,45 @@ def test_with_a_warm_up_a_sparse_network_that_still_works(tmp_path):
     assert record["learned"]["above"] == pytest.approx(record["sparsity"], abs=1e-9)
 
 
+def test_what_had_little_noise_when_the_divergence_came_leaves_too(generator):
+    """Half of the inputs mean nothing: their weights go, however small log α is at first."""
+    x = torch.randn(400, 20, generator=generator)
+    train = Split(x, (x[:, :10].sum(1) > 0).long())
+    network, inference = build("mlp", (20,), 2, seed=0, widths=()), VariationalDropout(warm_up=(0, 1), start=-12.0)
+    inference.attach(network, weight_units(network), train)
+    fit(network, train, inference, Training(lr=0.02, batch_size=100), 250, generator)
+    rates = inference._log_alpha(network).detach().view(2, 20)
+    assert (rates[:, 10:] >= 3).all()
+    assert (rates[:, :10].amin(0) < 3).all()
+
+
+class Loose(nn.Module):
+    """A layer that nothing reads, and one whose weight is read without a call of the layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.unused = nn.Linear(6, 5), nn.Linear(5, 2), nn.Linear(5, 3)
+
+    def forward(self, x):
+        return self.second(torch.tanh(nn.functional.linear(x, self.first.weight, self.first.bias)))
+
+
+@pytest.mark.parametrize("method", ["variational-dropout", "pip", "pip-gates"])
+def test_layers_that_are_not_called_train(method, generator):
+    x = torch.randn(60, 6, generator=generator)
+    train, network = Split(x, (x[:, 0] > 0).long()), Loose()
+    inference = build_pruner(method, warm_up=(0, 1)).inference()
+    inference.attach(network, weight_units(network), train)
+    before = network.unused.weight.detach().clone()
+    fit(network, train, inference, Training(lr=1e-2, batch_size=20), 4, generator)
+    assert not torch.equal(network.unused.weight, before)  # the divergence is of all weights
+    seen = []
+    network.second.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    network(x)
+    network(x)
+    assert not torch.equal(*seen)  # the first layer's weight has noise
+
+
 def test_without_a_warm_up_the_collapse_is_recorded(tmp_path):
     record = run(tmp_path, warm_up=[0, 0])
     assert record["kept"] == 0
@@ -176,8 +220,6 @@ def test_random_labels_leave_nothing(tmp_path):
     train = Split(
         data.train.x, data.train.y[torch.randperm(len(data.train), generator=torch.Generator().manual_seed(0))]
     )
-    from bayesprune.bench.training import train as fit
-
     torch.manual_seed(0)
     network, inference = (
         build("mlp", data.input_shape, 10, seed=0, widths=(300, 100)),
