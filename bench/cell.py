@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .. import __version__
 from ..architectures.mask import Mask
@@ -26,7 +26,7 @@ from ..methods.build import build as build_pruner
 from ..methods.pruner import Inference, Pruner
 from .deployment import deployed
 from .evaluate import PREDICTIVE, digest, evaluate, flops
-from .fits import initial_network
+from .fits import inference_of, initial_network
 from .monte_carlo import monte_carlo
 from .pruning import ONLINE_EVERY, Outcome, Workbench
 from .run import Run
@@ -67,7 +67,7 @@ def failure(error: BaseException) -> dict[str, Any]:
     }
 
 
-def applicable(run: Run, network: nn.Module, train: Split) -> None:
+def applicable(run: Run, network: nn.Module, example: Tensor) -> None:
     """Raise NotApplicable, before anything is trained, for a cell that makes no sense; `network` is untrained."""
     pruner = build_pruner(run.method.name, **run.method.options)
     if run.sparsity == "auto" and not pruner.decides:
@@ -84,17 +84,17 @@ def applicable(run: Run, network: nn.Module, train: Split) -> None:
         if pruner.allocation in ("erk", "2:4"):
             raise NotApplicable(f"the {pruner.allocation} allocation is defined on weight tensors, not on groups")
         try:
-            units(network, "groups", train.x[:2])
+            units(network, "groups", example)
         except UsageError as error:
             raise NotApplicable(str(error)) from error
-    _attachable(pruner.inference(), copy.deepcopy(network), train)
 
 
-def _attachable(inference: Inference, network: nn.Module, train: Split) -> None:
+def attachable(run: Run, network: nn.Module, train: Split) -> None:
     """Raise NotApplicable for an inference that is not for such networks; what else goes wrong fails in its cell."""
+    replica = copy.deepcopy(network)  # some inferences change the weights that training starts from
     try:
         with sealed():
-            inference.attach(network, units(network, "weights"), train)
+            inference_of(run).attach(replica, units(replica, "weights"), train)
     except NotApplicable:
         raise
     except Exception:  # it will fail again in its cell, and be recorded

@@ -155,9 +155,14 @@ def preflight(cells: Sequence[Run]) -> dict[str, NotApplicable]:
         weights = units_of(network, "weights")
         for _, alike in _grouped(group, lambda r: (_json(r.method), r.units, str(r.sparsity))):
             try:
-                cell.applicable(alike[0], network, data.train)
+                cell.applicable(alike[0], network, data.train.x[:2])
             except NotApplicable as reason:
                 senseless |= {r.key: reason for r in alike}
+        for _, alike in _grouped(group, lambda r: _json(r.method)):
+            try:
+                cell.attachable(alike[0], network, data.train)
+            except NotApplicable as reason:
+                senseless = {r.key: reason for r in alike} | senseless
         for sparsity in {r.sparsity for r in group if r.sparsity != "auto" and r.units == "weights"}:
             try:
                 keep_count(weights.n, sparsity)

@@ -138,12 +138,16 @@ def present(state: State[Any]) -> Tensor:
     return state.units.gather({name: w.abs() for name, w in weights.items()}) > 0
 
 
-def spike(state: State[Posterior]) -> dict[str, Tensor]:
-    """ΔF of setting each weight (and bias of a layer with prunable weights) to 0, in nats, by parameter name."""
+def spike(state: State[Posterior], precision: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """ΔF of setting each weight (and bias of a layer with prunable weights) to 0, in nats, by parameter name.
+
+    `precision`: marginal ones, by parameter name, if others than the posterior's own.
+    """
     posterior = state.posterior
+    own = posterior.marginal_precision if precision is None else precision
     layers = {name.rpartition(".")[0] for name in prunable(state.network)}
     return {
-        name: spike_delta_f(mean, posterior.marginal_precision[name], posterior.prior[name])
+        name: spike_delta_f(mean, own[name], posterior.prior[name])
         for name, mean in posterior.mean.items()
         if name.rpartition(".")[0] in layers
     }

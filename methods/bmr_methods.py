@@ -55,7 +55,7 @@ def mean_field(
     draws: Draws,
 ) -> partial[Any]:  # fmt: skip
     """The inference behind `bmr` and `mean-field`, ready to be made."""
-    options: dict[str, Any] = {"kl": kl, "warm_up": (warm_up[0], warm_up[1]), "draws": draws}
+    options: dict[str, Any] = {"kl": kl, "warm_up": warm_up, "draws": draws}
     if start is not None:
         options["start"] = start
     if prior == "student":

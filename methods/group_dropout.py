@@ -72,6 +72,5 @@ def group_variational_dropout_pruner(
     ties: Ties = "example",
 ) -> Pruner[Gaussian]:
     """Variational dropout of weights and of whole structures: log α below 3 stays (Chirkova et al. 2018)."""
-    epochs = (warm_up[0], warm_up[1])
-    inference = partial(GroupVariationalDropout, kl, epochs, form=form, weights=weights, start=start, ties=ties)
+    inference = partial(GroupVariationalDropout, kl, warm_up, form=form, weights=weights, start=start, ties=ties)
     return Pruner(inference, worth, keep_above=-threshold)

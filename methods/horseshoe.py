@@ -7,7 +7,7 @@ Ghosh, Yao, Doshi-Velez, ICML 2018 (arXiv 1806.05975), in the mean-field form to
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -22,6 +22,7 @@ from .noncentred import Initial, NonCentred
 from .posteriors import Scaled
 from .pruner import Pruner, State, register
 from .scale_factors import Layer, Prior
+from .signal import log_signal
 from .weight_noise import Draws
 
 SHRINKAGE = 0.5
@@ -57,12 +58,7 @@ class Horseshoe(NonCentred):
 
 def signal_to_noise(state: State[Scaled]) -> Tensor:
     """log E[w]² - log Var[w]; of units of several weights, of the sums of both; shape (units.n,)."""
-    return _log_signal(state, state.posterior.weights().mean, state.posterior.weights().variance)
-
-
-def _log_signal(state: State[Scaled], mean: Mapping[str, Tensor], variance: Mapping[str, Tensor]) -> Tensor:
-    squares = state.units.gather({name: m.square() for name, m in mean.items()})
-    return (squares + torch.finfo(squares.dtype).tiny).log() - state.units.gather(variance).log()
+    return log_signal(state.units, state.posterior.weights(), torch.finfo(torch.float64).tiny)
 
 
 def shrunk(state: State[Scaled]) -> Tensor:
@@ -119,7 +115,7 @@ def local_horseshoe(
 
 
 def _pruner(rule: str, population: Population, warm_up: tuple[int, int], **options) -> Pruner[Scaled]:
-    inference = partial(Horseshoe, warm_up=(warm_up[0], warm_up[1]), **options)
+    inference = partial(Horseshoe, warm_up=warm_up, **options)
     if rule == "bmr":
         told = {"rule": "vb4", "population": population}
         return Pruner(inference, signal_to_noise, decide=partial(kept, **told), report=partial(summary, **told))

@@ -10,9 +10,9 @@ from torch import nn
 from ..datasets.data import Split
 from ..datasets.registry import UsageError
 from .curvature import CurvatureKind, diagonal, trainable
+from .dense import dense
 from .flat import flat
 from .kronecker import kfac
-from .marginal import dense
 from .posterior_curvature import Curvature, Diagonal
 
 CurvatureStructure = Literal["diag", "kfac", "full"]

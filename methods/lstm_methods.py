@@ -71,8 +71,7 @@ def _pruner(
     kinds: tuple[Kind, ...], threshold: float, form: Form, warm_up: tuple[int, int], kl: float, start: float,
     lr_factor: float, words: bool | None, ties: Ties = "example",
 ) -> Pruner[Gaussian]:  # fmt: skip
-    epochs = (warm_up[0], warm_up[1])
     inference = partial(
-        RecurrentDropout, kl, epochs, form=form, start=start, kinds=kinds, words=words, ties=ties, lr_factor=lr_factor
+        RecurrentDropout, kl, warm_up, form=form, start=start, kinds=kinds, words=words, ties=ties, lr_factor=lr_factor
     )
     return Pruner(inference, worth, keep_above=-threshold, report=partial(account, threshold=threshold))

@@ -22,7 +22,7 @@ from .curvature import trainable
 from .flat import named
 from .gaussian import TUNING_GRID
 from .posteriors import Conjugate
-from .variational import Variational
+from .variational import Variational, equal_log_sigma
 
 MeanFieldPrior = Literal["scalar", "layerwise"]
 
@@ -66,13 +66,12 @@ class MeanField(Variational[Conjugate]):
 
     def initial_log_sigma(self, network: nn.Module) -> Tensor:
         """The same for all."""
-        weights = list(self.named_weights(network).values())
-        return weights[0].detach().new_full((sum(w.numel() for w in weights),), self.start)
+        return equal_log_sigma(self.named_weights(network), self.start)
 
     def divergence(self, network: nn.Module) -> Tensor:
         """Σ ½ (δ (θ² + σ²) - 1 - log δ) - log σ, and ½ δ |θ|² of the points."""
         delta, log_sigma = self._expanded(), self.log_sigma.double()
-        means = torch.cat([network.get_parameter(name).double().flatten() for name in self.names])
+        means = self.flat_mean(network).double()
         spread = 0.5 * (delta * (means.square() + (2 * log_sigma).exp()) - 1 - delta.log()) - log_sigma
         squares = [network.get_parameter(name).double().square().sum() for name in self.points]
         return self._of_present(spread).sum() + 0.5 * self._delta * sum(squares, spread.new_zeros(()))
@@ -120,9 +119,8 @@ class MeanField(Variational[Conjugate]):
 
     def posterior(self, network: nn.Module, train: Split) -> Conjugate:
         """The Gaussians at hand; float64."""
-        mean = {name: network.get_parameter(name).detach().double() for name in self.names}
-        precision = {name: sigma.pow(-2) for name, sigma in self.sigma().items()}
-        return Conjugate(mean, precision, named(self._expanded(), self.shapes))
+        q = self.gaussian(network)
+        return Conjugate(q.mean, q.precision, named(self._expanded(), self.shapes))
 
     def tensors(self) -> dict[str, Tensor]:
         """What `Variational` has, and δ of every tensor."""

@@ -114,7 +114,7 @@ def pip(
     or a Bayesian false discovery rate.
     """
     inference = partial(
-        MixturePrior, kl, (warm_up[0], warm_up[1]), inclusion=inclusion, anneal=(anneal[0], anneal[1]),
+        MixturePrior, kl, warm_up, inclusion=inclusion, anneal=anneal,
         slab_variance=slab_variance, spike_variance=spike_variance, target_noise=noise, shrink=shrink, shrunk=shrunk,
         log_sigma_start=start,
     )  # fmt: skip

@@ -24,7 +24,7 @@ from .curvature import trainable
 from .lognormal import Moments, kl_gradients, kl_to_gamma
 from .posteriors import Scaled
 from .scale_factors import LOG_SPREAD, Factor, Layer, Prior, Scale, bias_of, by_factor, expanded, layers
-from .variational import Variational
+from .variational import Variational, equal_log_sigma
 from .weight_noise import Weights
 
 Initial = Literal["network", "uniform"]
@@ -91,8 +91,7 @@ class NonCentred(Variational[Scaled]):
 
     def initial_log_sigma(self, network: nn.Module) -> Tensor:
         """The same for all."""
-        weights = list(self.named_weights(network).values())
-        return weights[0].detach().new_full((sum(w.numel() for w in weights),), self.start)
+        return equal_log_sigma(self.named_weights(network), self.start)
 
     def parameters(self) -> Iterable[nn.Parameter]:
         """log s of every weight, (P,), and means and log standard deviations of the factors' logs, (F,) each."""
@@ -161,12 +160,11 @@ class NonCentred(Variational[Scaled]):
 
     def posterior(self, network: nn.Module, train: Split) -> Scaled:
         """The Gaussians of ŵ, and the moments of the scales; float64."""
-        mean = {name: network.get_parameter(name).detach().double() for name in self.names}
-        precision = {name: sigma.pow(-2) for name, sigma in self.sigma().items()}
-        prior = {name: torch.ones_like(m) for name, m in mean.items()}
-        parts = {name: _doubled(m, mean[name]) for name, m in self.moments().items()}
+        q = self.gaussian(network)
+        prior = {name: torch.ones_like(m) for name, m in q.mean.items()}
+        parts = {name: _doubled(m, q.mean[name]) for name, m in self.moments().items()}
         logs, scales, squares = ({n: getattr(m, part) for n, m in parts.items()} for part in ("log", "mean", "square"))
-        return Scaled(mean, precision, prior, logs, scales, squares)
+        return Scaled(q.mean, q.precision, prior, logs, scales, squares)
 
     @torch.no_grad()
     def detach(self, network: nn.Module) -> None:

@@ -43,7 +43,7 @@ def pip_gates(
     """
     seen = relaxation or ("concrete" if level == "nodes" else "moments")
     inference = partial(
-        Indicators, kl, (warm_up[0], warm_up[1]), inclusion=inclusion, anneal=(anneal[0], anneal[1]),
+        Indicators, kl, warm_up, inclusion=inclusion, anneal=anneal,
         slab_variance=slab_variance, target_noise=noise, level=level, relaxation=seen, lr_factor=lr_factor,
         shrink=shrink, shrunk=shrunk, log_odds_start=start[0], log_sigma_start=start[1],
     )  # fmt: skip

@@ -13,13 +13,13 @@ from typing import Literal
 
 from torch import Tensor
 
-from ..architectures.units import prunable
 from ..datasets.registry import UsageError
+from .bmr import spike
 from .curvature import CurvatureKind
 from .gaussian import MAP
 from .inclusion import Select, pip_pruner
 from .marginal import marginal_variance
-from .model_reduction import delta_f, positive
+from .model_reduction import positive
 from .posteriors import Laplace
 from .pruner import Pruner, State, register
 from .spike_slab import logit
@@ -57,14 +57,8 @@ def pip_log_odds(
     state: State[Laplace], inclusion: float = 0.5, variance: Variance = "conditional", kind: CurvatureKind = "ggn"
 ) -> Tensor:
     """Log odds of the inclusion probability of each unit, whose weights' evidence adds up; shape (units.n,)."""
-    posterior = state.posterior
-    spread = posterior.variance
+    precision = None
     if variance != "conditional":
-        spread = marginal_variance(state.network, state.train, posterior, variance, kind)
-    layers = {name.rpartition(".")[0] for name in prunable(state.network)}
-    changes = {
-        name: delta_f(mean, spread[name], 0.0, posterior.prior[name].reciprocal(), 0.0, 0.0)
-        for name, mean in posterior.mean.items()
-        if name.rpartition(".")[0] in layers
-    }
-    return logit(inclusion) - state.units.gather(changes)
+        marginal = marginal_variance(state.network, state.train, state.posterior, variance, kind)
+        precision = {name: spread.reciprocal() for name, spread in marginal.items()}
+    return logit(inclusion) - state.units.gather(spike(state, precision))

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from ..architectures.lstm import LSTM
@@ -26,6 +25,7 @@ from .factored_dropout import FactoredDropout, Hooks
 from .gated_noise import StructureNoise
 from .recurrent_structures import structures
 from .structures import Kind, Structure
+from .variational import equal_log_sigma
 from .weight_noise import Draws
 
 # log σ of weights before training (published code).
@@ -78,6 +78,4 @@ class RecurrentDropout(FactoredDropout):
 
     def initial_log_sigma(self, network: nn.Module) -> Tensor:
         """`start` for every weight."""
-        start = LOG_SIGMA if self.start is None else self.start
-        weights = self.named_weights(network).values()
-        return torch.cat([torch.full_like(weight.detach().flatten(), start) for weight in weights])
+        return equal_log_sigma(self.named_weights(network), LOG_SIGMA if self.start is None else self.start)

@@ -17,11 +17,10 @@ from torch import Tensor, nn
 
 from ..architectures.units import Units, prunable
 from ..datasets.data import Split
-from ..datasets.registry import UsageError
 from .posteriors import Gaussian
 from .scoring import summed_loss
 from .spike_slab import logit, positive
-from .variational import Variational
+from .variational import Variational, check_span, equal_log_sigma, risen
 
 logger = logging.getLogger("bayesprune")
 
@@ -64,8 +63,7 @@ class SpikeAndSlab(Variational[Posterior]):
     def __post_init__(self) -> None:
         super().__post_init__()
         logit(self.inclusion)
-        if not 0 <= self.anneal[0] <= self.anneal[1]:
-            raise UsageError(f"anneal must be two epochs in order, 0 <= first <= second, got {self.anneal!r}")
+        check_span("anneal", self.anneal)
         positive("slab_variance", self.slab_variance)
         positive("shrink", self.shrink)
         if self.target_noise != "fitted":
@@ -84,8 +82,7 @@ class SpikeAndSlab(Variational[Posterior]):
 
     def initial_log_sigma(self, network: nn.Module) -> Tensor:
         """The same for all."""
-        weights = list(self.named_weights(network).values())
-        return weights[0].detach().new_full((sum(w.numel() for w in weights),), self.log_sigma_start)
+        return equal_log_sigma(self.named_weights(network), self.log_sigma_start)
 
     @property
     def beta(self) -> float:
@@ -95,10 +92,8 @@ class SpikeAndSlab(Variational[Posterior]):
     @property
     def prior_log_odds(self) -> float:
         """The present log odds of π."""
-        (start, end), final = self.anneal, logit(self.inclusion)
-        if self.epoch >= end:
-            return final
-        return GENEROUS + (final - GENEROUS) * max(0.0, (self.epoch - start) / (end - start))
+        final = logit(self.inclusion)
+        return final - (final - GENEROUS) * (1 - risen(self.epoch, self.anneal))
 
     def update(self, network: nn.Module, train: Split, epoch: int) -> None:
         """The warm-up goes on, and the noise follows the residuals, under a draw of the training's own noise."""
@@ -106,10 +101,6 @@ class SpikeAndSlab(Variational[Posterior]):
         if self.real and self.target_noise == "fitted":
             part = train[:: math.ceil(len(train) / EXAMPLES)]  # the first ones may be sorted
             self.noise_variance = max(2 * summed_loss(network, part).item() / part.y.numel(), LEAST)
-
-    def flat_mean(self, network: nn.Module) -> Tensor:
-        """θ of every weight, (P,), in the order of `names`."""
-        return torch.cat([network.get_parameter(name).flatten() for name in self.names])
 
     def tensors(self) -> dict[str, Tensor]:
         """As `Variational`, and s²."""

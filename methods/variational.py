@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -54,9 +54,7 @@ class Variational(Inference[Posterior]):
     def __post_init__(self) -> None:
         if not 0 <= self.kl < float("inf"):
             raise UsageError(f"the weight kl of the divergence must be a finite number >= 0, got {self.kl!r}")
-        start, end = self.warm_up
-        if not 0 <= start <= end:
-            raise UsageError(f"warm_up must be two epochs in order, 0 <= first <= second, got {self.warm_up!r}")
+        check_span("warm_up", self.warm_up)
 
     @abstractmethod
     def initial_log_sigma(self, network: nn.Module) -> Tensor:
@@ -117,10 +115,7 @@ class Variational(Inference[Posterior]):
     @property
     def beta(self) -> float:
         """The present weight of the divergence."""
-        start, end = self.warm_up
-        if self.epoch >= end:
-            return self.kl
-        return self.kl * max(0.0, (self.epoch - start) / (end - start))
+        return self.kl * risen(self.epoch, self.warm_up)
 
     def update(self, network: nn.Module, train: Split, epoch: int) -> None:
         """The warm-up goes on."""
@@ -138,6 +133,15 @@ class Variational(Inference[Posterior]):
 
     def _of_present(self, values: Tensor) -> Tensor:
         return values if self.present is None else values * self.present
+
+    def flat_mean(self, network: nn.Module) -> Tensor:
+        """θ of every weight, (P,), in the order of `names`."""
+        return torch.cat([network.get_parameter(name).flatten() for name in self.names])
+
+    def gaussian(self, network: nn.Module) -> Gaussian:
+        """N(θ, σ²) of every weight, float64."""
+        mean = {name: network.get_parameter(name).detach().double() for name in self.names}
+        return Gaussian(mean, {name: sigma.pow(-2) for name, sigma in self.sigma().items()})
 
     def sigma(self) -> dict[str, Tensor]:
         """σ of every weight, by name, float64, also of those that have left."""
@@ -173,6 +177,23 @@ class Variational(Inference[Posterior]):
         """β and KL at the end, and the median σ of each layer."""
         medians = {name: sigma.median().item() for name, sigma in self.sigma().items()}
         return {"beta": self.beta, "kl": self.divergence(network).item(), "sigma": medians}
+
+
+def check_span(name: str, span: tuple[int, int]) -> None:
+    """Raise UsageError unless `span` is two epochs in order."""
+    if not 0 <= span[0] <= span[1]:
+        raise UsageError(f"{name} must be two epochs in order, 0 <= first <= second, got {span!r}")
+
+
+def risen(epoch: int, span: tuple[int, int]) -> float:
+    """What rises linearly from 0 to 1 between two epochs: 1 from the second on, also where they are equal."""
+    start, end = span
+    return 1.0 if epoch >= end else max(0.0, (epoch - start) / (end - start))
+
+
+def equal_log_sigma(weights: Mapping[str, nn.Parameter], value: float) -> Tensor:
+    """The same log σ for every weight, shape (P,)."""
+    return torch.cat([torch.full_like(weight.detach().flatten(), value) for weight in weights.values()])
 
 
 def gradient(parameter: nn.Parameter) -> Tensor:

@@ -30,6 +30,7 @@ from ..datasets.registry import UsageError, unknown
 from .dawson import exact, slope
 from .posteriors import Gaussian
 from .pruner import Pruner, State, register
+from .signal import log_signal
 from .variational import Variational, gradient
 
 __all__ = ["VariationalDropout", "exact", "kl"]
@@ -163,13 +164,11 @@ class VariationalDropout(Variational[Gaussian]):
         return add
 
     def _log_alpha(self, network: nn.Module) -> Tensor:
-        means = torch.cat([network.get_parameter(name).flatten() for name in self.names])
-        return log_alpha(means, self.log_sigma)
+        return log_alpha(self.flat_mean(network), self.log_sigma)
 
     def posterior(self, network: nn.Module, train: Split) -> Gaussian:
         """The Gaussians at hand; float64."""
-        mean = {name: network.get_parameter(name).detach().double() for name in self.names}
-        return Gaussian(mean, {name: sigma.pow(-2) for name, sigma in self.sigma().items()})
+        return self.gaussian(network)
 
     @torch.no_grad()
     def learned(self, network: nn.Module) -> dict[str, Any]:
@@ -201,12 +200,10 @@ def variational_dropout_pruner(
 
     `weights: small` is the authors' initialisation.
     """
-    inference = partial(VariationalDropout, kl, (warm_up[0], warm_up[1]), form=form, weights=weights, start=start)
+    inference = partial(VariationalDropout, kl, warm_up, form=form, weights=weights, start=start)
     return Pruner(inference, signal_over_noise, keep_above=-threshold)
 
 
 def signal_over_noise(state: State[Gaussian]) -> Tensor:
     """- log α, in which units of several weights count their squared means and variances together; (units.n,)."""
-    posterior = state.posterior
-    squares = state.units.gather({name: mean.square() for name, mean in posterior.mean.items()})
-    return (squares + TINY).log() - state.units.gather(posterior.variance).log()
+    return log_signal(state.units, state.posterior, TINY)

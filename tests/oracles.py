@@ -81,3 +81,15 @@ def batch(n=6, shape=(1, 4, 4), classes=4):
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(n, *shape, generator=generator, dtype=torch.float64)
     return x, torch.randint(0, classes, (n,), generator=generator)
+
+
+class Windows(nn.Module):
+    """Its last layer is called on twice as many rows as there are examples."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(32, 8), nn.Linear(8, 10)])
+
+    def forward(self, x):
+        x = self.layers[1](self.layers[0](x.flatten(1).unflatten(1, (2, 32)).flatten(0, 1)).relu())
+        return x.unflatten(0, (-1, 2)).mean(1)

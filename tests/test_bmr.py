@@ -25,8 +25,8 @@ from bayesprune.methods.bmr import (
     without,
 )
 from bayesprune.methods.build import build as build_pruner
+from bayesprune.methods.dense import Dense
 from bayesprune.methods.gaussian import MAP
-from bayesprune.methods.marginal import Dense
 from bayesprune.methods.mean_field import MeanField
 from bayesprune.methods.model_reduction import spike_delta_f
 from bayesprune.methods.opd import opd

@@ -32,6 +32,7 @@ from bayesprune.methods.truncated import log_mass
 from bayesprune.methods.truncated_draws import draw
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracles import Windows
 from scipy import stats
 from torch import Tensor, nn
 
@@ -575,18 +576,6 @@ def test_maps_of_one_pixel_in_half_precision(data):
     noise = read_noise(network, inference, data.train.x[:5].bfloat16())
     assert {name: tuple(n.shape) for name, n in noise.items()} == {"2": (5, 1, 1, 2), "5": (5, 2)}
     assert inference.mean().dtype == torch.float64
-
-
-class Windows(nn.Module):
-    """Its last layer is called on twice as many rows as there are examples."""
-
-    def __init__(self):
-        super().__init__()
-        self.layers = nn.ModuleList([nn.Linear(32, 8), nn.Linear(8, 10)])
-
-    def forward(self, x):
-        x = self.layers[1](self.layers[0](x.flatten(1).unflatten(1, (2, 32)).flatten(0, 1)).relu())
-        return x.unflatten(0, (-1, 2)).mean(1)
 
 
 def test_a_network_without_structures_is_refused(data):

@@ -16,7 +16,7 @@ from bayesprune.methods.build import build as build_pruner
 from bayesprune.methods.group_dropout import GroupVariationalDropout
 from bayesprune.methods.pruner import State
 from bayesprune.methods.variational_dropout import kl, log_alpha
-from torch import nn
+from oracles import Windows
 
 family = pytest.mark.parametrize("choice", TINY[:-1], ids=lambda choice: choice.label)  # the last one is recurrent
 
@@ -121,18 +121,6 @@ def test_a_recurrent_network_is_skipped():
     network, x = build("lstm", (6, 11), 3, seed=0, hidden=5, embedding=4), torch.randint(1, 11, (4, 6))
     with pytest.raises(NotApplicable, match=r"'inputs dimensions'.*: use variational-dropout"):
         GroupVariationalDropout().attach(network, weight_units(network), Split(x, torch.zeros(4).long()))
-
-
-class Windows(nn.Module):
-    """Its last layer is called on twice as many rows as there are examples."""
-
-    def __init__(self):
-        super().__init__()
-        self.layers = nn.ModuleList([nn.Linear(32, 8), nn.Linear(8, 10)])
-
-    def forward(self, x):
-        x = self.layers[1](self.layers[0](x.flatten(1).unflatten(1, (2, 32)).flatten(0, 1)).relu())
-        return x.unflatten(0, (-1, 2)).mean(1)
 
 
 def test_rows_that_are_no_examples_share_a_draw(data):

@@ -12,8 +12,8 @@ from bayesprune.datasets.data import Split
 from bayesprune.datasets.registry import UsageError
 from bayesprune.methods.bmr import reduction
 from bayesprune.methods.build import build as build_pruner
+from bayesprune.methods.dense import dense
 from bayesprune.methods.gaussian import MAP
-from bayesprune.methods.marginal import dense
 from bayesprune.methods.pruner import State
 from bayesprune.methods.spike_slab import (
     expected_log_odds,
