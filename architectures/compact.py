@@ -13,6 +13,7 @@ from .folding import add_to_bias, constants
 from .groups import load_declarations
 from .mask import Mask
 from .slices import Slice
+from .spread import spread_
 from .units import Units
 
 
@@ -41,6 +42,10 @@ def compact(network: nn.Module, mask: Mask, example: Tensor | None = None) -> nn
         tensor.data = tensor.data.index_select(axis, stay.nonzero().flatten().to(tensor.device))
     for module in small.modules():
         resize(module)
+    for name in {group.spread for group in mask.units.groups} - {""}:
+        if (stay := stays.get((f"{name}.weight", 0))) is not None:
+            layer = small.get_submodule(name)
+            spread_(layer, stay.nonzero().flatten().to(layer.get_parameter("weight").device), len(stay))
     for name, shift in shifts.items():
         add_to_bias(small.get_submodule(name), shift)
     return small

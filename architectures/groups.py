@@ -104,7 +104,8 @@ def within(path: str, group: Group) -> Group:
     """`group` of a module, as a group of the network in which the module is called `path`."""
     name = f"{path}.{group.name}" if " " in group.name else f"{path} {group.name}"
     slices = tuple(replace(part, name=f"{path}.{part.name}") for part in group.slices)
-    return Group(name, group.kind, slices, tuple(replace(part, name=f"{path}.{part.name}") for part in group.buffers))
+    buffers = tuple(replace(part, name=f"{path}.{part.name}") for part in group.buffers)
+    return replace(group, name=name, slices=slices, buffers=buffers, spread=group.spread and f"{path}.{group.spread}")
 
 
 def parallel(

@@ -6,12 +6,14 @@ residual stream are not offered: LayerNorm mixes them, so that none can leave wi
 
 from __future__ import annotations
 
+from timm.layers.mlp import Mlp
 from timm.models.mlp_mixer import MlpMixer
 from torch import nn
 
 from . import register
 from .checks import image, patch_size, positive
 from .groups import groups
+from .residual import declared, projections
 from .slices import Group
 from .vit import hidden_groups
 
@@ -20,6 +22,12 @@ from .vit import hidden_groups
 def mixer_groups(network: MlpMixer) -> tuple[Group, ...]:
     """The token-mixing and the channel-mixing hidden units of every block."""
     return tuple(hidden_groups(network))
+
+
+@declared.register
+def mixer_outputs(network: MlpMixer) -> tuple[Group, ...]:
+    """What both perceptrons of every block add to the residual stream, for every token or for every channel."""
+    return tuple(projections(network, {Mlp: "fc2"}))
 
 
 @register("mixer")

@@ -19,6 +19,7 @@ from ..datasets.registry import UsageError
 from . import register
 from .checks import image, positive
 from .groups import groups, parallel
+from .residual import declared, outputs
 from .slices import Group
 
 Norm = Literal["batch", "group", "fixup"]
@@ -174,6 +175,24 @@ def stream_group(network: ResNet, stage: int) -> Group:
         reads=[*(f"{block}.conv1" for block in inside), *(leaves if stage + 1 < STAGES else ["head"])],
         per_unit=_per_unit(network),
     )
+
+
+@declared.register
+def resnet_outputs(network: ResNet) -> tuple[Group, ...]:
+    """The channels behind every norm: inner ones, and what the stem and each block add to the residual stream."""
+    blocks = [block for stage in range(STAGES) for block in _blocks(network, stage)]
+    found = [_output(network, "stem", "stem_norm")]
+    for block in blocks:
+        if network.norm != "fixup":
+            found.append(inner_group(network, block))
+        found.append(_output(network, f"{block}.conv2", f"{block}.norm2"))
+        if isinstance(network.get_submodule(f"{block}.project"), nn.Conv2d):
+            found.append(_output(network, f"{block}.project", f"{block}.norm3"))
+    return tuple(found)
+
+
+def _output(network: ResNet, writer: str, norm: str) -> Group:
+    return outputs(network, writer, _norms(network, norm), _per_unit(network))
 
 
 def _blocks(network: ResNet, stage: int) -> list[str]:

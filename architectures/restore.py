@@ -10,6 +10,7 @@ from ..datasets.registry import UsageError
 from .compact import resize
 from .groups import load_declarations
 from .plan import Plan, Size, tensors_of
+from .spread import can_spread, spread_
 
 
 def restored(dense: nn.Module, plan: Plan, tensors: Mapping[str, Tensor]) -> nn.Module:
@@ -18,6 +19,11 @@ def restored(dense: nn.Module, plan: Plan, tensors: Mapping[str, Tensor]) -> nn.
     The plan must fit: see `check_fit`. Tensors stay on the devices where `dense` has them.
     """
     load_declarations(dense)
+    for name, value in tensors.items():
+        if _is_spread(dense, name):
+            owner, _ = slot(dense, name)
+            weight = owner.get_parameter("weight")
+            spread_(owner, value.to(weight.device), len(weight))
     for name, value in tensors.items():
         _place(dense, name, value, plan.tensors[name].frozen)
     dense.zero_grad(set_to_none=True)
@@ -42,7 +48,7 @@ def check_fit(problem: str, plan: Plan, dense: nn.Module) -> None:
         raise UsageError(f"{problem}: {type(dense).__name__} has a tensor {name!r} that the {plan.network} has not")
     for name, stored in plan.tensors.items():
         if name not in found:
-            if not _is_free(dense, name):
+            if not (_is_free(dense, name) or _is_spread(dense, name)):
                 raise UsageError(f"{problem}: {type(dense).__name__} has no tensor {name!r}")
         elif stored.dense is not None and found[name] != stored.dense:
             raise UsageError(f"{problem}: {name!r} has shape {found[name]}, expected {stored.dense}")
@@ -61,6 +67,15 @@ def _is_free(network: nn.Module, name: str) -> bool:
     except AttributeError:
         return False
     return any(leaf in places and places[leaf] is None for places in (owner._parameters, owner._buffers))
+
+
+def _is_spread(network: nn.Module, name: str) -> bool:
+    """Whether the tensor says where a layer puts the outputs that it still computes (`spread`)."""
+    try:
+        owner, leaf = slot(network, name)
+    except AttributeError:
+        return False
+    return leaf == "places" and can_spread(owner)
 
 
 def _place(network: nn.Module, name: str, value: Tensor, frozen: bool) -> None:

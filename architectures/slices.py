@@ -84,15 +84,18 @@ class Group:
 
     Attributes:
         name: unique in a network, for example "layers.0 neurons".
-        kind: "weight", "neuron", "filter", "channel", "head" or "hidden".
+        kind: "weight", "neuron", "filter", "channel", "head", "hidden" or "output".
         slices: one per parameter and axis; all have the same number of units.
         buffers: one per buffer and axis, of the same number of units.
+        spread: name of the layer behind which units that leave become zeros, as what reads them keeps its width;
+            "" where units leave on all sides.
     """
 
     name: str
     kind: str
     slices: tuple[Slice | Elementwise, ...]
     buffers: tuple[Slice, ...] = ()
+    spread: str = ""
 
     def __post_init__(self):
         sizes = {part.size for part in (*self.slices, *self.buffers)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,11 +55,7 @@ def find(network: nn.Module, example: Tensor) -> Found:
     _check(network, example)
     held = _held(network)
     generator = torch.Generator().manual_seed(0)
-    rng = [example.device] if example.is_cuda else []
-    with lent(network), torch.random.fork_rng(rng), torch.inference_mode(False), torch.enable_grad():
-        dtype = torch.float64 if _dtypes(network)[:1] == [torch.float64] else torch.float32
-        randomise_(network.eval(), dtype, generator)
-        x = _inputs(network, example, dtype, generator)
+    with _traceable(network, example, generator) as x:
         tensors = dict(network.named_parameters(remove_duplicate=False)) | dict(network.named_buffers())
         with lent(network):
             proposals = _proposals(network, _graph_of(network, x, held), tensors)
@@ -67,6 +64,24 @@ def find(network: nn.Module, example: Tensor) -> Found:
     found = {group.name for group in confirmed}
     left_out = {p.name: p.reason or _FAILED for p in proposals if p.name not in found}
     return Found(confirmed, left_out | dict(_whole(network)))
+
+
+def graph(network: nn.Module, example: Tensor) -> Graph:
+    """What the layers of `network` pass on, by one forward pass; see `find` for arguments and errors."""
+    _check(network, example)
+    held = _held(network)
+    with _traceable(network, example, torch.Generator().manual_seed(0)) as x:
+        return _graph_of(network, x, held)
+
+
+@contextmanager
+def _traceable(network: nn.Module, example: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
+    """Lend the network, with random tensors; gives inputs to trace it with."""
+    rng = [example.device] if example.is_cuda else []
+    with lent(network), torch.random.fork_rng(rng), torch.inference_mode(False), torch.enable_grad():
+        dtype = torch.float64 if _dtypes(network)[:1] == [torch.float64] else torch.float32
+        randomise_(network.eval(), dtype, generator)
+        yield _inputs(network, example, dtype, generator)
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +93,7 @@ class _Proposal:
     group: Group | None
 
 
-def _proposals(network: nn.Module, graph: _Graph, tensors: Mapping[str, Tensor]) -> list[_Proposal]:
+def _proposals(network: nn.Module, graph: Graph, tensors: Mapping[str, Tensor]) -> list[_Proposal]:
     """What parts of the network declare, then what the graph says of the rest."""
     proposals: list[_Proposal] = []
     taken: set[tuple[str, int]] = set()
@@ -137,13 +152,15 @@ def _inputs(network: nn.Module, example: Tensor, dtype: torch.dtype, generator: 
 
 
 @dataclass(frozen=True, eq=False)
-class _Graph:
+class Graph:
+    """What layers read, write and pass on, what is coupled, and the parameters that may not be cut, with reasons."""
+
     sites: list[Site]
     edges: list[Edge]
     held: dict[str, str]
 
 
-def _graph_of(network: nn.Module, x: Tensor, held: dict[str, str]) -> _Graph:
+def _graph_of(network: nn.Module, x: Tensor, held: dict[str, str]) -> Graph:
     """The couplings of a forward pass, and the parameters that may not be cut; this leaves hooks behind."""
     watch = Watch(network)
     reused: set[nn.Module] = set()
@@ -166,7 +183,7 @@ def _graph_of(network: nn.Module, x: Tensor, held: dict[str, str]) -> _Graph:
     held = dict(_misused(network, uses)) | held
     for site in sites:
         site.reason = site.reason or next((held[name] for name, _ in site.slices if name in held), "")
-    return _Graph(sites, edges, held)
+    return Graph(sites, edges, held)
 
 
 def _misused(network: nn.Module, uses: Mapping[int, list[str]]) -> Iterator[tuple[str, str]]:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..datasets.registry import UsageError
 from .groups import groups, left_out
+from .residual import residual_outputs
 from .slices import Elementwise, Group, Slice
 from .words import Words
 
@@ -35,7 +36,10 @@ __all__ = [
     "weight_units",
 ]
 
-Granularity = Literal["weights", "groups"]
+# What is a unit: a single weight; any structure that can leave; only attention heads or feed-forward hidden units; or
+# what layers add to a residual stream.
+Granularity = Literal["weights", "groups", "head", "ffn_hidden", "residual_out"]
+_KIND = {"head": "head", "ffn_hidden": "hidden"}
 
 # Modules whose parameters called "...weight..." multiply an input; biases, norms and tables are not here.
 _WEIGHTED = (
@@ -175,5 +179,18 @@ def group_units(network: nn.Module, example: Tensor | None = None) -> Units:
 
 
 def units(network: nn.Module, granularity: Granularity, example: Tensor | None = None) -> Units:
-    """The units of `network`: its single "weights", or its "groups" (see `group_units`)."""
-    return weight_units(network) if granularity == "weights" else group_units(network, example)
+    """The units of `network`: its single "weights", its "groups" (see `group_units`), those of one kind, or
+    what is added to its residual streams (see `residual_outputs`).
+
+    Raises UsageError for a network that has no such units.
+    """
+    if granularity == "weights":
+        return weight_units(network)
+    if granularity == "residual_out":
+        return Units(residual_outputs(network, example))
+    found = group_units(network, example)
+    if granularity == "groups":
+        return found
+    if not (chosen := tuple(group for group in found.groups if group.kind == _KIND[granularity])):
+        raise UsageError(f"{type(network).__name__} has no unit of the kind {granularity!r}; it has units: groups")
+    return Units(chosen)

@@ -1,7 +1,8 @@
 """Vision transformer (Dosovitskiy et al., 2021, arXiv 2010.11929), timm's implementation in small sizes.
 
 The units are attention heads and hidden units of the feed-forward layers. Channels of the residual stream
-are not offered: LayerNorm mixes them, so that none can leave without changing the others.
+are not offered: LayerNorm mixes them, so that none can leave without changing the others. What the branches add
+to them can leave (`residual`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from . import register
 from .checks import image, patch_size, positive
 from .compact import resize
 from .groups import groups, parallel, runs, within
+from .residual import declared, projections
 from .slices import Group, Slice
 
 
@@ -26,6 +28,12 @@ from .slices import Group, Slice
 def vit_groups(network: VisionTransformer) -> tuple[Group, ...]:
     """The attention heads and the feed-forward hidden units of every block."""
     return (*head_groups(network), *hidden_groups(network))
+
+
+@declared.register
+def vit_outputs(network: VisionTransformer) -> tuple[Group, ...]:
+    """What attention and feed-forward layers add to the residual stream: the rows of both projections."""
+    return tuple(projections(network, {Attention: "proj", Mlp: "fc2"}))
 
 
 def head_groups(network: nn.Module) -> Iterator[Group]:

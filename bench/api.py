@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from pydantic import ValidationError
@@ -19,9 +19,9 @@ from ..architectures import bundle
 from ..architectures.batch_norm import reestimate_batch_norm
 from ..architectures.certificate import Certificate
 from ..architectures.mask import Mask
-from ..architectures.units import units
+from ..architectures.units import Granularity, units
 from ..datasets.data import Split
-from ..datasets.registry import UsageError
+from ..datasets.registry import UsageError, unknown
 from ..methods.build import build as build_pruner
 from ..methods.pruner import Inference, Pruner, State
 from .budget import Budget, mask_for
@@ -134,7 +134,7 @@ def prune(
     method: str = "magnitude",
     sparsity: float | Literal["auto"] = 0.9,
     *,
-    structured: bool = False,
+    structured: bool | Granularity = False,
     finetune: int = 0,
     training: Training | None = None,
     budget: Budget | Mapping[str, Any] | None = None,
@@ -152,7 +152,8 @@ def prune(
             DataLoader. Integer y are class labels, real y regression targets.
         method: name of a registered method; see `bayesprune list methods`.
         sparsity: share of the units to remove, in [0, 1), or "auto" for the method's own threshold.
-        structured: remove neurons, filters and heads instead of single weights.
+        structured: remove neurons, filters and heads instead of single weights; or only units of the kind "head" or
+            "ffn_hidden", or "residual_out", what layers add to a residual stream.
         finetune: epochs of training after pruning, with the zeros held.
         training: optimiser, learning rate and batch size of the fine-tuning.
         budget: what the sparsity is a share of, and what layers keep: {"of": "flops", "round_to": 8, "at_least": 1}.
@@ -168,7 +169,8 @@ def prune(
     check_sparsity(sparsity)
     check_finetune(finetune)
     shares = _checked_budget(budget)
-    shares.check(structured)
+    granularity = _granularity(structured)
+    shares.check(granularity != "weights")
     pruner = build_pruner(method, **options)
     check_pruner(method, pruner, sparsity)
     split = gathered(data).to(device_of(network))
@@ -176,10 +178,10 @@ def prune(
     with seeded(seed, "trial"):
         check_fit(replica, split)
     target = None if sparsity == "auto" else float(sparsity)
-    parts = units(replica, "groups" if structured else "weights", split.x[:2])
+    parts = units(replica, granularity, split.x[:2])
     if target is not None and shares.of == "units":
         keep_count(parts.n, target)  # refuses what would remove everything, before any work
-    inference = pruner.inference()
+    inference = pruner.inference().for_units(granularity)
     inference.attach(replica, units(replica, "weights"), split)
     check_learned(method, inference)
     scores, mask = torch.empty(0), Mask(parts, torch.ones(parts.n, dtype=torch.bool))
@@ -201,6 +203,14 @@ def prune(
     notes = {"method": method, "options": options, "sparsity": sparsity, "realised": mask.sparsity, "seed": seed,
              "finetune": finetune, "batch_norm": batch_norm, "budget": shares.model_dump()}  # fmt: skip
     return Pruned(replica.train(network.training), mask, scores, split.x[:CERTIFIED], network, notes)
+
+
+def _granularity(structured: bool | Granularity) -> Granularity:
+    if isinstance(structured, bool):
+        return "groups" if structured else "weights"
+    if structured not in get_args(Granularity):
+        raise unknown("structured", structured, get_args(Granularity))
+    return structured
 
 
 def _checked_budget(budget: Budget | Mapping[str, Any] | None) -> Budget:

@@ -77,14 +77,14 @@ def applicable(run: Run, network: nn.Module, example: Tensor) -> None:
     if pruner.allocation == "2:4" and run.sparsity != 0.5:
         raise NotApplicable(f"the 2:4 pattern keeps half of the weights; it has no sparsity {run.sparsity}")
     try:
-        run.budget.check(run.units == "groups")
+        run.budget.check(run.units != "weights")
     except UsageError as error:
         raise NotApplicable(str(error)) from error
-    if run.units == "groups":
+    if run.units != "weights":
         if pruner.allocation in ("erk", "2:4"):
-            raise NotApplicable(f"the {pruner.allocation} allocation is defined on weight tensors, not on groups")
+            raise NotApplicable(f"the {pruner.allocation} allocation is defined on weight tensors, not on structures")
         try:
-            units(network, "groups", example)
+            units(network, run.units, example)
         except UsageError as error:
             raise NotApplicable(str(error)) from error
 
@@ -141,7 +141,7 @@ def _results(run: Run, bench: Workbench, store: Store) -> dict[str, Any]:
         **monte_carlo(outcome.network, outcome.inference, bench.data, draws),
         **{f"dense_{k}": v for k, v in bench.fit.dense.items()},
         **flops(outcome.network, bench.data.train.x),
-        **(_deployed(bench, outcome) if run.units == "groups" else {}),
+        **(_deployed(bench, outcome) if run.units != "weights" else {}),
         **_cost_columns(outcome),
         "logits_digest": digest(outputs),
     }

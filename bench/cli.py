@@ -231,7 +231,9 @@ def doctor(
               help="What the sparsity is a share of.")  # fmt: skip
 @click.option("--round-to", type=click.IntRange(min=1), default=1, help="Layers keep multiples of so many units.")
 @click.option("--at-least", type=click.IntRange(min=1), default=1, help="Units that every layer keeps.")
-@click.option("--structured", is_flag=True, help="Cut out neurons, filters and heads: the network becomes smaller.")
+@click.option("--structured", is_flag=False, flag_value="groups", default="weights", metavar="[KIND]",
+              help="Cut out neurons, filters and heads: the network becomes smaller. With KIND only head, ffn_hidden, "
+              "or residual_out: what layers add to a residual stream.")  # fmt: skip
 @click.option("--finetune", type=click.IntRange(min=0), default=0, help="Epochs of training after pruning.")
 @click.option("--lr", type=float, default=1e-3, show_default=True, help="Learning rate of the fine-tuning.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True, help="Of the fine-tuning.")
@@ -241,7 +243,7 @@ def doctor(
 @click.option("--onnx", metavar="FILE", help="Write it as ONNX too; needs the extra bayesprune[onnx].")
 def prune(
     architecture: str, options: tuple[str, ...], checkpoint: str | None, data: str, method: str,
-    method_options: tuple[str, ...], sparsity: str, of: str, round_to: int, at_least: int, structured: bool,
+    method_options: tuple[str, ...], sparsity: str, of: str, round_to: int, at_least: int, structured: str,
     finetune: int, lr: float, batch_size: int, reestimate_batch_norm: bool, seed: int, out: str, onnx: str | None,
 ) -> None:  # fmt: skip
     """Prune a trained network of your own, and write the smaller one to a file.

@@ -67,8 +67,8 @@ def attached(run: Run, data: Data, inference: Inference, device: torch.device) -
 
 
 def inference_of(run: Run) -> Inference:
-    """A fresh inference of the cell's method."""
-    return build_pruner(run.method.name, **run.method.options).inference()
+    """A fresh inference of the cell's method, for its units."""
+    return build_pruner(run.method.name, **run.method.options).inference().for_units(run.units)
 
 
 def fit_key(run: Run, inference: Inference) -> str:

@@ -158,7 +158,7 @@ def preflight(cells: Sequence[Run]) -> dict[str, NotApplicable]:
                 cell.applicable(alike[0], network, data.train.x[:2])
             except NotApplicable as reason:
                 senseless |= {r.key: reason for r in alike}
-        for _, alike in _grouped(group, lambda r: _json(r.method)):
+        for _, alike in _grouped(group, lambda r: (_json(r.method), r.units)):
             try:
                 cell.attachable(alike[0], network, data.train)
             except NotApplicable as reason:

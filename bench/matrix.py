@@ -19,6 +19,7 @@ from pydantic import (
     ValidationError,
 )
 
+from ..architectures.units import Granularity
 from ..datasets.registry import UsageError, unknown
 from .budget import Budget
 from .run import Choice, Run
@@ -52,7 +53,7 @@ class Exclusion(BaseModel):
     method: str | None = None
     sparsity: Sparsity | None = None
     seed: NonNegativeInt | None = None
-    units: Literal["weights", "groups"] | None = None
+    units: Granularity | None = None
 
     def matches(self, run: Run) -> bool:
         """Whether `run` is to be left out."""
@@ -74,7 +75,7 @@ class Matrix(BaseModel):
     methods: Choices
     sparsity: Annotated[list[Sparsity], Field(min_length=1)]
     seeds: Annotated[list[NonNegativeInt], Field(min_length=1)]
-    units: Annotated[list[Literal["weights", "groups"]], Field(min_length=1)] = ["weights"]
+    units: Annotated[list[Granularity], Field(min_length=1)] = ["weights"]
     budget: Budget = Budget()
     training: Training = Training()
     finetune: Finetune = Finetune()

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from ..architectures import registry as architectures
+from ..architectures.units import Granularity
 from ..datasets import registry as datasets
 from ..methods import registry as methods
 from .budget import Budget
@@ -51,7 +52,7 @@ class Run(BaseModel):
     method: Choice
     sparsity: float | Literal["auto"]
     seed: int
-    units: Literal["weights", "groups"] = "weights"
+    units: Granularity = "weights"
     budget: Budget = Budget()
     training: Training = Training()
     finetune: Finetune = Finetune()

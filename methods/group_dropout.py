@@ -9,19 +9,21 @@ weight reads it any more.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Self
 
 from torch import nn
 
 from ..architectures.slices import Group, Slice
-from ..architectures.units import Units, group_units, prunable
+from ..architectures.units import Granularity, Units, prunable
+from ..architectures.units import units as units_of
 from ..datasets.data import Split
 from ..datasets.registry import NotApplicable, UsageError
+from .carriers import CarriedNoise, carriers, is_read
 from .factored_dropout import FactoredDropout, Hooks, Ties
 from .posteriors import Gaussian
 from .pruner import Pruner, register
-from .reading import ReadingNoise, is_read, readings
 from .structures import Structure
 from .variational_dropout import Form, Start
 from .worth import worth
@@ -29,13 +31,25 @@ from .worth import worth
 
 @dataclass
 class GroupVariationalDropout(FactoredDropout):
-    """Variational dropout of weights, and of a factor on every structure of the network."""
+    """Variational dropout of weights, and of a factor on every structure of the network.
+
+    Attributes:
+        structures: what has factors: all "groups", or those of the kind "head" or "ffn_hidden".
+    """
+
+    structures: Granularity = "groups"
+
+    def for_units(self, granularity: Granularity) -> Self:
+        """Factors on the structures that are to be pruned; on all groups where these are single weights."""
+        return replace(self, structures="groups" if granularity == "weights" else granularity)
 
     def attach(self, network: nn.Module, units: Units, train: Split) -> None:
         """As `FactoredDropout`; raises NotApplicable for a network without structures that can carry factors."""
+        if self.structures == "residual_out":
+            raise NotApplicable("group-variational-dropout has its factors where structures are read, not written")
         try:
-            self.groups = group_units(network, train.x[:2]).to(train.x.device)
-            readings(network, self.groups)
+            self.groups = units_of(network, self.structures, train.x[:2]).to(train.x.device)
+            carriers(network, self.groups)
         except UsageError as error:
             raise NotApplicable(f"{error}: use variational-dropout, which needs no structures") from error
         super().attach(network, units, train)
@@ -47,7 +61,7 @@ class GroupVariationalDropout(FactoredDropout):
 
     def multiplied(self, network: nn.Module) -> Hooks:
         """Noise where the structures are read."""
-        return ReadingNoise(network, self.groups, lambda *call: self.draw(*call))
+        return CarriedNoise(network, self.groups, lambda *call: self.draw(*call))
 
 
 def _slices(network: nn.Module, group: Group) -> tuple[tuple[Slice, ...], tuple[Slice, ...]]:

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from ..architectures.slices import Elementwise, Group, Slice
 from ..architectures.units import Units, prunable
 from ..datasets.registry import UsageError
+from .carriers import input_axis
 from .gaussian import MAP
 from .posteriors import Laplace
 from .pruner import Pruner, State, register
-from .reading import input_axis
 
 Normalise = Literal["none", "fan-in"]
 

@@ -3,7 +3,8 @@
 Neklyudov, Molchanov, Ashukha, Vetrov, "Structured Bayesian pruning via log-normal multiplicative noise", NIPS 2017,
 arXiv 1705.07283. What the network reads from a structure (a neuron after its activation, a channel, an attention
 head, a hidden unit) is multiplied by noise θ, and training descends on the mean loss plus the divergence of θ from
-its prior. As everything else that reads a structure is linear in it, E[θ] folds into the reading weights.
+its prior. As everything else that reads a structure is linear in it, E[θ] folds into the reading weights. Where what
+layers add to a residual stream is pruned (`residual_out`), the noise is on what they write, and folds there.
 
 Deliberate deviations from the published code: one draw for each example and structure, not for each pixel or token;
 all places that read a structure share its noise, so that there is one θ per structure also in residual networks; a
@@ -14,19 +15,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
 from ..architectures.mask import Mask
 from ..architectures.modes import precision_of
-from ..architectures.units import Units, group_units
+from ..architectures.units import Granularity, Units
+from ..architectures.units import units as units_of
 from ..datasets.data import Split
 from ..datasets.registry import UsageError
+from .carriers import CarriedNoise, Carrier
 from .pruner import Inference
-from .reading import Reading, ReadingNoise
 from .truncated import kl_gradient, kl_to_loguniform, noise_mean, noise_snr
 from .truncated_draws import draw
 
@@ -73,6 +75,8 @@ class MultiplicativeNoise(Inference[TruncatedLogNormal]):
         a: smallest log θ.
         b: largest log θ.
         start: μ and log s before training.
+        structures: what has noise: all "groups", those of the kind "head" or "ffn_hidden", or "residual_out"; chosen
+            by what is to be pruned (`for_units`).
     """
 
     kl: Weighting | float = "paper_mean"
@@ -81,6 +85,7 @@ class MultiplicativeNoise(Inference[TruncatedLogNormal]):
     a: float = -20.0
     b: float = 0.0
     start: tuple[float, float] = (0.0, -5.0)
+    structures: Granularity = "groups"
 
     def __post_init__(self) -> None:
         if not isinstance(self.kl, str) and not self.kl >= 0:
@@ -92,21 +97,25 @@ class MultiplicativeNoise(Inference[TruncatedLogNormal]):
         if not self.a < self.b:
             raise UsageError(f"the bounds of log θ must be in order, got a={self.a!r} and b={self.b!r}")
 
+    def for_units(self, granularity: Granularity) -> Self:
+        """Noise on the structures that are to be pruned; on all groups where these are single weights."""
+        return replace(self, structures="groups" if granularity == "weights" else granularity)
+
     # -------------------------------------------------------------- the network's step
 
     def attach(self, network: nn.Module, units: Units, train: Split) -> None:
-        """Give every structure of `network` its noise, whatever `units` are to be pruned.
+        """Give every one of the `structures` of `network` its noise.
 
         Raises UsageError for a network without structures, or whose structures no linear layer or convolution reads.
         """
-        self.units = _structures(network, train)
+        self.units = _structures(network, self.structures, train)
         self.size = train.terms
         self.origin = torch.tensor(self.start, dtype=torch.float64, device=train.x.device).unsqueeze(1)
         self.steps = nn.Parameter(torch.zeros(2, self.units.n, dtype=torch.float64, device=train.x.device))
         self.weights = self._weights(torch.ones(self.units.n, dtype=torch.bool, device=train.x.device))
         self.precision = torch.promote_types(precision_of(network), torch.float32)
         self.shortfall: tuple[float, float] | None = None
-        self.noise = ReadingNoise(
+        self.noise = CarriedNoise(
             network, self.units, lambda *call: self._drawn(*call), lambda *at: self._elementwise(*at)
         )
 
@@ -163,9 +172,9 @@ class MultiplicativeNoise(Inference[TruncatedLogNormal]):
             return None
         return self._draw(*self.values(), (examples if self.draws == "example" else 1, self.units.n))
 
-    def _elementwise(self, reading: Reading, x: Tensor) -> Tensor:
-        mu, log_sigma = (reading.positions(values) for values in self.values())
-        return torch.where(reading.owned, self._draw(mu, log_sigma, reading.last(x).shape), 1.0)
+    def _elementwise(self, carrier: Carrier, x: Tensor) -> Tensor:
+        mu, log_sigma = (carrier.positions(values) for values in self.values())
+        return torch.where(carrier.owned, self._draw(mu, log_sigma, carrier.last(x).shape), 1.0)
 
     def _draw(self, mu: Tensor, log_sigma: Tensor, shape: Sequence[int]) -> Tensor:
         uniform = torch.rand(shape, dtype=self.precision, device=mu.device)
@@ -197,8 +206,8 @@ class MultiplicativeNoise(Inference[TruncatedLogNormal]):
         if self.shortfall:
             logger.warning(SHORTFALL, self.shortfall[0] - self.start[1], *self.shortfall)
         mean = self.mean()
-        for reading in self.noise.readings:
-            reading.fold(network, mean)
+        for carrier in self.noise.carriers:
+            carrier.fold(network, mean)
         self.noise.remove()
 
     def tensors(self) -> dict[str, Tensor]:
@@ -219,8 +228,8 @@ class MultiplicativeNoise(Inference[TruncatedLogNormal]):
         return {"layers": list(self.units.layer_names), **medians, "noisy": noisy}
 
 
-def _structures(network: nn.Module, train: Split) -> Units:
+def _structures(network: nn.Module, granularity: Granularity, train: Split) -> Units:
     try:
-        return group_units(network, train.x[:2]).to(train.x.device)
+        return units_of(network, granularity, train.x[:2]).to(train.x.device)
     except UsageError as error:
         raise UsageError(f"multiplicative noise needs structures, choose a method without noise: {error}") from error

@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any, Generic, Literal, TypeVar, get_args
+from typing import Any, Generic, Literal, Self, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
 
 from ..architectures.mask import Mask
-from ..architectures.units import Units, prunable
+from ..architectures.units import Granularity, Units, prunable
 from ..datasets.data import Split
 from ..datasets.registry import UsageError
 from . import registry
@@ -58,6 +58,10 @@ class Inference(ABC, Generic[Posterior]):
         Override it where that gradient has a closed form; parameters are bound once, not at every step.
         """
         return lambda: (scale * self.penalty(network)).backward()
+
+    def for_units(self, granularity: Granularity) -> Self:
+        """The inference for pruning such units: itself, unless it learns of some structures only."""
+        return self
 
     def candidates(self) -> Sequence[Inference[Posterior]]:
         """The inferences among which the validation split chooses; one by default: this one."""

@@ -22,13 +22,13 @@ _COLUMNS = (REMOVED_GROUPS, MASKED, REMOVED_PARAMETERS, COMPACT_FLOPS, COMPACT_B
 
 
 def structured(frame: pd.DataFrame) -> pd.DataFrame:
-    """The networks pruned by groups, with shares of the dense network.
+    """The networks pruned by structures, with shares of the dense network.
 
     Added: `parameters_masked_share`, `parameters_removed_share`, `flops_removed`, `flops_left`, `bytes_left`, NaN
     where the record has no such number. Expects a prepared frame.
     """
     rows = pruned(frame)
-    rows = rows[rows["units"] == "groups"]
+    rows = rows[rows["units"] != "weights"]
     left = _share(rows["flops_compact"], rows["flops_dense"])
     return rows.assign(
         **{

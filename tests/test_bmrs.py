@@ -425,13 +425,13 @@ def test_masked_and_compact_networks_agree(choice, data):
 def read_noise(network, inference, x) -> dict[str, Tensor]:
     """The noise that every reader's input was multiplied by, channels last."""
     found: dict[str, Tensor] = {}
-    for reading in inference.noise.readings:
-        module = network.get_submodule(reading.reader)
+    for carrier in inference.noise.carriers:
+        module = network.get_submodule(carrier.layer)
         before: list[Tensor] = []
         module.register_forward_pre_hook(lambda _, given, before=before: before.append(given[0]), prepend=True)
 
-        def after(_, given, reading=reading, before=before):
-            found[reading.reader] = reading.last(given[0] / before[-1]).detach()
+        def after(_, given, carrier=carrier, before=before):
+            found[carrier.layer] = carrier.last(given[0] / before[-1]).detach()
 
         module.register_forward_pre_hook(after)
     torch.manual_seed(0)

@@ -93,6 +93,16 @@ def test_a_network_of_ones_own_becomes_smaller_and_loads_in_a_fresh_process(plac
     assert parameters < 0.65 * sum(p.numel() for p in network.parameters())
 
 
+def test_what_is_added_to_a_residual_stream_leaves_it(place):
+    said = prune(place, "--network", "vit", "--data", "digits", "--sparsity", "0.5", "--structured", "residual_out",
+                 "--out", "small.safetensors", "--onnx", "small.onnx")  # fmt: skip
+    assert "certified: " in said
+    assert "attn.proj outputs" in said
+    outputs, _ = loaded_elsewhere(place, place / "small.safetensors", torch.randn(3, 1, 8, 8))
+    assert outputs.shape == (3, 10)
+    assert (place / "small.onnx").is_file()
+
+
 def test_single_weights_of_a_registered_network_and_batches(place):
     said = prune(
         place, "--network", "lenet5", "--data", "mine:loader", "--sparsity", "0.9", "--out", "sparse.safetensors"

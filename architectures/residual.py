@@ -1,0 +1,66 @@
+"""What is added to a residual stream: features that leave on the side that writes them, not from the stream.
+
+Channels of a stream can leave together at best, and under LayerNorm not at all. What one layer adds to some of them
+can leave alone: its rows go, with the norm behind them, and zeros are added instead. Wright et al. (2024, arXiv
+2406.01345) have their noise there: behind the projections that end the branches of a transformer, and behind every
+norm of a residual network. So do the units here: inner channels with a norm leave as a whole.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from torch import Tensor, nn
+
+from ..datasets.registry import UsageError
+from .groups import load_declarations, parallel
+from .slices import Group
+
+
+def residual_outputs(network: nn.Module, example: Tensor | None = None) -> tuple[Group, ...]:
+    """The features that layers of `network` add to a residual stream, and inner channels behind a norm.
+
+    Those that the class of `network` declares; for any other class those that one forward pass of `example`, a batch
+    of inputs of shape (n, ...), shows. The network is left as it is.
+
+    Raises UsageError without an example if the class declares none, and for a network without residual stream.
+    """
+    load_declarations(network)
+    found = declared(network) or _traced(network, example)
+    if not found:
+        raise UsageError(
+            f"nothing is added to a residual stream in {type(network).__name__}; prune its groups (units: groups)"
+        )
+    return found
+
+
+@functools.singledispatch
+def declared(network: nn.Module) -> tuple[Group, ...]:
+    """What the class of `network` declares; an architecture registers its own."""
+    return ()
+
+
+def outputs(network: nn.Module, writer: str, norms: Sequence[str] = (), per_unit: int = 1) -> Group:
+    """The outputs of the layer `writer`, or of the norm behind it, as units that leave on the writing side only."""
+    group = parallel(network, f"{writer} outputs", "output", writes=[writer], norms=norms, reads=[], per_unit=per_unit)
+    return replace(group, spread=norms[-1] if norms else writer)
+
+
+def projections(network: nn.Module, kinds: dict[type[nn.Module], str]) -> Iterator[Group]:
+    """The outputs of the last layer of every branch: of the submodule that `kinds` names of each class of branches."""
+    for name, module in network.named_modules():
+        if type(module) in kinds:
+            yield outputs(network, f"{name}.{kinds[type(module)]}")
+
+
+def _traced(network: nn.Module, example: Tensor | None) -> tuple[Group, ...]:
+    from .traced_residual import find  # imports torch-pruning, which declared networks do without
+
+    if example is None:
+        raise UsageError(
+            f"what {type(network).__name__} adds to residual streams is not known; pass example=, a batch of its "
+            "inputs, to have it traced"
+        )
+    return find(network, example)
