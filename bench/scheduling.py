@@ -1,4 +1,7 @@
-"""Scheduling: fits first, then the cells that need them; dying workers and interrupts leave nothing behind."""
+"""Scheduling: a fit, then the cells that need it; dying workers and interrupts leave nothing behind.
+
+The cells of a network come before the next network is trained, so that an interrupted run has rows to report.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +48,7 @@ class Progress:
 def work_off(
     tasks: list[Task], setting: Setting, make: Callable[[], Executor], jobs: int, store: Store, watch: Progress
 ) -> None:
-    """Run fits, then the tasks that need them; survive dying workers; leave a resumable folder on interrupt."""
+    """Run each fit, then the tasks that need it; survive dying workers; leave a resumable folder on interrupt."""
     waiting: dict[str, list[Task]] = {}
     for task in tasks:
         waiting.setdefault(task.fit, []).append(task)
@@ -93,7 +96,7 @@ def _drain(
                 group = waiting.pop(task.fit, [])
                 if error:
                     _fail(group, error, setting, store)
-                ready.extend((run_cells, t) for t in group if not error)
+                ready.extendleft((run_cells, t) for t in reversed(group) if not error)
             elif error:
                 _fail([task], error, setting, store)
         watch.update()

@@ -72,6 +72,15 @@ def test_every_cell_has_a_complete_record(reference):
     assert len(list((reference / "logits").glob("*.safetensors"))) == 8
 
 
+def test_the_cells_of_a_network_come_before_the_next_network(reference):
+    """An interrupted run has rows to report, not only networks."""
+    trained = sorted(path.stat().st_mtime_ns for path in (reference / "fits").iterdir())
+    cells = results(reference).groupby("seed")["key"]
+    written = [[(reference / "cells" / f"{key}.json").stat().st_mtime_ns for key in keys] for _, keys in cells]
+    assert len(trained) == len(written) == 2
+    assert max(written[0]) < trained[1]
+
+
 def test_post_hoc_cells_share_one_training_and_passes_are_counted(reference):
     assert len(list((reference / "fits").glob("*.safetensors"))) == 2  # one per seed
     frame = results(reference)
