@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from torch import Tensor, nn
 
@@ -42,10 +42,7 @@ def compact(network: nn.Module, mask: Mask, example: Tensor | None = None) -> nn
         tensor.data = tensor.data.index_select(axis, stay.nonzero().flatten().to(tensor.device))
     for module in small.modules():
         resize(module)
-    for name in {group.spread for group in mask.units.groups} - {""}:
-        if (stay := stays.get((f"{name}.weight", 0))) is not None:
-            layer = small.get_submodule(name)
-            spread_(layer, stay.nonzero().flatten().to(layer.get_parameter("weight").device), len(stay))
+    spread_out(small, mask, stays)
     for name, shift in shifts.items():
         add_to_bias(small.get_submodule(name), shift)
     return small
@@ -74,6 +71,14 @@ def positions(mask: Mask) -> dict[tuple[str, int], Tensor]:
         key, stay = (piece.name, piece.axis), piece.positions(kept)
         stays[key] = stays[key] & stay if key in stays else stay
     return {key: stay for key, stay in stays.items() if not bool(stay.all())}
+
+
+def spread_out(network: nn.Module, mask: Mask, stays: Mapping[tuple[str, int], Tensor]) -> None:
+    """Let the layers whose outputs keep their width put zeros in the places of those that were cut, in place."""
+    for name in {group.spread for group in mask.units.groups} - {""}:
+        if (stay := stays.get((f"{name}.weight", 0))) is not None:
+            layer = network.get_submodule(name)
+            spread_(layer, stay.to(layer.get_parameter("weight").device))
 
 
 def _pieces(units: Units, kept: Tensor) -> Iterator[tuple[Slice, Tensor]]:

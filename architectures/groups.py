@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from ..datasets.registry import UsageError
 from .slices import Group, Slice
+from .spread import is_spread
 
 if TYPE_CHECKING:
     from .traced import Found
@@ -132,7 +133,14 @@ def parallel(
         norms: Norm modules between writer and reader (weight, bias and running statistics).
         reads: Linear or convolution modules that use the units (axis 1 of the weight).
         per_unit: Rows of a writer that make one unit.
+
+    Raises UsageError where a writer has lost outputs of its own, which those that read them still have.
     """
+    if reads and (cut_before := [name for name in (*writes, *norms) if is_spread(network.get_submodule(name))]):
+        raise UsageError(
+            f"{cut_before[0]!r} has lost some of what it adds to its residual stream, so that channels of the stream "
+            "are no units any more: prune these first, or choose other units"
+        )
     size = len(network.get_parameter(f"{writes[0]}.weight")) // per_unit
 
     def cut(axis: int, modules: Sequence[str], *parts: str) -> tuple[Slice, ...]:

@@ -15,13 +15,14 @@ _CONTAINERS = (dict, OrderedDict, list, set)
 
 @contextlib.contextmanager
 def lent(network: nn.Module) -> Iterator[None]:
-    """Give back every module of `network` with the very attributes, tensors and hooks that it came with.
+    """Give back every module of `network` with the very class, attributes, tensors and hooks that it came with.
 
-    Inside, tensors, attributes, modes and hooks may be replaced by others; nothing is copied but the
+    Inside, classes, tensors, attributes, modes and hooks may be replaced by others; nothing is copied but the
     containers that hold them, so that a loan costs no memory. A tensor changed in place stays changed:
     put another one in its place.
     """
-    states = [(vars(module), dict(vars(module))) for module in network.modules()]
+    kinds = [(module, type(module)) for module in network.modules()]
+    states = [(vars(module), dict(vars(module))) for module, _ in kinds]
     for own, state in states:
         own.update({key: value.copy() for key, value in state.items() if type(value) in _CONTAINERS})
     try:
@@ -30,6 +31,8 @@ def lent(network: nn.Module) -> Iterator[None]:
         for own, state in states:
             own.clear()
             own.update(state)
+        for module, kind in kinds:
+            module.__class__ = kind
 
 
 def put(network: nn.Module, name: str, tensor: Tensor) -> None:

@@ -6,7 +6,6 @@ residual stream are not offered: LayerNorm mixes them, so that none can leave wi
 
 from __future__ import annotations
 
-from timm.layers.mlp import Mlp
 from timm.models.mlp_mixer import MlpMixer
 from torch import nn
 
@@ -27,7 +26,7 @@ def mixer_groups(network: MlpMixer) -> tuple[Group, ...]:
 @declared.register
 def mixer_outputs(network: MlpMixer) -> tuple[Group, ...]:
     """What both perceptrons of every block add to the residual stream, for every token or for every channel."""
-    return tuple(projections(network, {Mlp: "fc2"}))
+    return tuple(projections(network, ("mlp_tokens.fc2", "mlp_channels.fc2")))
 
 
 @register("mixer")

@@ -9,7 +9,7 @@ norm of a residual network. So do the units here: inner channels with a norm lea
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
 from torch import Tensor, nn
@@ -25,15 +25,11 @@ def residual_outputs(network: nn.Module, example: Tensor | None = None) -> tuple
     Those that the class of `network` declares; for any other class those that one forward pass of `example`, a batch
     of inputs of shape (n, ...), shows. The network is left as it is.
 
-    Raises UsageError without an example if the class declares none, and for a network without residual stream.
+    Raises UsageError without an example if the class declares none, and, with reasons, where nothing can leave.
     """
     load_declarations(network)
-    found = declared(network) or _traced(network, example)
-    if not found:
-        raise UsageError(
-            f"nothing is added to a residual stream in {type(network).__name__}; prune its groups (units: groups)"
-        )
-    return found
+    found = tuple(group for group in declared(network) if group.size > 1)  # of a single unit nothing may leave
+    return found or _traced(network, example)
 
 
 @functools.singledispatch
@@ -48,11 +44,11 @@ def outputs(network: nn.Module, writer: str, norms: Sequence[str] = (), per_unit
     return replace(group, spread=norms[-1] if norms else writer)
 
 
-def projections(network: nn.Module, kinds: dict[type[nn.Module], str]) -> Iterator[Group]:
-    """The outputs of the last layer of every branch: of the submodule that `kinds` names of each class of branches."""
+def projections(network: nn.Module, ends: Collection[str]) -> Iterator[Group]:
+    """The outputs of the linear layers that end a branch: those whose names end in one of `ends`."""
     for name, module in network.named_modules():
-        if type(module) in kinds:
-            yield outputs(network, f"{name}.{kinds[type(module)]}")
+        if isinstance(module, nn.Linear) and name.endswith(tuple(f".{end}" for end in ends)):
+            yield outputs(network, name)
 
 
 def _traced(network: nn.Module, example: Tensor | None) -> tuple[Group, ...]:

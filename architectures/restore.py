@@ -10,7 +10,7 @@ from ..datasets.registry import UsageError
 from .compact import resize
 from .groups import load_declarations
 from .plan import Plan, Size, tensors_of
-from .spread import can_spread, spread_
+from .spread import become_spread_, can_spread
 
 
 def restored(dense: nn.Module, plan: Plan, tensors: Mapping[str, Tensor]) -> nn.Module:
@@ -22,8 +22,7 @@ def restored(dense: nn.Module, plan: Plan, tensors: Mapping[str, Tensor]) -> nn.
     for name, value in tensors.items():
         if _is_spread(dense, name):
             owner, _ = slot(dense, name)
-            weight = owner.get_parameter("weight")
-            spread_(owner, value.to(weight.device), len(weight))
+            become_spread_(owner, value.to(owner.get_parameter("weight").device))
     for name, value in tensors.items():
         _place(dense, name, value, plan.tensors[name].frozen)
     dense.zero_grad(set_to_none=True)
@@ -75,7 +74,7 @@ def _is_spread(network: nn.Module, name: str) -> bool:
         owner, leaf = slot(network, name)
     except AttributeError:
         return False
-    return leaf == "places" and can_spread(owner)
+    return leaf == "source" and can_spread(owner)
 
 
 def _place(network: nn.Module, name: str, value: Tensor, frozen: bool) -> None:

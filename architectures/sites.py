@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from .spread import is_spread
+
 Pieces = tuple[tuple[str, int], ...]
 
 
@@ -89,12 +91,12 @@ def _(module: nn.Embedding, name: str) -> Ends:
 @ends_of.register
 def _(module: nn.modules.batchnorm._NormBase, name: str) -> Ends:
     buffers = _pieces(module, name, running_mean=0, running_var=0)
-    return _both(Site(name, module.num_features, _pieces(module, name, weight=0, bias=0), buffers))
+    return _whole(_both(Site(name, module.num_features, _pieces(module, name, weight=0, bias=0), buffers)), module)
 
 
 @ends_of.register
 def _(module: nn.GroupNorm, name: str) -> Ends:
-    return _both(Site(name, module.num_channels, _pieces(module, name, weight=0, bias=0)))
+    return _whole(_both(Site(name, module.num_channels, _pieces(module, name, weight=0, bias=0))), module)
 
 
 @ends_of.register
@@ -122,13 +124,24 @@ def _both(site: Site) -> Ends:
     return site, site
 
 
+def _whole(ends: Ends, module: nn.Module) -> Ends:
+    """The same ends, with all the places that a layer writes to if it has lost outputs; what is left of them stays."""
+    if not is_spread(module):
+        return ends
+    reads, writes = ends
+    reason = f"{writes.layer} has lost some of its outputs already"
+    if reads is writes:
+        reads.reason = reason
+    return reads, Site(writes.layer, len(module.get_buffer("source")), writes=writes.writes, reason=reason)
+
+
 def _matrix(module: nn.Module, name: str, sizes: tuple[int, int], kind: str, reads: int) -> Ends:
     """A layer with a weight of two axes, one of which it reads from."""
     pieces = _pieces(module, name, weight=1 - reads, bias=0)
     ends = Site(name, sizes[0], _pieces(module, name, weight=reads)), Site(name, sizes[1], pieces, writes=kind)
     if module._parameters.get("weight") is None:
         return barrier(ends, f"the weight of {name} is computed from other parameters")
-    return ends
+    return _whole(ends, module)
 
 
 def _pieces(module: nn.Module, name: str, **axes: int) -> Pieces:

@@ -6,66 +6,74 @@ them leave, and what is computed is spread over the places that it has in the st
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 
-def _spread(narrow: Tensor, layer: nn.Module, axis: int) -> Tensor:
-    """Zeros, but for `narrow` in its `places` among `width` along `axis`."""
-    places, width = layer.get_buffer("places"), int(vars(layer)["width"])
-    shape = list(narrow.shape)
-    shape[axis] = width
-    return narrow.new_zeros(shape).index_copy(axis, places, narrow)
+class _Spread(nn.Module):
+    """Attributes: `source`, of every output the place among those computed, or their number for a zero; (width,)."""
+
+    source: Tensor
+
+    def spread(self, narrow: Tensor, axis: int) -> Tensor:
+        """Zeros, but for `narrow` in the places that it has along `axis`."""
+        zero = torch.zeros_like(narrow.narrow(axis, 0, 1))
+        return torch.cat([narrow, zero], axis).index_select(axis, self.source)
+
+    def extra_repr(self) -> str:
+        """As of the layer, and how many outputs there are with the zeros."""
+        return f"{super().extra_repr()}, spread over {len(self.source)}"
 
 
-class SpreadLinear(nn.Linear):
+class SpreadLinear(_Spread, nn.Linear):
     """A linear layer with zeros among its outputs."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Outputs, shape (..., width)."""
-        return _spread(super().forward(input), self, -1)
+        return self.spread(super().forward(input), -1)
 
 
-class SpreadConv1d(nn.Conv1d):
+class SpreadConv1d(_Spread, nn.Conv1d):
     """A convolution with zeros among its channels."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Outputs, shape (N, width, length)."""
-        return _spread(super().forward(input), self, 1)
+        return self.spread(super().forward(input), -2)
 
 
-class SpreadConv2d(nn.Conv2d):
+class SpreadConv2d(_Spread, nn.Conv2d):
     """A convolution with zeros among its channels."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Outputs, shape (N, width, height, width of the image)."""
-        return _spread(super().forward(input), self, 1)
+        """Outputs, shape (N, width, rows, columns)."""
+        return self.spread(super().forward(input), -3)
 
 
-class SpreadBatchNorm1d(nn.BatchNorm1d):
+class SpreadBatchNorm1d(_Spread, nn.BatchNorm1d):
     """BatchNorm of the channels that are there, with zeros among them."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Outputs, shape (N, width, ...)."""
-        return _spread(super().forward(input), self, 1)
+        return self.spread(super().forward(input), 1)
 
 
-class SpreadBatchNorm2d(nn.BatchNorm2d):
+class SpreadBatchNorm2d(_Spread, nn.BatchNorm2d):
     """BatchNorm of the channels that are there, with zeros among them."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Outputs, shape (N, width, height, width of the image)."""
-        return _spread(super().forward(input), self, 1)
+        """Outputs, shape (N, width, rows, columns)."""
+        return self.spread(super().forward(input), 1)
 
 
-class SpreadGroupNorm(nn.GroupNorm):
+class SpreadGroupNorm(_Spread, nn.GroupNorm):
     """GroupNorm of the groups that are there, with zeros among their channels."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Outputs, shape (N, width, ...)."""
-        return _spread(super().forward(input), self, 1)
+        return self.spread(super().forward(input), 1)
 
 
-_SPREAD: dict[type[nn.Module], type[nn.Module]] = {
+_SPREAD: dict[type[nn.Module], type[_Spread]] = {
     nn.Linear: SpreadLinear,
     nn.Conv1d: SpreadConv1d,
     nn.Conv2d: SpreadConv2d,
@@ -77,14 +85,28 @@ _SPREAD: dict[type[nn.Module], type[nn.Module]] = {
 
 def can_spread(module: nn.Module) -> bool:
     """Whether `spread_` knows the module; classes derived from those of torch may do more, and are not known."""
-    return type(module) in _SPREAD
+    return is_spread(module) or type(module) in _SPREAD
 
 
-def spread_(module: nn.Module, places: Tensor, width: int) -> None:
-    """Let a layer, in place, put what it computes into `places` among `width`, zeros elsewhere.
+def is_spread(module: nn.Module) -> bool:
+    """Whether the layer has zeros among its outputs."""
+    return isinstance(module, _Spread)
 
-    `places` are whole numbers, as many as the layer computes outputs.
+
+def spread_(module: nn.Module, stay: Tensor) -> None:
+    """Let a layer, in place, put what it still computes into the places it had, zeros elsewhere.
+
+    `stay` is boolean: which of the outputs that it computed it still computes.
     """
-    module.__class__ = _SPREAD[type(module)]
-    module.register_buffer("places", places)
-    vars(module)["width"] = width
+    left = int(stay.sum())
+    source = torch.where(stay, stay.cumsum(0) - 1, left)
+    if isinstance(module, _Spread):
+        source = torch.cat([source, source.new_tensor([left])])[module.source]
+    become_spread_(module, source)
+
+
+def become_spread_(module: nn.Module, source: Tensor) -> None:
+    """Give a layer, in place, the class that spreads its outputs to the places that `source` tells."""
+    if not isinstance(module, _Spread):
+        module.__class__ = _SPREAD[type(module)]
+    module.register_buffer("source", source)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +23,7 @@ from .trial import exact
 from .watch import Watch
 
 EXAMPLES = 2  # rows of the example that are used: enough to tell the batch axis from the others
-_FAILED = "the network computes something else, or nothing, when they are cut out: an operation mixes or counts them"
+FAILED = "the network computes something else, or nothing, when they are cut out: an operation mixes or counts them"
 _LONELY = "it is a single unit, and one has to stay"
 _WHOLE: dict[type[nn.Module], tuple[str, str]] = {
     nn.MultiheadAttention: ("heads", "nn.MultiheadAttention keeps one width for all that it reads and writes"),
@@ -52,40 +52,52 @@ def find(network: nn.Module, example: Tensor) -> Found:
     Raises:
         UsageError: if a forward pass cannot be traced, naming the layer.
     """
-    _check(network, example)
-    held = _held(network)
-    generator = torch.Generator().manual_seed(0)
-    with _traceable(network, example, generator) as x:
-        tensors = dict(network.named_parameters(remove_duplicate=False)) | dict(network.named_buffers())
-        with lent(network):
-            proposals = _proposals(network, _graph_of(network, x, held), tensors)
-        wanted = [proposal.group for proposal in proposals if proposal.group is not None]
-        confirmed = exact(network, x, wanted, generator)
+    with traced(network, example) as trace:
+        proposals = trace.proposals()
+        confirmed = trace.confirmed([proposal.group for proposal in proposals if proposal.group is not None])
     found = {group.name for group in confirmed}
-    left_out = {p.name: p.reason or _FAILED for p in proposals if p.name not in found}
+    left_out = {p.name: p.reason or FAILED for p in proposals if p.name not in found}
     return Found(confirmed, left_out | dict(_whole(network)))
 
 
-def graph(network: nn.Module, example: Tensor) -> Graph:
-    """What the layers of `network` pass on, by one forward pass; see `find` for arguments and errors."""
-    _check(network, example)
-    held = _held(network)
-    with _traceable(network, example, torch.Generator().manual_seed(0)) as x:
-        return _graph_of(network, x, held)
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """A lent network with random tensors, inputs for it, and what one pass showed."""
+
+    network: nn.Module
+    x: Tensor
+    graph: Graph
+    generator: torch.Generator
+
+    def proposals(self) -> list[Proposal]:
+        """All that looks like a group."""
+        network = self.network
+        tensors = dict(network.named_parameters(remove_duplicate=False)) | dict(network.named_buffers())
+        return _proposals(network, self.graph, tensors)
+
+    def confirmed(self, wanted: Sequence[Group]) -> tuple[Group, ...]:
+        """Those groups of which any part can be cut out as if it were only masked."""
+        return exact(self.network, self.x, wanted, self.generator)
 
 
 @contextmanager
-def _traceable(network: nn.Module, example: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
-    """Lend the network, with random tensors; gives inputs to trace it with."""
+def traced(network: nn.Module, example: Tensor) -> Iterator[Trace]:
+    """Lend the network, and trace it; see `find` for arguments and errors."""
+    _check(network, example)
+    held = _held(network)
+    generator = torch.Generator().manual_seed(0)
     rng = [example.device] if example.is_cuda else []
     with lent(network), torch.random.fork_rng(rng), torch.inference_mode(False), torch.enable_grad():
         dtype = torch.float64 if _dtypes(network)[:1] == [torch.float64] else torch.float32
         randomise_(network.eval(), dtype, generator)
-        yield _inputs(network, example, dtype, generator)
+        x = _inputs(network, example, dtype, generator)
+        with lent(network):
+            graph = _graph_of(network, x, held)
+        yield Trace(network, x, graph, generator)
 
 
 @dataclass(frozen=True, eq=False)
-class _Proposal:
+class Proposal:
     """Something that looks like a group, and why it is none: then without the group itself."""
 
     name: str
@@ -93,21 +105,21 @@ class _Proposal:
     group: Group | None
 
 
-def _proposals(network: nn.Module, graph: Graph, tensors: Mapping[str, Tensor]) -> list[_Proposal]:
+def _proposals(network: nn.Module, graph: Graph, tensors: Mapping[str, Tensor]) -> list[Proposal]:
     """What parts of the network declare, then what the graph says of the rest."""
-    proposals: list[_Proposal] = []
+    proposals: list[Proposal] = []
     taken: set[tuple[str, int]] = set()
     for path, module in network.named_modules():
         for group in (within(path, own) for own in groups.declared(module) if path):
             cut = {(part.name, part.axis) for part in group.slices if isinstance(part, Slice)}
             reason = next((graph.held[name] for name, _ in sorted(cut) if name in graph.held), "")
             if not cut & taken:
-                proposals.append(_Proposal(group.name, reason, None if reason else group))
+                proposals.append(Proposal(group.name, reason, None if reason else group))
                 taken |= cut
     for family in families(graph.sites, graph.edges, list(tensors)):
         reason = family.reason or (_LONELY if family.size == 1 else "")
         if not taken.intersection(piece for site, _ in family.parts for piece in site.slices):
-            proposals.append(_Proposal(family.name, reason, None if reason else family.group(tensors)))
+            proposals.append(Proposal(family.name, reason, None if reason else family.group(tensors)))
     return proposals
 
 

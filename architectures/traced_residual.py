@@ -1,105 +1,160 @@
-"""What any network adds to its residual streams, read from the dependency graph of one forward pass."""
+"""What any network adds to its residual streams, read from the dependency graph of one forward pass.
+
+A sum has a residual stream if one of its terms does not follow from another. The outputs of a layer are added to it if
+they reach the sum through nothing but a norm behind the layer and operations that keep zeros zero.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import cached_property
 
 from torch import Tensor, nn
 
-from .groups import groups
+from ..datasets.registry import UsageError
 from .residual import outputs
 from .sites import Edge, Site
 from .slices import Group, Slice
-from .spread import can_spread
-from .traced import Graph, graph
+from .spread import can_spread, is_spread
+from .traced import FAILED, traced
 from .units import prunable
 
-_ADDITION = "the operation add"
 _NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm)
+_SUM = "the operation add"
+# Operations f, by the names that autograd gives them, with f(0) = 0 wherever they are or with other factors.
+_KEEPING_ZERO = frozenset((
+    "mul", "div", "neg", "relu", "leakyrelu", "gelu", "silu", "tanh", "elu", "hardswish", "hardtanh", "nativedropout",
+    "fuseddropout", "mean", "sum", "avgpool2d", "adaptiveavgpool2d", "maxpool2dwithindices", "view", "unsafeview",
+    "reshapealias", "alias", "permute", "transpose", "t", "expand", "squeeze", "unsqueeze", "clone", "contiguous",
+    "copy", "select", "slice", "roll", "constantpadnd",
+))  # fmt: skip
 
 
 def find(network: nn.Module, example: Tensor) -> tuple[Group, ...]:
-    """The outputs of layers that are added to what other layers compute, and inner groups with a norm.
+    """The outputs of layers that are added to residual streams, and inner groups with a norm.
 
-    The sum may come behind a norm, an activation or a scale. A layer has no such units where a norm without scale and
-    shift follows it, which would make a constant of its zeros, or where its weights are frozen, shared or grouped.
+    What begins a stream, so that all its other terms follow from it, is among them where a norm is behind it.
 
-    Raises UsageError if a forward pass cannot be traced.
+    Raises UsageError if a forward pass cannot be traced, and, saying why, if nothing can leave.
     """
-    traced = graph(network, example)
-    following = _following(traced.edges)
-    added = _sums(traced, following)
-    weights = [name for name in prunable(network) if name not in traced.held]
-    found: list[Group] = []
-    for site in traced.sites:
-        if site.writes and f"{site.layer}.weight" in weights and added & _reached(site, following):
-            found += _outputs(network, site, following)
-    if not found:
-        return ()
-    written = {(piece.name, piece.axis) for group in found for piece in _slices(group)}
-    inner = [group for group in groups(network, example) if _has_norm(network, group)]
-    found += [group for group in inner if not written & {(piece.name, piece.axis) for piece in _slices(group)}]
-    order = {name: i for i, name in enumerate(weights)}
-    return tuple(sorted(found, key=lambda group: min(order.get(s.name, len(order)) for s in _slices(group))))
+    with traced(network, example) as trace:
+        flow = _Flow(network, trace.graph.edges)
+        order = {name: i for i, name in enumerate(prunable(network))}
+        wanted: list[Group] = []
+        reasons: dict[str, str] = {}
+        for site in trace.graph.sites:
+            if site.writes and site.slices and flow.is_added(site):
+                group, reason = _outputs(network, site, flow, trace.graph.held)
+                wanted += [group] if group else []
+                reasons |= {site.layer: reason} if reason else {}
+        written = {cut for group in wanted for cut in _cuts(group)}
+        proposed = (proposal.group for proposal in trace.proposals() if proposal.group is not None)
+        wanted += [group for group in proposed if _has_norm(network, group) and not written.intersection(_cuts(group))]
+        found = trace.confirmed(wanted)
+    refused = {group.name: FAILED for group in wanted if group not in found}
+    if not any(group.spread for group in found):
+        said = "; ".join(f"{name}: {reason}" for name, reason in [*reasons.items(), *refused.items()][:3])
+        raise UsageError(
+            f"nothing that {type(network).__name__} adds to a residual stream can leave"
+            f" ({said or 'no layer is added to what another one computes'}); prune its groups or weights"
+        )
+    return tuple(sorted(found, key=lambda group: min(order.get(name, len(order)) for name, _ in _cuts(group))))
 
 
-def _outputs(network: nn.Module, site: Site, following: dict[Site, list[Site]]) -> Iterator[Group]:
-    """The outputs of one layer, with the norm behind it; none if what follows it would not keep zeros zero."""
-    layer = network.get_submodule(site.layer)
-    after = [network.get_submodule(s.layer) for s in following[site] if _is_module(network, s)]
-    norm = next((module for module in after if isinstance(module, _NORMS)), None)
-    last = layer if norm is None else norm
-    grouped = isinstance(layer, nn.modules.conv._ConvNd) and layer.groups > 1
-    if grouped or not can_spread(layer) or not can_spread(last) or last._parameters.get("weight") is None:
-        return
-    if norm is None:
-        yield outputs(network, site.layer)
-    elif len(following[site]) == 1:
-        name = following[site][0].layer
-        per_unit = norm.num_channels // norm.num_groups if isinstance(norm, nn.GroupNorm) else 1
-        yield outputs(network, site.layer, [name], per_unit)
+def _outputs(network: nn.Module, site: Site, flow: _Flow, held: dict[str, str]) -> tuple[Group | None, str]:
+    """The outputs of one layer, with the norm behind it; or None, and the reason."""
+    layer, name = network.get_submodule(site.layer), site.layer
+    norm = flow.norm_behind(site)
+    last = name if norm is None else norm
+    module = network.get_submodule(last)
+    if isinstance(layer, nn.modules.conv._ConvNd) and (layer.groups > 1 or layer.transposed):
+        return None, "rows of a grouped or transposed convolution do not leave alone"
+    if is_spread(module) or not can_spread(layer) or not can_spread(module):
+        kinds = "one that has lost outputs already" if is_spread(module) else type(module).__name__
+        return None, f"{last} is no plain layer of torch ({kinds})"
+    if module._parameters.get("weight") is None:
+        return None, f"the norm {last} has no scale that could be zero"
+    per_unit = module.num_channels // module.num_groups if isinstance(module, nn.GroupNorm) else 1
+    group = outputs(network, name, [] if norm is None else [norm], per_unit)
+    if reason := next((held[cut] for cut, _ in _cuts(group) if cut in held), ""):
+        return None, reason
+    return (group, "") if group.size > 1 else (None, "it is a single unit, and one has to stay")
 
 
-def _following(edges: list[Edge]) -> dict[Site, list[Site]]:
-    """What each site passes its positions to."""
-    found: dict[Site, list[Site]] = {}
-    for source, _, target, _ in edges:
-        if source is not target:
-            found.setdefault(source, []).append(target)
-    return {source: list(dict.fromkeys(targets)) for source, targets in found.items()}
+class _Flow:
+    """What becomes of the outputs of layers."""
 
+    def __init__(self, network: nn.Module, edges: Iterable[Edge]):
+        self._modules = dict(network.named_modules())
+        self._after: dict[Site, list[Site]] = {}
+        self._terms: dict[Site, set[Site]] = {}
+        for source, _, target, _ in edges:
+            if source is not target and target not in self._after.setdefault(source, []):
+                self._after[source].append(target)
+                if target.layer == _SUM and not _is_parameter(source):
+                    self._terms.setdefault(target, set()).add(source)
 
-def _reached(site: Site, following: dict[Site, list[Site]]) -> set[Site]:
-    """Every site that gets positions of `site`, up to the layers that read them."""
-    seen: set[Site] = set()
-    pending = [site]
-    while pending:
-        for target in following.get(pending.pop(), []):
-            if target not in seen:
+    def norm_behind(self, site: Site) -> str | None:
+        """The norm that reads what the layer writes, if nothing else does."""
+        after = self._after.get(site, [])
+        is_norm = len(after) == 1 and isinstance(self._modules.get(after[0].layer), _NORMS)
+        return after[0].layer if is_norm else None
+
+    def is_added(self, site: Site) -> bool:
+        """Whether the outputs of the layer are a term of a sum that is not made of them alone."""
+        reached = self._kept_zero(site)
+        sums = [reach for reach in reached if len(self._terms.get(reach, ())) > 1]
+        if self.norm_behind(site) is not None and sums:
+            return True
+        following = self._descendants(site) if sums else set()
+        return any(self._terms[at] - reached - following - {site} for at in sums)
+
+    def _kept_zero(self, site: Site) -> set[Site]:
+        """What the outputs reach while zeros stay zeros, up to and including the first sum of several terms."""
+        norm = self.norm_behind(site)
+        seen: set[Site] = set()
+        pending = [site]
+        while pending:
+            for target in self._after.get(pending.pop(), []):
+                is_sum = target.layer == _SUM
+                passes = is_sum or target.layer == norm or target.layer.removeprefix("the operation ") in _KEEPING_ZERO
+                if target in seen or not passes:
+                    continue
                 seen.add(target)
-                pending.append(target)
-    return seen
+                if not is_sum or len(self._terms.get(target, ())) < 2:
+                    pending.append(target)
+        return seen
+
+    def _descendants(self, site: Site) -> set[Site]:
+        """All that is computed from the outputs of the layer, through other layers too."""
+        seen: set[Site] = set()
+        pending = [site]
+        while pending:
+            for target in self._after.get(pending.pop(), []):
+                for reached in (target, *self._written_by.get(target.layer, [])):
+                    if reached not in seen:
+                        seen.add(reached)
+                        pending.append(reached)
+        return seen
+
+    @cached_property
+    def _written_by(self) -> dict[str, list[Site]]:
+        """The sites that a layer passes its outputs from, by its name; operations have one site for both."""
+        found: dict[str, list[Site]] = {}
+        for site in self._after:
+            if site.layer in self._modules:
+                found.setdefault(site.layer, []).append(site)
+        return found
 
 
-def _sums(traced: Graph, following: dict[Site, list[Site]]) -> set[Site]:
-    """The additions of at least two things that layers have computed: no biases or tables of positions."""
-    writers = [site for site in traced.sites if site.writes]
-    computed = set(writers).union(*(_reached(site, following) for site in writers))
-    terms: dict[Site, set[Site]] = {}
-    for source, _, target, _ in traced.edges:
-        if target.layer == _ADDITION and source in computed:
-            terms.setdefault(target, set()).add(source)
-    return {site for site, sources in terms.items() if len(sources) > 1}
-
-
-def _is_module(network: nn.Module, site: Site) -> bool:
-    return site.layer in dict(network.named_modules())
+def _is_parameter(site: Site) -> bool:
+    return any(name == site.layer for name, _ in site.slices)
 
 
 def _has_norm(network: nn.Module, group: Group) -> bool:
-    layers = {piece.name.rpartition(".")[0] for piece in group.slices}
+    layers = {name.rpartition(".")[0] for name, _ in _cuts(group)}
     return any(isinstance(network.get_submodule(layer), _NORMS) for layer in layers)
 
 
-def _slices(group: Group) -> Iterator[Slice]:
-    return (piece for piece in group.slices if isinstance(piece, Slice))
+def _cuts(group: Group) -> Iterator[tuple[str, int]]:
+    return ((piece.name, piece.axis) for piece in group.slices if isinstance(piece, Slice))

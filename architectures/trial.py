@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from .compact import positions, resize
+from .compact import positions, resize, spread_out
 from .loan import lent, put
 from .mask import Mask
 from .slices import Group
@@ -78,11 +78,13 @@ def _some(n: int, share: float, generator: torch.Generator) -> Tensor:
 def _cut(network: nn.Module, mask: Mask) -> None:
     """Put, in a lent network, tensors without the units that leave in the place of those with them."""
     tensors = dict(network.named_parameters(remove_duplicate=False)) | dict(network.named_buffers())
-    for (name, axis), stay in positions(mask).items():
+    stays = positions(mask)
+    for (name, axis), stay in stays.items():
         tensors[name] = tensors[name].detach().index_select(axis, stay.nonzero().flatten().to(tensors[name].device))
         put(network, name, tensors[name])
     for module in network.modules():
         resize(module)
+    spread_out(network, mask, stays)
 
 
 def _outputs(network: nn.Module, x: Tensor) -> list[Tensor]:

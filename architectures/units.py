@@ -192,5 +192,8 @@ def units(network: nn.Module, granularity: Granularity, example: Tensor | None =
     if granularity == "groups":
         return found
     if not (chosen := tuple(group for group in found.groups if group.kind == _KIND[granularity])):
-        raise UsageError(f"{type(network).__name__} has no unit of the kind {granularity!r}; it has units: groups")
+        raise UsageError(
+            f"{type(network).__name__} has no unit that is known to be of the kind {granularity!r}, as networks that "
+            "declare their groups have; choose units: groups"
+        )
     return Units(chosen)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import torch
 from timm.layers.attention import Attention
 from timm.layers.mlp import Mlp
-from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer import ResPostBlock, VisionTransformer
 from torch import nn
 
 from ..datasets.registry import UsageError
@@ -32,8 +32,13 @@ def vit_groups(network: VisionTransformer) -> tuple[Group, ...]:
 
 @declared.register
 def vit_outputs(network: VisionTransformer) -> tuple[Group, ...]:
-    """What attention and feed-forward layers add to the residual stream: the rows of both projections."""
-    return tuple(projections(network, {Attention: "proj", Mlp: "fc2"}))
+    """What attention and feed-forward layers add to the residual stream: the rows of both projections.
+
+    None where a norm lies between projection and stream.
+    """
+    if any(isinstance(module, ResPostBlock) for module in network.modules()):
+        return ()
+    return tuple(projections(network, ("attn.proj", "mlp.fc2")))
 
 
 def head_groups(network: nn.Module) -> Iterator[Group]:

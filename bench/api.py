@@ -206,7 +206,7 @@ def prune(
 
 
 def _granularity(structured: bool | Granularity) -> Granularity:
-    if isinstance(structured, bool):
+    if not isinstance(structured, str):
         return "groups" if structured else "weights"
     if structured not in get_args(Granularity):
         raise unknown("structured", structured, get_args(Granularity))

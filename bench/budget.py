@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, PositiveInt
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..architectures.compact import compact
 from ..architectures.mask import Mask
@@ -94,8 +95,17 @@ def _removed_share(budget: Budget, state: State) -> Callable[[Mask], float]:
     if budget.of == "parameters":
         total = sum(p.numel() for p in state.network.parameters())
         return lambda mask: sum(int((~entries).sum()) for entries in mask.tensors.values()) / total
-    dense = flops(state.network, state.train.x)["flops_dense"]
-    return lambda mask: 1 - flops(compact(state.network, mask), state.train.x)["flops_dense"] / dense
+    plain = _without_hooks(state.network)  # noise of an inference has the width of the dense network
+    dense = flops(plain, state.train.x)["flops_dense"]
+    return lambda mask: 1 - flops(compact(plain, mask), state.train.x)["flops_dense"] / dense
+
+
+def _without_hooks(network: nn.Module) -> nn.Module:
+    plain = copy.deepcopy(network)
+    for module in plain.modules():
+        module._forward_hooks.clear()
+        module._forward_pre_hooks.clear()
+    return plain
 
 
 def _rounded(kept: Tensor, scores: Tensor, units: Units, among: Tensor | None, multiple: int) -> Tensor:

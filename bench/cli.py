@@ -231,7 +231,8 @@ def doctor(
               help="What the sparsity is a share of.")  # fmt: skip
 @click.option("--round-to", type=click.IntRange(min=1), default=1, help="Layers keep multiples of so many units.")
 @click.option("--at-least", type=click.IntRange(min=1), default=1, help="Units that every layer keeps.")
-@click.option("--structured", is_flag=False, flag_value="groups", default="weights", metavar="[KIND]",
+@click.option("--structured", is_flag=False, flag_value="groups", default=None, metavar="[KIND]",
+              type=click.Choice(["groups", "head", "ffn_hidden", "residual_out"]),
               help="Cut out neurons, filters and heads: the network becomes smaller. With KIND only head, ffn_hidden, "
               "or residual_out: what layers add to a residual stream.")  # fmt: skip
 @click.option("--finetune", type=click.IntRange(min=0), default=0, help="Epochs of training after pruning.")
@@ -243,7 +244,7 @@ def doctor(
 @click.option("--onnx", metavar="FILE", help="Write it as ONNX too; needs the extra bayesprune[onnx].")
 def prune(
     architecture: str, options: tuple[str, ...], checkpoint: str | None, data: str, method: str,
-    method_options: tuple[str, ...], sparsity: str, of: str, round_to: int, at_least: int, structured: str,
+    method_options: tuple[str, ...], sparsity: str, of: str, round_to: int, at_least: int, structured: str | None,
     finetune: int, lr: float, batch_size: int, reestimate_batch_norm: bool, seed: int, out: str, onnx: str | None,
 ) -> None:  # fmt: skip
     """Prune a trained network of your own, and write the smaller one to a file.
@@ -261,7 +262,7 @@ def prune(
     from . import own_network
     from .doctor import parsed
 
-    settings = {"batch_norm": "reestimate" if reestimate_batch_norm else "keep", "structured": structured,
+    settings = {"batch_norm": "reestimate" if reestimate_batch_norm else "keep", "structured": structured or False,
                 "budget": {"of": of, "round_to": round_to, "at_least": at_least}}  # fmt: skip
     _, told = own_network.prune_to_file(
         out, architecture, parsed(options), checkpoint, data, seed, {"lr": lr, "batch_size": batch_size}, onnx,

@@ -149,45 +149,129 @@ def test_the_resnet_50_of_the_paper_has_53_layers_and_26560_variables():
     assert (len(owner.groups), owner.n) == (24, 24 * 768)
 
 
-class Sums(nn.Module):
-    """Sums of two branches with different norms, and one that only adds a table of positions."""
+class Net(nn.Module):
+    """Layers of width 6 between a first and a last one, put together by a function."""
 
-    def __init__(self):
+    def __init__(self, function, **layers):
         super().__init__()
-        self.inner, self.plain, self.scaled, self.bare = (nn.Linear(6, 6) for _ in range(4))
-        self.norm, self.fixed = nn.BatchNorm1d(6), nn.BatchNorm1d(6, affine=False)
-        self.positions = nn.Parameter(torch.randn(6))
-        self.head = nn.Linear(6, 3)
+        self.first, self.head, self.function = nn.Linear(6, 6), nn.Linear(6, 3), function
+        for name, layer in layers.items():
+            self.add_module(name, layer)
 
     def forward(self, x):
-        x = self.inner(x) + self.positions
-        return self.head(self.plain(x.relu()) + self.norm(self.scaled(x)) + self.fixed(self.bare(x)))
+        return self.head(self.function(self, self.first(x)))
 
 
-def test_sums_are_found_in_networks_of_ones_own():
-    network, x = randomised(Sums()), torch.randn(30, 6)
-    found = {group.name: group.spread for group in residual_outputs(network, x)}
-    # A norm without scale makes a constant of zeros, positions are no branch.
-    assert found == {"plain outputs": "plain", "scaled outputs": "norm"}
+def linear(*names) -> dict[str, nn.Module]:
+    return {name: nn.Linear(6, 6) for name in names}
+
+
+def norm(name, **options) -> dict[str, nn.Module]:
+    return {name: nn.BatchNorm1d(6, **options)}
+
+
+POSITIONS = {"positions": nn.ParameterList([torch.randn(6)])}
+FOUND = {
+    "pre-norm": (lambda n, x: n.ln(x + n.f(n.ln0(x))), linear("f") | {"ln0": nn.LayerNorm(6), "ln": nn.LayerNorm(6)}),
+    "post-norm": (lambda n, x: n.ln(n.ln0(x) + n.f(n.v(n.ln0(x)))),
+                  linear("f", "v") | {"ln0": nn.LayerNorm(6), "ln": nn.LayerNorm(6)}),
+    "norm behind": (lambda n, x: (x + n.bn(n.f(x.relu()))).relu(), linear("f") | norm("bn")),
+    "table of positions": (lambda n, x: (lambda y: y + n.f(n.v(y).relu()))(x + n.positions[0]),
+                           linear("f", "v") | POSITIONS),
+    "scaled, dropped out, in place": (lambda n, x: x.clone().add_(n.drop(0.3 * n.f(x.relu()))),
+                                      linear("f") | {"drop": nn.Dropout(0.2)}),
+    "gated": (lambda n, x: x + n.f(x.relu()) * n.g(x).sigmoid(), linear("f", "g")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_what_is_added_is_found_in_networks_of_ones_own(name):
+    """Only the end of the branch: not the start of the stream, nor a gate, whose zeros would be one half."""
+    network, x = randomised(Net(*FOUND[name][:1], **FOUND[name][1])), torch.randn(30, 6)
+    found = residual_outputs(network, x)
+    assert [group.name for group in found] == ["f outputs"]
+    assert found[0].spread == ("bn" if name == "norm behind" else "f")
     masked, small = masked_and_compact(network, x)
     certify(masked, small, x)
 
 
-@pytest.mark.parametrize(
-    ("network", "granularity", "message"),
-    [
-        (nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)), "residual_out", "nothing is added to a residual"),
-        (nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)), "head", "no unit of the kind 'head'"),
-    ],
-)
-def test_networks_without_such_units_are_refused(network, granularity, message):
-    with pytest.raises(UsageError, match=message):
-        units(network, granularity, torch.randn(2, 6))
+def tied(layers, name):
+    """Two layers with one parameter."""
+    setattr(layers["g"], name, getattr(layers["f"], name))
+    return layers
+
+
+def frozen(layers):
+    layers["bn"].weight.requires_grad_(False)
+    return layers
+
+
+def twice(n, x):
+    x = x + n.f(x.relu())
+    return x + n.g(x.relu())
+
+
+class FastPath(nn.Module):
+    """In evaluation mode torch's own encoder reads the weights of its layers without calling them."""
+
+    def __init__(self):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(6, 2, 8, batch_first=True, norm_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.head(self.encoder(x.unsqueeze(1).expand(-1, 2, -1)).mean(1))
+
+
+REFUSED = {
+    "no sum": (Net(lambda n, x: n.f(x.relu()), **linear("f")), "no layer is added to what another one computes"),
+    "both terms of one": (Net(lambda n, x: n.f(x + 0.04 * x**3), **linear("f")), "no layer is added"),
+    "a norm that is no function of zero": (
+        Net(lambda n, x: x + n.bn(n.f(x.relu()).relu()), **linear("f"), **norm("bn")), "no layer is added"),
+    "a norm without scale": (
+        Net(lambda n, x: (x + n.bn(n.f(x.relu()))).relu(), **linear("f"), **norm("bn", affine=False)), "bn has no scale"),
+    "tied biases": (Net(twice, **tied(linear("f", "g"), "bias")), "bias is shared"),
+    "tied weights": (Net(twice, **tied(linear("f", "g"), "weight")), "weight is shared"),
+    "a frozen norm": (Net(lambda n, x: (x + n.bn(n.f(x.relu()))).relu(), **frozen(linear("f") | norm("bn"))), "is frozen"),
+    "a class of one's own": (
+        Net(lambda n, x: x + n.f(x.relu()), f=type("Mine", (nn.Linear,), {})(6, 6)), "no plain layer of torch"),
+    "layers read without being called": (FastPath(), "computes something else"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_leave_is_refused_with_the_reason(name):
+    network, reason = REFUSED[name]
+    with pytest.raises(UsageError, match=f"adds to a residual stream can leave .*{reason}"):
+        units(network, "residual_out", torch.randn(2, 6))
+
+
+@pytest.mark.parametrize("family", ["vit", "resnet-batch", "resnet-group"])
+def test_a_compact_network_can_lose_more(family):
+    x = torch.randn(20, *SHAPE, dtype=torch.float64)
+    _, small = masked_and_compact(network_of(family).double(), x)
+    masked, smaller = masked_and_compact(copy.deepcopy(small), x)
+    certify(masked, smaller, x)
+    assert sum(p.numel() for p in smaller.parameters()) < sum(p.numel() for p in small.parameters())
+    if family == "vit":
+        masked, smaller = copy.deepcopy(small), units(small, "groups")
+        mask = half(smaller)
+        mask.apply_(masked)
+        certify(masked, compact(masked, mask, x), x)
+    else:
+        with pytest.raises(UsageError, match="has lost some of what it adds"):
+            units(small, "groups")
+
+
+def test_kinds_are_known_of_networks_that_declare_them():
+    with pytest.raises(UsageError, match="no unit that is known to be of the kind 'head'"):
+        units(nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)), "head", torch.randn(2, 6))
 
 
 def test_tracing_needs_an_example():
     with pytest.raises(UsageError, match="pass example="):
-        units(Sums(), "residual_out")
+        units(FastPath(), "residual_out")
 
 
 def test_kinds_of_groups_are_the_groups_of_that_kind():
@@ -211,9 +295,10 @@ def test_a_bundle_that_spreads_what_cannot_be_spread_is_refused(tmp_path):
 
 def test_groups_of_channels_leave_behind_a_group_norm():
     _, small = masked_and_compact(network_of("resnet-group"), torch.randn(4, *SHAPE))
-    norm = small.get_submodule("stages.0.0.norm2")
-    assert isinstance(norm, SpreadGroupNorm)
-    assert norm(torch.randn(2, len(norm.weight), 3, 3)).shape == (2, 8, 3, 3)
+    layer = small.get_submodule("stages.0.0.norm2")
+    assert isinstance(layer, SpreadGroupNorm)
+    assert layer(torch.randn(2, len(layer.weight), 3, 3)).shape == (2, 8, 3, 3)
+    assert "spread over 8" in repr(layer)
 
 
 # ---------------------------------------------------------------------- noise
@@ -291,6 +376,17 @@ def test_factors_of_dropout_are_for_what_is_read(data):
 
 
 # ---------------------------------------------------------------------- through the harness
+
+
+def test_operations_are_counted_without_noise(tmp_path):
+    text = MATRIX.replace("[head, ffn_hidden, residual_out]", "[groups]").replace(
+        "shift:", "budget: {of: flops}\nshift:"
+    )
+    text = text.replace("when: during}, magnitude, l2-group, group-variational-dropout", "when: after}")
+    (tmp_path / "matrix.yaml").write_text(text.replace("mlp, ", ""))
+    harness.run(str(tmp_path / "matrix.yaml"), tmp_path / "results", jobs=1)
+    assert list(results(tmp_path / "results")["reason"].isna()) == [True]
+
 
 MATRIX = """
 datasets: [{name: digits, subset: 120}]
