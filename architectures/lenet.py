@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -13,8 +14,11 @@ from ..datasets.registry import UsageError
 from . import register
 from .checks import flat, image, positive
 from .groups import groups, parallel
-from .mlp import MLP
+from .mlp import ACTIVATIONS, MLP, Activation
 from .slices import Group
+
+Pooling = Literal["max", "average"]
+POOLINGS: dict[Pooling, Callable[[Tensor, int], Tensor]] = {"max": F.max_pool2d, "average": F.avg_pool2d}
 
 SMALL = 20  # below this side, 5x5 kernels without padding would leave next to nothing
 
@@ -26,13 +30,17 @@ def lenet_300_100(input_shape: tuple[int, ...], outputs: int, /) -> nn.Module:
 
 
 class LeNet5(nn.Module):
-    """Two convolutions with ReLU and 2x2 max pooling, then linear layers with ReLU between them.
+    """Two convolutions with activation and 2x2 pooling, then linear layers with the activation between them.
 
     `widths` are the filters of both convolutions and the neurons of each hidden layer.
     """
 
-    def __init__(self, input_shape: tuple[int, int, int], outputs: int, widths: Sequence[int], padding: int | None):
+    def __init__(
+        self, input_shape: tuple[int, int, int], outputs: int, widths: Sequence[int], padding: int | None,
+        activation: Activation = "relu", pooling: Pooling = "max",
+    ) -> None:  # fmt: skip
         super().__init__()
+        self.activation, self.pool = ACTIVATIONS[activation](), POOLINGS[pooling]
         channels, *sides = input_shape
         kernel, paddings = _kernel(min(sides), padding)
         for pad in paddings:
@@ -49,11 +57,11 @@ class LeNet5(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Outputs, shape (N, outputs), of images of shape (N, channels, height, width)."""
-        x = F.max_pool2d(F.relu(self.conv1(x)), 2)
-        x = F.max_pool2d(F.relu(self.conv2(x)), 2).flatten(1)
+        x = self.pool(self.activation(self.conv1(x)), 2)
+        x = self.pool(self.activation(self.conv2(x)), 2).flatten(1)
         *hidden, last = (self.get_submodule(name) for name in self.linear)
         for layer in hidden:
-            x = F.relu(layer(x))
+            x = self.activation(layer(x))
         return last(x)
 
 
@@ -82,15 +90,18 @@ def lenet5(
     /,
     widths: tuple[int, ...] = (6, 16, 120, 84),
     padding: int | None = None,
+    activation: Activation = "relu",
+    pooling: Pooling = "max",
 ) -> nn.Module:
-    """LeNet-5 with ReLU and max pooling; 3x3 kernels for images smaller than 20 pixels.
+    """LeNet-5, by default with ReLU and max pooling; 3x3 kernels for images smaller than 20 pixels.
 
     Images of 32 pixels and more enter as in the paper; smaller ones (28) are padded by 2 first, or by `padding`.
     Images below 20 pixels, such as the 8x8 digits, get 3x3 kernels that keep the size, with the same numbers of
-    filters and neurons. `widths: [20, 50, 500], padding: 0` is the variant of Caffe.
+    filters and neurons. `widths: [20, 50, 500], padding: 0` is the variant of Caffe; `activation: tanh,
+    pooling: average` is nearer to the network of 1998.
     """
     if len(widths) < 3:
         raise UsageError(f"architecture 'lenet5' needs widths of two convolutions and a linear layer, got {widths!r}")
     for width in widths:
         positive("lenet5", widths=width)
-    return LeNet5(image("lenet5", input_shape), outputs, widths, padding)
+    return LeNet5(image("lenet5", input_shape), outputs, widths, padding, activation, pooling)

@@ -16,13 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..datasets.data import Data, TestSplitError
+from ..datasets.data import Data, TestSplitError, sealed
 from ..datasets.load import load
 from ..datasets.registry import NotApplicable, UsageError
 from ..methods import registry
 from .fits import train_one
 from .pruning import Workbench
 from .run import Choice, Run
+from .seeding import seeded
 from .select import checked_scores, keep_count
 from .store import Store
 from .training import Finetune, Training
@@ -177,6 +178,23 @@ def test_sealed(bench: Workbench) -> None:
     bench.score(*bench.start())
 
 
+def noise_declared(bench: Workbench) -> None:
+    """An inference that draws noise in training mode says so by `stochastic`."""
+    network, inference = bench.fit.restore(bench.data, bench.device)
+    if inference.stochastic:
+        return
+    network.train()
+    with torch.no_grad():
+        first, second = (_outputs_under(bench, network, seed) for seed in range(2))
+    if not torch.equal(first, second):
+        raise Broken("two passes in training mode differ; set stochastic = True, so that BatchNorm is measured anew")
+
+
+def _outputs_under(bench: Workbench, network: nn.Module, seed: int) -> Tensor:
+    with sealed(), seeded(seed, "noise"):
+        return network(bench.data.train.x[:8])
+
+
 def counts_exact(bench: Workbench) -> None:
     """Every target sparsity keeps exactly the asked number of units, and masks have the parameters' shapes."""
     network, _ = bench.start()
@@ -220,6 +238,7 @@ PROMISES: dict[str, Callable[[Workbench], None]] = {
     "deterministic under a seed": scores_repeat,
     "a stored fit gives the same scores": fits_come_back,
     "scoring leaves the network as it was": network_untouched,
+    "noise in training is declared": noise_declared,
     "mask shapes and exact counts": counts_exact,
     "monotone in the sparsity": sparsity_monotone,
     "runs from training to fine-tuning": trains_to_the_end,

@@ -2,6 +2,11 @@
 
 Beside the plug-in metrics, for inferences whose posterior can be drawn from. Like every evaluation it is the last
 thing that happens to a network.
+
+BatchNorm statistics belong to weights: every draw is judged with its own, measured on training examples, as in
+stochastic weight averaging (Maddox et al., "A simple baseline for Bayesian uncertainty", NeurIPS 2019, arXiv
+1902.02476). Those collected in training are of noise that is independent at every position of an image, while all
+positions share one draw of the weights.
 """
 
 from __future__ import annotations
@@ -12,6 +17,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from ..architectures.batch_norm import reestimate_batch_norm
 from ..architectures.modes import evaluating
 from ..datasets.data import Data, sealed
 from ..methods.pruner import Inference
@@ -19,6 +25,7 @@ from . import metrics
 from .evaluate import predicted
 
 DRAWS = 50
+EXAMPLES = 256  # of the training split, for the BatchNorm statistics of each draw
 
 
 def monte_carlo(
@@ -35,6 +42,7 @@ def monte_carlo(
     with evaluating(replica), torch.no_grad():
         for i in range(draws):
             _put(replica, weights if i == 0 else _draw(inference, network, generator))
+            reestimate_batch_norm(replica, [data.train.x[:EXAMPLES]])
             logits, labels = predicted(replica, data.test, data.outputs)
             log_probabilities = logits.log_softmax(1)
             total = log_probabilities if total is None else torch.logaddexp(total, log_probabilities)

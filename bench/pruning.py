@@ -27,7 +27,7 @@ from .run import Run
 from .seeding import seeded, stream
 from .select import round_target, shuffled_within_layers
 from .store import Store
-from .training import AfterEpoch, leave, train
+from .training import AfterEpoch, leave, train, without_noise
 
 # Online pruning removes units every so many epochs, from the first sparsity to the last (Dhahri et al. 2024).
 ONLINE_EVERY = 10
@@ -238,6 +238,7 @@ def _train_online(bench: Workbench) -> tuple[list[Snapshot], Cost]:
     def after_epoch(epoch: int) -> None:
         if epoch % ONLINE_EVERY:
             return
+        without_noise(network, inference, bench.data.train, settings)
         scores, state, cost = bench.score(network, inference, epoch)
         states = (_copied(network.state_dict()), _copied(inference.tensors()))
         fit = replace(bench.fit, network_state=states[0], inference_state=states[1])

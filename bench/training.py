@@ -10,6 +10,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 from torch import nn
 
+from ..architectures.batch_norm import reestimate_batch_norm
 from ..architectures.mask import Mask
 from ..datasets.data import Split
 from ..methods.pruner import Inference
@@ -62,6 +63,8 @@ def train(
 ) -> None:
     """Minimise mean negative log likelihood + penalty / N over `split`, in place; N counts its `terms`.
 
+    BatchNorm statistics that were collected under noise are then measured without it, see `without_noise`.
+
     Args:
         network: trained in place and left in training mode.
         split: training examples, on the network's device.
@@ -101,6 +104,18 @@ def train(
         inference.update(network, split, epoch)
         if after_epoch and (mask := after_epoch(epoch)):
             enforce = _enforcer(network, mask)
+    if epochs:
+        without_noise(network, inference, split, settings)
+
+
+def without_noise(network: nn.Module, inference: Inference, split: Split, settings: Training) -> None:
+    """Give a network that was trained under noise the BatchNorm statistics that it has without: one pass, in place.
+
+    Running statistics of training are those of noisy activations, whose variance is larger. Training itself, which
+    normalises by the statistics of each batch, does not read them.
+    """
+    if inference.stochastic:
+        reestimate_batch_norm(network, (x for x, _ in split.batches(settings.batch_size)))
 
 
 def leave(network: nn.Module, inference: Inference, mask: Mask) -> None:

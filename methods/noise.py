@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -78,6 +78,8 @@ class MultiplicativeNoise(Inference[TruncatedLogNormal]):
         structures: what has noise: all "groups", those of the kind "head" or "ffn_hidden", or "residual_out"; chosen
             by what is to be pruned (`for_units`).
     """
+
+    stochastic: ClassVar[bool] = True
 
     kl: Weighting | float = "paper_mean"
     draws: DrawnFor = "example"

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any, Generic, Literal, Self, TypeVar, get_args
+from typing import Any, ClassVar, Generic, Literal, Self, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +42,13 @@ class Inference(ABC, Generic[Posterior]):
     that differ in it share one trained network. What is learned beside the network's own parameters lives
     in attributes that are not fields, is exposed by `tensors`, and is put back by `load_tensors`. Penalties
     are in nats for the whole training set; the training loop divides by the number of examples, once.
+
+    Attributes:
+        stochastic: whether a network in training mode computes with noise that it does not have in evaluation mode.
+            BatchNorm's running statistics, which remember training, are then measured anew after it.
     """
+
+    stochastic: ClassVar[bool] = False
 
     @abstractmethod
     def penalty(self, network: nn.Module) -> Tensor:

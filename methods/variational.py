@@ -11,7 +11,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +45,8 @@ class Variational(Inference[Posterior]):
         biases: whether the biases of layers with prunable weights are Gaussian too.
         draws: how noise is drawn, see `WeightNoise`.
     """
+
+    stochastic: ClassVar[bool] = True
 
     kl: float = 1.0
     warm_up: tuple[int, int] = (0, 0)

@@ -68,6 +68,7 @@ def jacobians(network: nn.Module, x: Tensor) -> tuple[Tensor, list[str]]:
 FAMILIES = [
     ("mlp", {}),
     ("lenet5", {}),
+    ("lenet5", {"activation": "tanh", "pooling": "average"}),
     ("resnet", {}),
     ("resnet", {"norm": "group"}),
     ("resnet", {"norm": "fixup"}),

@@ -85,6 +85,14 @@ def test_lenets_have_the_sizes_of_the_paper():
     assert sum(p.numel() for p in build("lenet5", (1, 32, 32), 10, seed=0).parameters()) == 61_706
 
 
+def test_lenet_with_tanh_and_average_pooling_is_the_chain_of_its_layers():
+    network = build("lenet5", (1, 32, 32), 10, seed=0, activation="tanh", pooling="average")
+    pooled = [part for conv in (network.conv1, network.conv2) for part in (conv, nn.Tanh(), nn.AvgPool2d(2))]
+    chain = nn.Sequential(*pooled, nn.Flatten(), network.fc1, nn.Tanh(), network.fc2, nn.Tanh(), network.fc3)
+    x, _ = batch((1, 32, 32))
+    assert torch.equal(network(x), chain(x))
+
+
 def test_resnet_20_has_the_layers_of_the_paper():
     network = build("resnet", (3, 32, 32), 10, seed=0, depth=20)
     main_path = [n for n, m in network.named_modules() if isinstance(m, nn.Conv2d | nn.Linear) and "project" not in n]

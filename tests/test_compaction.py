@@ -22,6 +22,7 @@ FAMILIES = {
     "mlp-silu": ("mlp", {"widths": [20, 10], "activation": "silu"}),
     "lenet-300-100": ("lenet-300-100", {}),
     "lenet5": ("lenet5", {}),
+    "lenet5-tanh": ("lenet5", {"activation": "tanh", "pooling": "average"}),
     "resnet-batch": ("resnet", {"width": 8}),
     "resnet-group": ("resnet", {"width": 16, "norm": "group"}),
     "resnet-fixup": ("resnet", {"width": 8, "norm": "fixup"}),

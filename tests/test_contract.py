@@ -50,6 +50,20 @@ def score(state):
     next(state.network.parameters()).data.mul_(0.5)
     return state.units.gather({n: w.abs() for n, w in state.weights().items()})
 """,
+    "noise in training is declared": """
+from dataclasses import dataclass
+import torch
+@dataclass
+class Noisy(MAP):
+    def attach(self, network, units, train):
+        blur = lambda m, _, out: out + torch.randn_like(out) if m.training else None
+        self.hook = network.register_forward_hook(blur)
+    def detach(self, network):
+        self.hook.remove()
+MAP = Noisy
+def score(state):
+    return state.units.gather({n: w.abs() for n, w in state.weights().items()})
+""",
     "scores are finite and rank": """
 def score(state):
     return state.units.gather({n: w.sign() for n, w in state.weights().items()})
