@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from ..architectures.units import prunable
+from .joint_spike import joint_spike
 from .model_reduction import delta_f, delta_f_multivariate, savage_dickey, spike_delta_f, without
 from .posteriors import Conjugate
 from .pruner import State
@@ -114,12 +115,14 @@ class Reduction:
 def reduction(state: State[Posterior], rule: Rule = "vb4", population: Population = "live") -> Reduction:
     """The decision about every unit, from the spike's ΔF on a Gaussian posterior with zero prior mean.
 
-    The ΔF of a unit is the sum over its weights and biases. Units whose weights are all 0 have left before, and leave.
-    They take no part in the thresholds; or, with the "full" population of the published code, one of units about which
-    the evidence is indifferent, ΔF = 0, as their posterior is their prior.
+    The ΔF of a unit is the sum over its weights and biases, or, where the posterior has their covariance, that of
+    removing all of them at once. Units whose weights are all 0 have left before, and leave. They take no part in the
+    thresholds; or, with the "full" population of the published code, one of units about which the evidence is
+    indifferent, ΔF = 0, as their posterior is their prior.
     """
     units, here = state.units, present(state)
-    changes, gone = units.gather(spike(state)), ~here
+    joint = units.removable and state.posterior.covariance is not None
+    changes, gone = joint_spike(units, state.posterior, judged(state)) if joint else units.gather(spike(state)), ~here
     left = [_count(part) for part in units.split(gone)]
     if any(left):
         changes.mul_(here)
@@ -145,12 +148,13 @@ def spike(state: State[Posterior], precision: Mapping[str, Tensor] | None = None
     """
     posterior = state.posterior
     own = posterior.marginal_precision if precision is None else precision
+    return {n: spike_delta_f(posterior.mean[n], own[n], posterior.prior[n]) for n in judged(state)}
+
+
+def judged(state: State[Posterior]) -> list[str]:
+    """Parameters that evidence decides about, in the posterior's order: those of layers with prunable weights."""
     layers = {name.rpartition(".")[0] for name in prunable(state.network)}
-    return {
-        name: spike_delta_f(mean, own[name], posterior.prior[name])
-        for name, mean in posterior.mean.items()
-        if name.rpartition(".")[0] in layers
-    }
+    return [name for name in state.posterior.mean if name.rpartition(".")[0] in layers]
 
 
 def kept(state: State[Posterior], rule: Rule = "vb4", population: Population = "live") -> Tensor:

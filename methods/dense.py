@@ -45,6 +45,10 @@ class Dense(Curvature):
         """diag(H) + δ."""
         return self.h.diagonal() + prior_precision
 
+    def covariance(self, prior_precision: Tensor) -> Tensor:
+        """(H + D)⁻¹."""
+        return torch.cholesky_inverse(self._factor(prior_precision))
+
     def _factor(self, prior_precision: Tensor) -> Tensor:
         return torch.linalg.cholesky(self.h + prior_precision.diag())
 

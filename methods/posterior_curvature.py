@@ -45,6 +45,10 @@ class Curvature(ABC):
     def precision(self, prior_precision: Tensor) -> Tensor:
         """diag(H + D), shape (P,); δ = 0 is allowed and leaves diag(H)."""
 
+    def covariance(self, prior_precision: Tensor) -> Tensor | None:
+        """(H + D)⁻¹, shape (P, P), of a curvature that holds all pairs of parameters; None of any other."""
+        return None
+
 
 @dataclass(frozen=True)
 class Diagonal(Curvature):

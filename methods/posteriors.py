@@ -33,6 +33,11 @@ class Gaussian:
         """1 / variance of each weight by itself: the precision, unless weights are correlated."""
         return self.precision
 
+    @cached_property
+    def covariance(self) -> Tensor | None:
+        """Of all parameters, in the order of `mean`, float64 (P, P), where it is known; None where it is not."""
+        return None
+
 
 @dataclass(frozen=True)
 class Conjugate(Gaussian):
@@ -75,6 +80,11 @@ class Laplace(Conjugate):
         prior = flat(self.prior)
         left = (1 - self.whole.determined(prior)).clamp_min_(LEAST_SHARE)
         return named(prior.div_(left), self.mean)
+
+    @cached_property
+    def covariance(self) -> Tensor | None:
+        """(cH + D)⁻¹ of a whole curvature."""
+        return self.whole.covariance(flat(self.prior))
 
     @classmethod
     def at(cls, mode: Mapping[str, Tensor], curvature: Curvature, prior_precision: Tensor) -> Laplace:

@@ -6,18 +6,21 @@ import warnings
 
 import pytest
 import torch
+from bayesprune.architectures.build import build
 from bayesprune.architectures.mask import Mask
-from bayesprune.architectures.units import weight_units
+from bayesprune.architectures.slices import Group, Slice
+from bayesprune.architectures.units import Units, group_units, weight_units
 from bayesprune.bench.check import check_on
 from bayesprune.bench.run import Choice
 from bayesprune.datasets.data import Split
 from bayesprune.datasets.registry import UsageError
-from bayesprune.methods.bmr import reduction, spike
+from bayesprune.methods.bmr import delta_f_multivariate, reduction, spike
 from bayesprune.methods.build import build as build_pruner
 from bayesprune.methods.curvature import diagonal
 from bayesprune.methods.evidence import evidence_at
 from bayesprune.methods.flat import flat
 from bayesprune.methods.gaussian import MAP
+from bayesprune.methods.joint_spike import joint_spike
 from bayesprune.methods.laplace import curvature_of
 from bayesprune.methods.opd import opd
 from bayesprune.methods.pruner import State
@@ -169,6 +172,38 @@ def test_the_diagonal_keeps_a_copy_that_the_evidence_drops():
     assert decision.rejected.tolist() == [False, True]
 
 
+@pytest.mark.parametrize("delta", [0.3, 1.0, 30.0])
+def test_groups_of_a_correlated_regression_have_their_exact_bayes_factors(delta):
+    network, data, log_evidence = regression(0.95, [1.0, 0.0, 0.0, 0.0, -0.5, 0.1], delta=delta)
+    pairs = Slice("weight", 1, torch.arange(6).view(3, 2), network.weight.shape)
+    state = State(network, Units((Group("pairs", "feature", (pairs,)),)), data, MAP(delta, curvature="full"))
+    full, owner = torch.ones(6, dtype=torch.bool), torch.arange(6) // 2
+    exact = torch.stack([log_evidence(owner != i) - log_evidence(full) for i in range(3)])
+    torch.testing.assert_close(reduction(state).delta_f, exact, rtol=1e-6, atol=1e-7)
+    assert not torch.allclose(state.units.gather(spike(state)), exact, rtol=0.1, atol=0.1)
+
+
+def test_a_neuron_is_judged_by_the_joint_density_of_its_rows_bias_and_column():
+    network = build("mlp", (5,), 3, seed=0, widths=[4])
+    data = classes(network)
+    state = State(network, group_units(network), data, MAP(2.0, curvature="full"))
+    place = torch.arange(20 + 4 + 12 + 3).split([20, 4, 12, 3])
+    precision = curvature_of(network, data, "full", "ggn", NO_DRAWS).h + 2.0 * torch.eye(39, dtype=F64)
+    covariance, mean = precision.inverse(), torch.cat([p.detach().flatten() for p in network.parameters()]).double()
+    for i, found in enumerate(reduction(state).delta_f):
+        at = torch.cat([place[0].view(4, 5)[i], place[1][i : i + 1], place[2].view(3, 4)[:, i]])
+        prior, nothing = torch.eye(len(at), dtype=F64) / 2.0, torch.zeros(len(at), dtype=F64)
+        exact = delta_f_multivariate(mean[at], covariance[at][:, at], nothing, prior, nothing, torch.zeros_like(prior))
+        assert float(found) == pytest.approx(float(exact), rel=1e-9, abs=1e-9)
+
+
+def test_only_a_posterior_with_a_covariance_is_reduced_jointly():
+    network = build("mlp", (5,), 3, seed=0, widths=[4])
+    posterior = State(network, group_units(network), classes(network), MAP(2.0)).posterior
+    with pytest.raises(UsageError, match="choose curvature: full"):
+        joint_spike(group_units(network), posterior, list(posterior.mean))
+
+
 def test_the_evidence_is_exact_and_leaves_out_what_has_left():
     network, data, log_evidence = regression(0.9, [1.0, 0.0, -0.5])
     ones, zero = torch.ones(3, dtype=F64), torch.zeros((), dtype=F64)
@@ -234,7 +269,8 @@ def test_spam_trains_on_the_whole_curvature_and_forgets_what_has_left():
 
 
 @pytest.mark.parametrize("method", ["bmr-laplace", "opd"])
-def test_the_contract(method):
+@pytest.mark.parametrize("granularity", ["weights", "groups"])
+def test_the_contract(method, granularity):
     tiny = Choice(name="mlp", options={"widths": [3]})
-    for verdict in check_on(method, tiny, "weights", curvature="full"):
+    for verdict in check_on(method, tiny, granularity, curvature="full"):
         assert not verdict.problem, f"{verdict.promise}: {verdict.problem}\n{verdict.traceback}"
