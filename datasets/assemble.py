@@ -54,6 +54,7 @@ def _real(
         validation=Split(inputs["validation"], targets["validation"]),
         scaling=scaling,
         limits=limits,
+        features=source.features,
         target_mean=undo.mean.float() if undo else None,
         target_std=undo.std.float() if undo else None,
         _test=Split(inputs["test"], targets["test"]),

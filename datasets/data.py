@@ -109,8 +109,9 @@ class Data:
 
     `outputs` is the number of classes or of regression targets; `digest` the SHA-256 of the raw content
     and of the split; `limits` the range of raw image values; `target_mean` and `target_std` (K,) undo
-    the standardisation of regression targets and are None for classes. `vocabulary` names the tokens of
-    sequences, and is empty for other inputs; the outputs of a language model are its tokens.
+    the standardisation of regression targets and are None for classes. `features` names the columns of a
+    table, where names are known. `vocabulary` names the tokens of sequences, and is empty for other inputs; the
+    outputs of a language model are its tokens.
     """
 
     name: str
@@ -127,6 +128,7 @@ class Data:
     limits: tuple[float, float] = (0.0, 1.0)
     target_mean: Tensor | None = None
     target_std: Tensor | None = None
+    features: tuple[str, ...] | None = None
     vocabulary: tuple[str, ...] = ()
     _test: Split
     _partner: Split | None = None
