@@ -21,6 +21,7 @@ from ..architectures.mlp import Activation
 from ..architectures.units import units
 from ..datasets.data import Split
 from ..datasets.registry import UsageError, unknown
+from ..methods.build import SCHEDULE
 from ..methods.build import build as build_pruner
 from ..methods.feature_units import feature_units
 from ..methods.pruner import Pruner, State
@@ -39,7 +40,7 @@ WARM_UP = (0.0, 2 / 3)
 
 def select_features(
     x: Any,
-    y: Any,
+    y: Any = None,
     method: str = "pip",
     *,
     select: Select = "median",
@@ -56,15 +57,16 @@ def select_features(
     """Select the features of a table that a network needs.
 
     Args:
-        x: examples by features, shape (N, F), tensor or array of real numbers.
-        y: class labels (N,), or real targets (N,) or (N, K).
+        x: examples by features, shape (N, F), tensor or array of real numbers; or a Data or Split: of a data set the
+            training examples alone are read.
+        y: class labels (N,), or real targets (N,) or (N, K); none where a data set brings its own.
         method: "pip", "pip-gates" or "pip-laplace"; or a control without probabilities,
             which needs `k`: "magnitude" (norm of a feature's weights) or "snr" (their signal-to-noise ratio under
             mean-field variational inference).
         select: "median", a mean probability over ½; or "fdr", the largest set of an expected false discovery rate...
         rate: ...of at most this.
         k: select so many of the best instead.
-        names: of the features; x1, x2, ... unless given.
+        names: of the features; x1, x2, ... unless they are given, or the data set knows them.
         seeds: trainings, each with its own initial weights and order of the examples.
         widths: of the hidden layers.
         activation: between them. Smooth ones find interactions that ReLU does not, whose weights begin at a saddle.
@@ -73,8 +75,8 @@ def select_features(
         options: the method's own.
 
     Raises:
-        UsageError: NaN, constant features (by name), too few rows, an unknown method or option, an inclusion of 0 or
-            1, a control without `k`; all before any work begins.
+        UsageError: NaN, constant features (by name), too few rows, an unknown method or option, one of the schedule of
+            pruning, an inclusion of 0 or 1, a control without `k`; all before any work begins.
     """
     data = table(x, y, names)
     _check(select, rate, k, seeds, data)
@@ -98,6 +100,8 @@ def select_features(
 def _pruner(method: str, settings: Training, options: dict[str, Any]) -> Pruner:
     if method not in _ESTIMATORS:
         raise unknown("method of feature selection", method, _ESTIMATORS)
+    if schedule := [option for option in options if option in SCHEDULE]:
+        raise UsageError(f"{schedule[0]} says how units leave a network; nothing leaves here, the features are ranked")
     pruner = _ESTIMATORS[method](_warm_up(settings), options)
     if (count := len(pruner.inference().candidates())) > 1:
         raise UsageError(f"method {method!r} is to be tuned among {count} settings: give a number instead of 'tuned'")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +13,7 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from ..datasets.registry import UsageError, unknown
+from .stability import stability
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -66,22 +66,19 @@ class Selected:
         return tuple(self.names[i] for i in order if self.mask[i])
 
     @cached_property
+    def selections(self) -> Tensor:
+        """Which features each of the trainings selects on its own, boolean (seeds, F)."""
+        return torch.stack([self.rule(scores) for scores in self.scores])
+
+    @cached_property
     def frequency(self) -> Tensor:
         """Share of the trainings that select each feature on their own, (F,)."""
-        return torch.stack([self.rule(scores) for scores in self.scores]).double().mean(0)
+        return self.selections.double().mean(0)
 
     @property
     def stability(self) -> float:
-        """Agreement of the trainings, corrected for chance: 1 is perfect, 0 that of random sets of these sizes.
-
-        Nogueira, Sechidis, Brown, "On the stability of feature selection algorithms", JMLR 18 (2018), equation 4. NaN
-        of a single training, and where all select nothing, or everything.
-        """
-        seeds, share = len(self.scores), self.frequency.mean().item()
-        if seeds < 2 or share in (0.0, 1.0):
-            return math.nan
-        variance = (self.frequency * (1 - self.frequency)).mean().item() * seeds / (seeds - 1)
-        return 1 - variance / (share * (1 - share))
+        """Agreement of the trainings, corrected for chance, 1 at best (Nogueira et al. 2018); see `stability`."""
+        return stability(self.selections.numpy())
 
     def rates(self, relevant: Sequence[bool] | Tensor) -> dict[str, float]:
         """False negative and false positive rate of the selection, and the area under the ROC curve of the ranking.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..datasets.assemble import floats, statistics
-from ..datasets.data import Split
+from ..datasets.data import Data, Split
 from ..datasets.own import from_arrays
 from ..datasets.registry import UsageError, one_line
 from ..datasets.source import Source, checked
@@ -36,11 +36,15 @@ class Table:
     outputs: int
 
 
-def table(x: Any, y: Any, names: Sequence[str] | None = None) -> Table:
-    """The table of (x, y).
+def table(x: Any, y: Any = None, names: Sequence[str] | None = None) -> Table:
+    """The table of (x, y), or of the training examples of a Data, which know their targets and perhaps their names.
 
     Raises UsageError for NaN, constant features (by name), too few rows, and names that do not fit.
     """
+    if isinstance(x, Data | Split):
+        x, y, names = _parts(x, y, names)
+    if y is None:
+        raise UsageError("y is missing: give the targets of the table x, one for each row")
     inputs, targets = _array("x", x), _array("y", y)
     if inputs.ndim != 2:
         raise UsageError(f"x must be a table of examples by features, (N, F), got shape {inputs.shape}")
@@ -51,6 +55,14 @@ def table(x: Any, y: Any, names: Sequence[str] | None = None) -> Table:
     _check_constant(inputs, columns)
     raw = floats("table", inputs)
     return Table(Split(statistics(raw).apply_(raw.clone()), _targets(source)), columns, _outputs(source))
+
+
+def _parts(data: Data | Split, y: Any, names: Sequence[str] | None) -> tuple[Tensor, Tensor, Sequence[str] | None]:
+    if y is not None:
+        raise UsageError("y is given twice: a data set brings its own targets")
+    if isinstance(data, Split):
+        return data.x, data.y, names
+    return data.train.x, data.train.y, data.features if names is None else names
 
 
 def _array(name: str, values: Any) -> np.ndarray:

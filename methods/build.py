@@ -11,6 +11,8 @@ from ..datasets.seal import TestSplitError, sealed
 from . import registry
 from .pruner import Allocation, Inference, Pruner, When
 
+# Options of every method: when, in how many rounds and by which allocation units leave.
+SCHEDULE = ("when", "rounds", "every", "allocation")
 _CHOICES = {"when": get_args(When), "allocation": get_args(Allocation)}
 
 
@@ -50,7 +52,7 @@ def options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _separate(name: str, given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     own = registry.option_names(name)
-    schedule = {n: _schedule_value(name, n, v) for n, v in given.items() if n in _SCHEDULE and n not in own}
+    schedule = {n: _schedule_value(name, n, v) for n, v in given.items() if n in SCHEDULE and n not in own}
     return {n: v for n, v in given.items() if n not in schedule}, schedule
 
 
@@ -61,6 +63,3 @@ def _schedule_value(method: str, option: str, value: Any) -> Any:
     if not choices and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
         raise UsageError(f"method {method!r}: {option}={value!r} is not valid: give a whole number >= 1")
     return value
-
-
-_SCHEDULE = ("when", "rounds", "every", "allocation")

@@ -1,5 +1,6 @@
 """Feature selection: every estimator on a table whose relevant features are known, and what is refused."""
 
+import dataclasses
 import math
 
 import bayesprune as bp
@@ -8,6 +9,7 @@ import pytest
 import torch
 from bayesprune.bench.features import _ESTIMATORS
 from bayesprune.bench.selected import Selected
+from bayesprune.bench.stability import stability
 from bayesprune.bench.training import Training
 from bayesprune.datasets.load import load
 from bayesprune.datasets.registry import UsageError
@@ -53,6 +55,24 @@ def test_labels_and_equal_seeds_give_equal_results():
     assert first.score[:2].min() > first.score[2:].max()
 
 
+def test_of_a_data_set_the_training_examples_are_read(tmp_path):
+    x, y = linear_table()
+    np.savez(tmp_path / "linear.npz", x=x, y=y)
+    data = dataclasses.replace(load(f"npz:{tmp_path / 'linear.npz'}"), features=tuple("abcdef"))
+    found = bp.select_features(data, method="pip-laplace", **QUICK)
+    split = bp.select_features(data.train, method="pip-laplace", **QUICK)
+    arrays = bp.select_features(data.train.x.numpy(), data.train.y.numpy(), "pip-laplace", **QUICK)
+    assert {"a", "b"} <= set(found.features)
+    assert split.names == arrays.names == ("x1", "x2", "x3", "x4", "x5", "x6")
+    assert torch.equal(found.scores, split.scores)
+    assert torch.equal(found.scores, arrays.scores)
+    assert bp.select_features(data, names=list("uvwxyz"), **QUICK).names == tuple("uvwxyz")
+    with pytest.raises(UsageError, match="brings its own targets"):
+        bp.select_features(data, y, **QUICK)
+    with pytest.raises(UsageError, match="x must be a table"):
+        bp.select_features(load("digits", subset=50), **QUICK)
+
+
 def test_a_picture(tmp_path):
     scores = torch.linspace(-3, 3, 30, dtype=torch.float64).expand(2, 30)
     found = Selected("pip", tuple(f"gene {i}" for i in range(30)), scores, True, lambda s: s > 0)
@@ -60,6 +80,15 @@ def test_a_picture(tmp_path):
     assert (tmp_path / "features.svg").stat().st_size > 1000
     assert figure.axes[0].get_ylabel() == "inclusion probability"
     assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == [f"gene {i}" for i in range(20, 30)]
+
+
+def test_stability_of_known_selections():
+    """By hand: frequencies 1, ½, ½, 0 of M = 2; s² = 0, ½, ½, 0; 1 - ¼ / (½ · ½)."""
+    assert stability(np.array([[1, 1, 0, 0], [1, 0, 1, 0]], bool)) == pytest.approx(0.0)
+    assert stability(np.array([[1, 1, 0, 0], [0, 0, 1, 1]], bool)) == pytest.approx(-1.0)
+    assert stability(np.array([[1, 0, 0]] * 3, bool)) == 1.0
+    for all_alike in (np.zeros, np.ones):
+        assert math.isnan(stability(all_alike((3, 5), bool)))
 
 
 def test_stability_is_corrected_for_chance(generator):
@@ -106,6 +135,10 @@ def test_controls_have_no_probability():
         ({"method": "pip-laplace", "inclusion": 0.0}, "inclusion must be a probability"),
         ({"inclusions": 0.1}, "did you mean 'inclusion'"),
         ({"method": "pip-laplace", "precision": "tuned"}, "give a number instead of 'tuned'"),
+        ({"rounds": 3}, "rounds says how units leave a network"),
+        ({"method": "pip-gates", "when": "during"}, "when says how units leave a network"),
+        ({"method": "magnitude", "k": 2, "allocation": "lamp"}, "allocation says how units leave"),
+        ({"y": None}, "y is missing"),
         ({"names": list("abcdea")}, "feature name 'a' is given twice"),
         ({"select": "all"}, "unknown rule of selection"),
         ({"rate": 0.0}, "rate must be"),
