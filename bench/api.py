@@ -36,6 +36,7 @@ from .inputs import (
     check_sparsity,
     device_of,
     gathered,
+    readable,
 )
 from .latency import BATCHES, Speedup, speedups
 from .seeding import seeded, stream
@@ -149,7 +150,8 @@ def prune(
         network: any module that maps a batch of inputs to outputs; trained already, unless the method
             prunes before training, in which case `finetune` epochs train what is left.
         data: training examples: (x, y) tensors or numpy arrays, a Split, a Data, or an iterable of batches such as a
-            DataLoader. Integer y are class labels, real y regression targets.
+            DataLoader. Integer y are class labels, real y regression targets. Inputs of whole numbers are tokens to a
+            network that takes no real ones.
         method: name of a registered method; see `bayesprune list methods`.
         sparsity: share of the units to remove, in [0, 1), or "auto" for the method's own threshold.
         structured: remove neurons, filters and heads instead of single weights; or only units of the kind "head" or
@@ -176,6 +178,7 @@ def prune(
     split = gathered(data).to(device_of(network))
     replica = copy.deepcopy(network)
     with seeded(seed, "trial"):
+        split = readable(replica, split)
         check_fit(replica, split)
     target = None if sparsity == "auto" else float(sparsity)
     parts = units(replica, granularity, split.x[:2])

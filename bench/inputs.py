@@ -72,7 +72,7 @@ def device_of(network: Any) -> torch.device:
 
 
 def gathered(data: Examples) -> Split:
-    """Training examples of any accepted form, as one split in memory."""
+    """Training examples of any accepted form, as one split in memory; int64 inputs may be tokens, and stay."""
     if isinstance(data, Data):
         return data.train
     if isinstance(data, Split):
@@ -81,9 +81,30 @@ def gathered(data: Examples) -> Split:
     x, y = (_joined([b[i] for b in batches], what) for i, what in enumerate(("inputs", "targets")))
     if x.is_complex() or y.is_complex():
         raise UsageError(f"data must be real numbers, got {x.dtype} inputs and {y.dtype} targets")
+    x = x if x.dtype == torch.int64 else x.float()
     if y.is_floating_point():
-        return Split(x.float(), y.float().unsqueeze(1) if y.dim() == 1 else y.float())
-    return Split(x.float(), y.long())
+        return Split(x, y.float().unsqueeze(1) if y.dim() == 1 else y.float())
+    return Split(x, y.long())
+
+
+def readable(network: nn.Module, split: Split) -> Split:
+    """The split with inputs of the type that the network reads: of whole numbers real ones, unless they are tokens.
+
+    Tokens they are to a network that takes them as they are and does not take real numbers.
+    """
+    if split.x.is_floating_point():
+        return split
+    real = Split(split.x.float(), split.y)
+    return split if _takes(network, split) and not _takes(network, real) else real
+
+
+def _takes(network: nn.Module, split: Split) -> bool:
+    try:
+        with evaluating(network), torch.no_grad():
+            network(split.x[:2])
+    except Exception:
+        return False
+    return True
 
 
 def _batches(data: Any) -> list[Sequence[Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +15,17 @@ from torch import Tensor, nn
 
 from ..architectures.build import build
 from ..architectures.modes import evaluating
+from ..datasets import registry
 from ..datasets.data import Split
 from ..datasets.load import load as load_data
 from ..datasets.own import import_function
 from ..datasets.registry import UsageError, one_line
+from ..datasets.source import Source
 from ..methods.build import build as build_pruner
+from . import metrics
 from .api import Pruned, prune
-from .evaluate import predict
-from .inputs import gathered
+from .evaluate import predicted
+from .inputs import gathered, readable
 from .latency import Speedup
 from .training import Training
 
@@ -39,14 +43,14 @@ class Examples:
 def examples(name: str, seed: int = 0) -> Examples:
     """The data set called `name`, or what the function `module:function` returns, as it is.
 
-    The function is called without arguments and returns (x, y), (x_train, y_train, x_test, y_test), or an iterable
-    of batches such as a DataLoader. Raises UsageError.
+    The function is called without arguments and returns (x, y), (x_train, y_train, x_test, y_test), an iterable
+    of batches such as a DataLoader, or a `Source`, which may hold sequences of tokens. Raises UsageError.
     """
-    module, colon, function = name.partition(":")
-    if not colon or module == "npz":
+    _, parts = registry.resolve(name)
+    returned = _called(name, **parts) if "function" in parts else None
+    if returned is None or isinstance(returned, Source):
         data = load_data(name, seed)
         return Examples(data.train, data.test, data.input_shape, data.outputs)
-    returned = _called(name, module, function)
     if isinstance(returned, tuple | list) and len(returned) == 4:
         return _shaped(gathered(tuple(returned[:2])), gathered(tuple(returned[2:])))
     return _shaped(gathered(returned), None)
@@ -139,13 +143,20 @@ def _untrained(checkpoint: str | Path | None, pruned: Pruned) -> list[str]:
 def _judged(pruned: Pruned, test: Split | None) -> list[str]:
     if test is None or test.likelihood != "categorical":
         return []
-    before, after = (_accuracy(network, test) for network in (pruned.dense, pruned.deployable()))
-    return [f"accuracy on {len(test):,} examples apart: {after:.4f} (dense: {before:.4f})"]
+    test = readable(pruned.dense, test)
+    dense, own = (_quality(network, test) for network in (pruned.dense, pruned.deployable()))
+    found = [f"accuracy on {len(test):,} examples apart: {own['accuracy']:.4f} (dense: {dense['accuracy']:.4f})"]
+    if test.terms > len(test):
+        found.append(f"bits per character there: {own['bits']:.4f} (dense: {dense['bits']:.4f})")
+    return found
 
 
-def _accuracy(network: nn.Module, split: Split) -> float:
+def _quality(network: nn.Module, split: Split) -> dict[str, float]:
+    """Accuracy, and bits per label, of the examples that are evaluated (of a language model those that fit)."""
     with evaluating(network), torch.no_grad():
-        return (predict(network, split).argmax(-1) == split.y).double().mean().item()
+        outputs, y = predicted(network, split, network(split.x[:1]).shape[-1])
+    nats = metrics.negative_log_likelihood(outputs, y)
+    return {"accuracy": (outputs.argmax(-1) == y).double().mean().item(), "bits": nats / math.log(2)}
 
 
 def _told(speedup: Speedup) -> str:

@@ -21,7 +21,7 @@ Posterior = TypeVar("Posterior")
 Select = Literal["median", "fdr"]
 
 # Features that a record lists one by one, at most.
-FEATURES = 1000
+FEATURES = 10_000
 # Log odds below which a probability leaves float64.
 IMPOSSIBLE = -700.0
 

@@ -1,4 +1,4 @@
-"""Inclusion probabilities against input features: which features each method keeps, and whether seeds agree."""
+"""Inclusion probabilities of input features: which of them each method selects, and whether seeds agree."""
 
 from __future__ import annotations
 
@@ -10,10 +10,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ..bench.stability import stability
 from . import layout
 from .frame import Panel, done, prepare, seeds_text
 from .layout import styled
+from .metrics import Metric
+from .render import Row, Section, Table, row
+from .results_table import finite_text
 from .style import Style, styles
+
+# Features in one panel of the figure, at most.
+SHOWN = 1000
+SELECTED = Metric("selected", "selected", True, digits=1)
 
 
 def inclusion_panels(frame: pd.DataFrame) -> list[Panel]:
@@ -48,7 +56,12 @@ def caption(frame: pd.DataFrame) -> str:
         "features: mean over seeds (marker) and the range of all seeds (bar), "
         f"{seeds_text(counts)}. Above the line, ½, a feature belongs to the median probability model. A feature counts "
         "as in if any weight that reads it is; probabilities of different methods do not compare, selections do."
+        + (f" Of more than {SHOWN:,} features the most probable {SHOWN:,} are drawn, in their order." * _large(rows))
     )
+
+
+def _large(rows: pd.DataFrame) -> bool:
+    return bool((rows["features"].map(len) > SHOWN).any())
 
 
 def probabilities(rows: pd.DataFrame) -> np.ndarray:
@@ -78,7 +91,8 @@ def _of_panel(rows: pd.DataFrame, panel: Panel) -> pd.DataFrame:
 
 def _features(axis: Axes, rows: pd.DataFrame, style: Style) -> None:
     values = probabilities(rows)
-    x = np.arange(1, values.shape[1] + 1)
+    shown = np.sort(np.argsort(-np.nanmean(values, 0), kind="stable")[:SHOWN])
+    values, x = values[:, shown], shown + 1
     axis.vlines(x, np.nanmin(values, 0), np.nanmax(values, 0), color=style.color, linewidth=0.8, alpha=0.6)
     axis.plot(x, np.nanmean(values, 0), color=style.color, marker=style.marker, markersize=3, linestyle="none")
     axis.axhline(0.5, color="#888888", linewidth=0.8, linestyle=":")
@@ -86,3 +100,41 @@ def _features(axis: Axes, rows: pd.DataFrame, style: Style) -> None:
     axis.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     axis.set_xlabel("feature")
     axis.set_ylabel("inclusion probability")
+
+
+# ---------------------------------------------------------------- the table
+
+
+def selections(frame: pd.DataFrame) -> Table:
+    """How many features each method selects, mean ± standard deviation over seeds, and whether seeds agree."""
+    frame = prepare(frame)
+    rows = _recorded(frame)
+    sections = tuple(
+        Section(
+            panel.name(frame),
+            tuple(_selection(str(label), part) for label, part in _of_panel(rows, panel).groupby("label")),
+        )
+        for panel in inclusion_panels(frame)
+    )
+    columns = ("method", "features", SELECTED.label, "in every seed", "in any seed", "stability", "seeds")
+    notes = (
+        "Selected: features with an inclusion probability above one half, of the trained network before anything is "
+        "removed. Seeds differ in the split of the data too. Stability: agreement of their selections, corrected for "
+        "chance (Nogueira et al. 2018): 1 is perfect, 0 that of random sets of the same sizes; a dash where all "
+        "select nothing or everything, or there is one seed.",
+    )
+    return Table("selected-features", "Which features are selected", columns, sections, notes)
+
+
+def _selection(name: str, rows: pd.DataFrame) -> Row:
+    chosen = probabilities(rows) > 0.5
+    agreement = stability(chosen)
+    return row(
+        name,
+        str(chosen.shape[1]),
+        finite_text(chosen.sum(1), SELECTED),
+        str(int(chosen.all(0).sum())),
+        str(int(chosen.any(0).sum())),
+        f"{agreement:.2f}" if np.isfinite(agreement) else "–",
+        str(len(chosen)),
+    )

@@ -19,6 +19,7 @@ from .frame import (
     reference_sparsity,
     seeds_text,
 )
+from .inclusion import selections
 from .metrics import LESS_IS_BETTER
 from .operating import SECONDS, decisions
 from .ranking import BASELINE, Ranking, Standing, rankings
@@ -35,7 +36,7 @@ def tables(frame: pd.DataFrame) -> list[Table]:
     frame = prepare(frame)
     found = [ranking(one, frame) for one in rankings(frame)]
     found += [decisions(frame)] + [results(frame, name) for name in MAIN]
-    found += [averaged(frame), reductions(frame)]
+    found += [averaged(frame), reductions(frame), selections(frame)]
     found += [structure(frame), evidence(frame), remains(frame), cost(frame), failures(frame)]
     return [table for table in found if table.rows]
 

@@ -6,8 +6,10 @@ import bayesprune as bp
 import numpy as np
 import pytest
 import torch
+from bayesprune.architectures.build import build
 from bayesprune.bench.training import Training
 from bayesprune.datasets.data import Split
+from bayesprune.datasets.load import load
 from bayesprune.datasets.registry import UsageError
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -204,3 +206,48 @@ def test_a_posterior_that_training_learns_is_not_made_up_for_a_trained_network(m
     data = (torch.randn(30, 20), torch.arange(30) % 3)
     with pytest.raises(UsageError, match=f"'{method}' learns its posterior while it trains"):
         bp.prune(network, data, method, 0.5, progress=False)
+
+
+# ---------------------------------------------------------------------- sequences of tokens
+
+
+@pytest.fixture(scope="module")
+def language():
+    """A language model and its data: (network, data)."""
+    data = load("docstrings", length=12, subset=40)
+    return build("lstm", data.input_shape, data.outputs, seed=0, hidden=8, embedding=4), data
+
+
+@pytest.mark.parametrize("method", ["magnitude", "opd", "snip"])
+def test_a_language_model_is_pruned(language, method):
+    network, data = language
+    options = {"kind": "rademacher"} if method == "opd" else {}
+    pruned = bp.prune(network, data, method, 0.5, structured=True, finetune=1, progress=False, **options)
+    small = pruned.compact()
+    assert small.recurrent[0].hidden_size < 8
+    torch.testing.assert_close(small(data.train.x), pruned.network(data.train.x), atol=1e-5, rtol=0)
+
+
+def test_tokens_as_arrays_stay_tokens(language):
+    network, data = language
+    x, y = data.train.x, data.train.y
+    loader = DataLoader(TensorDataset(x, y), batch_size=16)
+    of_split = bp.prune(network, data.train, sparsity=0.5, finetune=1, progress=False)
+    for form in ((x, y), (x.numpy(), y.numpy()), loader):
+        given = bp.prune(network, form, sparsity=0.5, finetune=1, progress=False)
+        for name, weight in of_split.network.state_dict().items():
+            assert torch.equal(given.network.state_dict()[name], weight)
+
+
+def test_tables_of_whole_numbers_are_real_inputs():
+    x, y = torch.arange(120).reshape(30, 4), torch.arange(30) % 2
+    network = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    whole, real = (bp.prune(network, (inputs, y), sparsity=0.5, progress=False) for inputs in (x, x.float()))
+    assert whole.inputs.dtype == torch.float32
+    assert torch.equal(whole.inputs, real.inputs)
+
+
+def test_words_that_no_network_takes_are_refused(language):
+    network, data = language
+    with pytest.raises(UsageError, match="network cannot take inputs of shape"):
+        bp.prune(network, (data.train.x + 10**6, data.train.y), sparsity=0.5, progress=False)
