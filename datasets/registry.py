@@ -301,12 +301,27 @@ def _read_entries(package: str) -> Iterable[Entry]:
                     yield Entry(name, summary, f"{package}.{stem}", _written_options(node, name, choices))
 
 
-def _named_choices(module: ast.Module) -> Iterable[tuple[str, str]]:
-    """Assignments such as `Mode = Literal["train", "eval"]`: a listing shows the choices, not their name."""
+def _named_choices(module: ast.Module) -> Iterable[tuple[str, ast.expr]]:
+    """Assignments such as `Mode = Literal["train", "eval"]`, also as a part of a union.
+
+    A listing shows the choices, not their name.
+    """
     for node in module.body:
         match node:
-            case ast.Assign(targets=[ast.Name(id=name)], value=ast.Subscript(value=ast.Name(id="Literal")) as choice):
-                yield name, ast.unparse(choice)
+            case ast.Assign(targets=[ast.Name(id=name)], value=ast.Subscript() | ast.BinOp() as choice):
+                parts = [part.value for part in ast.walk(choice) if isinstance(part, ast.Subscript)]
+                if any(isinstance(part, ast.Name) and part.id == "Literal" for part in parts):
+                    yield name, choice
+
+
+class _Spelt(ast.NodeTransformer):
+    """Puts choices in the place of their names."""
+
+    def __init__(self, choices: Mapping[str, ast.expr]):
+        self.choices = choices
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        return self.choices.get(node.id, node)
 
 
 def _registered_name(decorator: ast.expr) -> str | None:
@@ -316,13 +331,14 @@ def _registered_name(decorator: ast.expr) -> str | None:
     return None
 
 
-def _written_options(node: ast.FunctionDef, name: str, choices: Mapping[str, str]) -> dict[str, str]:
+def _written_options(node: ast.FunctionDef, name: str, choices: Mapping[str, ast.expr]) -> dict[str, str]:
+    spelt = _Spelt(choices)
     placed = [*node.args.args]
     defaults: list[ast.expr | None] = [None] * (len(placed) - len(node.args.defaults)) + [*node.args.defaults]
     pairs = [*zip(placed, defaults, strict=True), *zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)]
     return {
         arg.arg: " = ".join(
-            choices.get(text := ast.unparse(part), text) for part in (arg.annotation, default) if part is not None
+            ast.unparse(part) for part in (arg.annotation and spelt.visit(arg.annotation), default) if part is not None
         )
         for arg, default in pairs
         if f"<{arg.arg}>" not in name

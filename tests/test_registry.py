@@ -175,3 +175,22 @@ def test_options_come_back_typed_and_without_defaults(toy):
 def test_mistakes_name_the_value_and_the_nearest_spelling(toy, name, given, message):
     with pytest.raises(UsageError, match=message):
         toy.options(name, given)
+
+
+def test_a_listing_spells_out_choices_also_inside_of_unions(tmp_path, monkeypatch):
+    package = tmp_path / "shop"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "goods.py").write_text(
+        'Size = Literal["small", "large"]\nNoise = float | Literal["fitted"]\nReader = int | str\n'
+        '@register("cup")\n'
+        "def cup(size: Size = 'small', lid: Size | None = None, *, noise: Noise = 'fitted', by: Reader = 1):\n"
+        '    """A cup."""\n'
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert Registry("ware", "shop").catalogue()["cup"].options == {
+        "size": "Literal['small', 'large'] = 'small'",
+        "lid": "Literal['small', 'large'] | None = None",
+        "noise": "float | Literal['fitted'] = 'fitted'",
+        "by": "Reader = 1",
+    }
