@@ -132,7 +132,7 @@ def title(axes: Axes, panel: Panel, both_units: bool) -> None:
     """The panel's name above its axes, on two lines where one is too long."""
     network = panel.architecture + (f" · {panel.units}" if both_units else "")
     one = f"{panel.dataset} · {network}"
-    axes.set_title(one if len(one) <= 36 else f"{shortened(panel.dataset, 38)}\n{shortened(network, 38)}")
+    axes.set_title(one if len(one) <= 36 else f"{shortened(panel.dataset, 36)}\n{shortened(network, 36)}")
 
 
 def sparsity_axis(axes: Axes, sparsities: Sequence[float]) -> None:
@@ -191,8 +191,9 @@ def side_by_side(axis: Axes, rows: pd.DataFrame, kinds: Sequence[str], look: Map
         axis.plot(x, values.mean(), color=look[name].color, marker=look[name].marker, linestyle="none")
     axis.set_xticks(range(len(kinds)), list(kinds))
     axis.set_xlim(-0.6, len(kinds) - 0.4)
-    axis.margins(y=0.08)  # half a marker, above the largest
-    axis.set_ylim(bottom=0)
+    axis.margins(y=0.08)
+    largest = rows.loc[rows["label"].isin(here), list(kinds)].astype(float).max().max()
+    axis.set_ylim(0, 1.08 * largest if largest > 0 else None)  # half a marker, above the largest
 
 
 FORMATS: dict[str, dict[str, None]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}

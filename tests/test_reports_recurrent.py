@@ -70,6 +70,12 @@ def test_the_figures_show_the_means(frame):
     assert list(axis.lines[0].get_ydata()) == [30.0, 15.0, 21.0]
 
 
+def test_a_marker_at_the_top_is_not_cut_off(frame):
+    frame["reports"] = [[account(10, (10, 10, 10, 10))]] * len(frame)
+    (axis,) = gates(frame).axes
+    assert axis.get_ylim() == pytest.approx((0, 1.08))
+
+
 def test_what_a_network_does_not_have_is_left_out(frame):
     without = account(10, (4, 3, 8, 0))
     without["alive"].pop("inputs dimensions")
