@@ -16,15 +16,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
 from ..architectures.mask import Mask
 from ..architectures.slices import Elementwise, Slice
-from ..architectures.units import Units, group_units, weight_units
+from ..architectures.units import Granularity, Units
+from ..architectures.units import units as units_of
 from ..datasets.data import Split
 from ..datasets.registry import UsageError
 from .feature_units import feature_units
@@ -66,6 +67,7 @@ class Indicators(SpikeAndSlab[Gated]):
         relaxation: how training sees gates, see above; "moments" is not for nodes, whose outputs would share z.
         log_odds_start: of φ, before training.
         lr_factor: learning rate of the log odds over that of the weights.
+        structures: the nodes: all "groups", or those that are to be pruned (`for_units`).
 
     Raises UsageError for nodes by their moments.
     """
@@ -74,6 +76,7 @@ class Indicators(SpikeAndSlab[Gated]):
     relaxation: Relaxation = "moments"
     log_odds_start: float = 3.0
     lr_factor: float = 10.0
+    structures: Granularity = "groups"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -82,16 +85,27 @@ class Indicators(SpikeAndSlab[Gated]):
         if not self.lr_factor > 0:
             raise UsageError(f"lr_factor must be positive, got {self.lr_factor!r}")
 
+    def for_units(self, granularity: Granularity) -> Self:
+        """Gates of nodes are those of the structures that are to be pruned."""
+        if self.level != "nodes" or granularity == "weights":
+            return self
+        return replace(self, structures=granularity)
+
     # -------------------------------------------------------------- the network's step
 
     def attach(self, network: nn.Module, units: Units, train: Split) -> None:
         """As `Variational`; raises UsageError for a network without such gates."""
         super().attach(network, units, train)
-        gates = _gates(network, self.level, train)
+        gates = self._gates(network, train)
         self.owner = _owners(gates, self.shapes, 1 if self.level == "features" else 0).to(self.log_sigma.device)
         self.count = gates.n
         self.steps = nn.Parameter(self.log_sigma.detach().new_zeros(gates.n))
         self.certain = False
+
+    def _gates(self, network: nn.Module, train: Split) -> Units:
+        if self.level == "features":
+            return feature_units(network)
+        return units_of(network, "weights" if self.level == "weights" else self.structures, train.x[:2])
 
     def parameters(self) -> Iterable[nn.Parameter]:
         """log σ of every weight, and how far log odds are from their start, in units of `lr_factor`."""
@@ -233,12 +247,6 @@ def concrete(log_odds: Tensor, temperature: float = TEMPERATURE) -> Tensor:
     uniform = torch.rand_like(log_odds).clamp(1e-6, 1 - 1e-6)
     soft = torch.sigmoid((log_odds + uniform.logit()) / temperature)
     return (soft > 0.5).to(soft) + soft - soft.detach()
-
-
-def _gates(network: nn.Module, level: Level, train: Split) -> Units:
-    if level == "weights":
-        return weight_units(network)
-    return feature_units(network) if level == "features" else group_units(network, train.x[:2])
 
 
 def _owners(gates: Units, shapes: Weights, axis: int) -> Tensor:

@@ -438,3 +438,18 @@ def test_old_records_keep_their_keys():
         "dataset": {"name": "digits"}, "architecture": {"name": "mlp"}, "method": {"name": "magnitude"},
         "sparsity": 0.5, "seed": 0, "units": "groups",
     }  # fmt: skip
+
+
+def test_gates_of_nodes_are_on_what_is_pruned(data):
+    """One gate for each row of a projection, and different scores for what a gate says."""
+    network = network_of("vit")
+    inference = build_pruner("pip-gates", level="nodes").inference().for_units("residual_out")
+    inference.attach(network, weight_units(network), data.train)
+    owner = units(network, "residual_out")
+    assert inference.count == owner.n == 64
+    rows = dict(
+        zip(inference.names, inference.owner.split([s.numel() for s in inference.shapes.values()]), strict=True)
+    )
+    for at, group in enumerate(owner.groups):
+        gates = rows[f"{group.spread}.weight"].view(16, -1)
+        assert (gates == torch.arange(16 * at, 16 * (at + 1)).unsqueeze(1)).all()
