@@ -151,8 +151,8 @@ def structure(frame: pd.DataFrame) -> str:
     rows = measured(frame)
     star = "A star is the sparsity that the method chose itself." if rows["auto"].any() else ""
     return (
-        "The primary metric of networks pruned by groups against the share of floating-point operations (left) and of "
-        "parameters (right) that left the network for good, as the compact network counts them, not the mask; "
+        "The primary metric of networks pruned by structures against the share of floating-point operations (left) and "
+        "of parameters (right) that left the network for good, as the compact network counts them, not the mask; "
         f"{_band(rows)}, {_n(rows)}. Equal steps to the right are equal factors; the dense network stands at 0. {star}"
     ).strip()
 

@@ -147,8 +147,8 @@ def _uncertified(rows: pd.DataFrame) -> list[str]:
     count = int(rows["certificate"].isna().sum())
     verb = "has" if count == 1 else "have"
     text = (
-        f"{count} of {len(rows)} networks pruned by groups {verb} no certificate: nothing shows that a compact network "
-        "computes what the masked one does."
+        f"{count} of {len(rows)} networks pruned by structures {verb} no certificate: nothing shows that a compact "
+        "network computes what the masked one does."
     )
     return [text] if count else []
 

@@ -52,7 +52,7 @@ def latency(frame: pd.DataFrame, only: Sequence[Panel] | None = None) -> Figure:
     figure, axes = layout.grid(len(there), layout.handles(used, *_latency_legend(parts), line=False))
     for axis, panel, part in zip(axes, there, parts, strict=True):
         _latency_panel(axis, part, used)
-        layout.title(axis, panel, False)
+        layout.title(axis, panel, rows["units"].nunique() > 1)
     return figure
 
 
@@ -130,7 +130,7 @@ def structure(frame: pd.DataFrame, only: Sequence[Panel] | None = None) -> Figur
         own = panel.rows(rows)
         _quality_panel(axis, own[own[metric.name].notna() & own[share.name].notna()], metric, share, look)
         dense_line(axis, dense_by_seed(frame, panel, metric), metric, st.generator())
-        layout.title(axis, panel, False)
+        layout.title(axis, panel, rows["units"].nunique() > 1)
     return figure
 
 

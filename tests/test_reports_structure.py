@@ -137,6 +137,14 @@ def test_weights_in_the_same_frame_stay_out():
 # ---------------------------------------------------------------------- latency
 
 
+def test_kinds_of_structures_are_told_apart():
+    kinds = ("groups", "residual_out")
+    frame = pd.concat([records(units=kind, key=f"{kind}") for kind in kinds])
+    for drawing in drawn(frame.assign(key=range(len(frame)))).values():
+        titles = [axis.get_title() for axis in drawing.figure.axes if axis.get_title()]
+        assert all(any(kind in title for title in titles) for kind in kinds)
+
+
 def test_points_bars_and_lines_by_hand():
     frame = records(("opd",), (0, 1), (0.5, 0.75))
     frame["speedup_compact"] = [1.0, 3.0, 1.4, 3.4]  # sparsity runs fastest
@@ -288,9 +296,9 @@ def test_missing_certificates_are_counted():
     frame = records(("opd",), (0, 1), (0.5, 0.7))
     frame.loc[2, "certificate"] = math.nan
     (text,) = doubts(frame)
-    assert text.startswith("1 of 4 networks pruned by groups has no certificate")
+    assert text.startswith("1 of 4 networks pruned by structures has no certificate")
     (text,) = doubts(frame.drop(columns=MEASURED))
-    assert text.startswith("4 of 4 networks pruned by groups have no certificate")
+    assert text.startswith("4 of 4 networks pruned by structures have no certificate")
 
 
 def test_a_method_that_is_no_faster_although_much_is_gone_is_named():
