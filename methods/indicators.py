@@ -14,6 +14,7 @@ gradient is passed straight through (Bai et al., temperature ½); it pulls proba
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -35,6 +36,8 @@ from .slab import SpikeAndSlab
 from .spike_slab import indicator_kl, slab_kl
 from .weight_noise import Weights
 
+logger = logging.getLogger("bayesprune")
+
 Level = Literal["weights", "nodes", "features"]
 Relaxation = Literal["moments", "concrete"]
 
@@ -43,6 +46,10 @@ TEMPERATURE = 0.5
 # Of gates: nearly certain ones have no gradient. While the divergence warms up, all would become so. The lower bound
 # leaves the noisy or of hundreds of closed gates below one half.
 LOG_ODDS_BOUNDS = (-7.0, 4.0)
+SHORTFALL = (
+    "no gate can have closed: log odds moved by %.2g at most, from %.2g at the start; each step moves them by one "
+    "learning rate * lr_factor: train for longer, or choose a larger lr_factor"
+)
 
 
 @dataclass(frozen=True)
@@ -190,6 +197,9 @@ class Indicators(SpikeAndSlab[Gated]):
 
     def reduce(self, network: nn.Module, mask: Mask) -> None:
         """What stays is in for certain."""
+        moved = (self.gate_log_odds.detach() - self.log_odds_start).abs().max().item()
+        if not self.certain and moved < abs(self.log_odds_start):
+            logger.warning(SHORTFALL, moved, self.log_odds_start)
         super().reduce(network, mask)
         self.certain = True
 
@@ -213,14 +223,13 @@ class Indicators(SpikeAndSlab[Gated]):
 
     def posterior(self, network: nn.Module, train: Split) -> Gated:
         """Weights and gates as they are now; float64."""
-        mean = {name: network.get_parameter(name).detach().double() for name in self.names}
+        q = self.gaussian(network)
         odds = torch.cat(
             [self.gate_log_odds.detach().double(), torch.zeros(1, dtype=torch.float64).to(self.owner.device)]
         )
         gated = named(self.owner < self.count, self.shapes)
         each = {name: v for name, v in named(odds[self.owner], self.shapes).items() if bool(gated[name].all())}
-        precision = {name: sigma.pow(-2) for name, sigma in self.sigma().items()}
-        return Gated(mean, precision, each, self.level != "weights")
+        return Gated(q.mean, q.precision, each, self.level != "weights")
 
     def tensors(self) -> dict[str, Tensor]:
         """As `Variational`, and the gates."""

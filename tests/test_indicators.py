@@ -195,6 +195,18 @@ def test_draws_of_an_unpruned_network_have_closed_gates(generator):
     torch.testing.assert_close(draws.mean(0), mean, rtol=0.1, atol=0.1)
 
 
+def test_too_few_steps_for_gates_to_close_are_told(generator, caplog):
+    for shift, told in ((0.0, 1), (-0.5, 0)):
+        caplog.clear()
+        network, inference, _ = attached("weights", generator)
+        with torch.no_grad():
+            inference.steps.mul_(0.1).add_(shift)
+        parts = weight_units(network)
+        for _ in range(2):  # once, however often units leave
+            inference.reduce(network, Mask(parts, torch.ones(parts.n, dtype=torch.bool)))
+        assert len([message for message in caplog.messages if "no gate can have closed" in message]) == told
+
+
 def test_gates_stay_where_they_can_learn(generator):
     network, inference, split = attached("features", generator)
     inference.steps.data.fill_(100.0)
