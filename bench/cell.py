@@ -82,7 +82,7 @@ def applicable(run: Run, network: nn.Module, example: Tensor) -> None:
         raise NotApplicable(str(error)) from error
     if run.units != "weights":
         if pruner.allocation in ("erk", "2:4"):
-            raise NotApplicable(f"the {pruner.allocation} allocation is defined on weight tensors, not on structures")
+            raise NotApplicable(f"the {pruner.allocation} allocation is defined on weight tensors, not on {run.units}")
         try:
             units(network, run.units, example)
         except UsageError as error:
