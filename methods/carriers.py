@@ -68,7 +68,7 @@ class Carrier(ABC):
             shape = [len(noise), *[1] * (x.dim() - 1)]
             shape[self.channels] = -1
             noise = noise.view(shape)
-        else:
+        elif self.channels not in (-1, x.dim() - 1):
             noise = noise.movedim(-1, self.channels)
         return x * noise.to(x.dtype)
 
