@@ -6,8 +6,6 @@ JOBS ?=
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# Neighbouring tests share fixtures: each worker begins with a run of them, and takes over from slower ones at the end.
-PARALLEL := --numprocesses auto --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help install bench test slow check speed constraints clean
@@ -24,8 +22,8 @@ bench: $(STAMP) ## Run the default matrix into results/ (resumes if interrupted)
 	$(BIN)/bayesprune report results --out report
 	@echo "Open $(CURDIR)/report/index.html in a browser."
 
-test: $(STAMP) ## Run the tests, on all cores.
-	$(BIN)/pytest $(PARALLEL)
+test: $(STAMP) ## Run the tests.
+	$(BIN)/pytest
 
 slow: $(STAMP) ## Run the tests that take longer.
 	$(BIN)/pytest -m slow
@@ -35,7 +33,7 @@ check: $(STAMP) ## Everything a change must pass: ruff, pyright, import-linter, 
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
 	$(BIN)/lint-imports
-	$(BIN)/pytest $(PARALLEL)
+	$(BIN)/pytest
 
 speed: $(STAMP) ## Run the benchmarks of the suite's own speed.
 	$(BIN)/pytest bench/speed

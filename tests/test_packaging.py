@@ -172,7 +172,6 @@ def make(tmp_path):
 
 
 INSTALL = "python -m pip install --constraint constraints.txt --editable .[dev]"
-PYTEST = "pytest --numprocesses auto --dist worksteal"
 
 
 def test_make_installs_once_and_again_when_requirements_change(make, tmp_path):
@@ -181,11 +180,11 @@ def test_make_installs_once_and_again_when_requirements_change(make, tmp_path):
         "bayesprune run digits --out results --jobs 2",
         "bayesprune report results --out report",
     ]
-    assert make("test") == [PYTEST]
+    assert make("test") == ["pytest "]
     for name in ("pyproject.toml", "constraints.txt"):
         later = (tmp_path / "env" / ".installed").stat().st_mtime + 10
         os.utime(tmp_path / name, (later, later))
-        assert make("test") == [INSTALL, PYTEST]
+        assert make("test") == [INSTALL, "pytest "]
         os.utime(tmp_path / name, (0, 0))
 
 
