@@ -38,7 +38,7 @@ class Dense(Curvature):
 
     def determined(self, prior_precision: Tensor, out: Tensor | None = None) -> Tensor:
         """1 - δ_i [(H + D)⁻¹]_ii."""
-        inverse = torch.cholesky_inverse(self._factor(prior_precision)).diagonal()
+        inverse = self.covariance(prior_precision).diagonal()
         return torch.sub(torch.ones_like(inverse), prior_precision * inverse, out=out)
 
     def precision(self, prior_precision: Tensor) -> Tensor:
