@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from ..architectures.modes import evaluating
 from ..datasets.data import Likelihood
 from ..datasets.registry import UsageError
-from . import one_by_one as fallback
-from .interception import ParameterUses
-from .memory import BATCH, Footprint, SavedBytes, per_example
-from .one_by_one import one_by_one
+from .gradients import one_by_one as fallback
+from .gradients.footprint import BATCH, Footprint, SavedBytes, per_example
+from .gradients.interception import ParameterUses
+from .gradients.one_by_one import one_by_one
 from .output_vectors import CurvatureKind, check_passes, check_request, check_targets, combined, draws, passes
 from .squared_gradients import BUFFER, SquaredGradients
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..datasets.data import Split
 from ..datasets.registry import UsageError
 from .curvature import CurvatureKind, send_back, trainable
-from .interception import ParameterUses, Use
+from .gradients.interception import ParameterUses, Use
 from .posterior_curvature import Curvature
 
 # Parameters whose matrix is 800 MB.

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from ..datasets.data import Likelihood
 from .curvature import CurvatureKind, send_back, trainable
-from .interception import Convolution, Factors, Lookup, ParameterUses, Use
+from .gradients.interception import Convolution, Factors, Lookup, ParameterUses, Use
 from .kronecker_product import Kronecker, KroneckerProduct
 from .posterior_curvature import Curvature, Diagonal
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..architectures.modes import unfused
 from ..architectures.units import prunable
 from ..datasets.data import Split, terms
-from .one_by_one import differentiable_attention
+from .gradients.one_by_one import differentiable_attention
 from .pruner import State
 
 BatchNormMode = Literal["train", "eval"]

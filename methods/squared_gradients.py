@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from .interception import Convolution, Factors, Lookup, ParameterUses, Use
+from .gradients.interception import Convolution, Factors, Lookup, ParameterUses, Use
 
 # Numbers in the buffer of per-example gradients that are squared at a time: about what a cache holds.
 BUFFER = 1 << 19

@@ -10,15 +10,7 @@ from . import statistics as st
 from .averaged import averaged
 from .deployment import structure
 from .evidence import evidence
-from .frame import (
-    Panel,
-    panels,
-    percent,
-    prepare,
-    pruned,
-    reference_sparsity,
-    seeds_text,
-)
+from .frame import Panel, panels, percent, prepare, pruned, reference_sparsity, seeds_text
 from .inclusion import selections
 from .metrics import LESS_IS_BETTER
 from .operating import SECONDS, decisions

@@ -18,13 +18,7 @@ from bayesprune.bench.run import Choice
 from bayesprune.bench.training import Training, train
 from bayesprune.datasets.load import load
 from bayesprune.datasets.registry import UsageError
-from bayesprune.methods.bmrs import (
-    delta_f_lognormal,
-    delta_f_loguniform,
-    kl_to_loguniform,
-    noise_mean,
-    noise_snr,
-)
+from bayesprune.methods.bmrs import delta_f_lognormal, delta_f_loguniform, kl_to_loguniform, noise_mean, noise_snr
 from bayesprune.methods.build import build as build_pruner
 from bayesprune.methods.noise import MultiplicativeNoise
 from bayesprune.methods.pruner import State

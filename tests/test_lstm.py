@@ -25,10 +25,10 @@ from bayesprune.datasets.load import load
 from bayesprune.datasets.registry import NotApplicable, UsageError
 from bayesprune.methods.curvature import diagonal, trainable
 from bayesprune.methods.gaussian import MAP
+from bayesprune.methods.gradients.uses import Lookup
 from bayesprune.methods.output_vectors import combined, draws, passes
 from bayesprune.methods.scoring import balanced_batch, mean_loss, summed_loss
 from bayesprune.methods.squared_gradients import _add_formed_squares, _add_squares
-from bayesprune.methods.uses import Lookup
 from torch import nn
 
 T, V = 5, 9

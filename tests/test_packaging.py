@@ -28,6 +28,7 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 README = (ROOT / "README.md").read_text()
 HEAVY = ("torch", "pandas", "matplotlib", "scipy", "sklearn")
 SHIPPED = ("*.py", "py.typed", "matrices/*.yaml", "templates/*", "*.mplstyle")
+WINGS = ("architectures", "bench", "datasets", "methods", "reports")
 BUILD_PRODUCTS = shutil.ignore_patterns("__pycache__", "*.egg-info", "build", "dist", ".*")
 
 
@@ -45,6 +46,12 @@ def folders():
     return {name: ROOT.joinpath(*name.split(".")[1:]) for name in names}
 
 
+def is_hidden(path):
+    """Whether it lies in an environment, a cache or a build."""
+    parts = path.relative_to(ROOT).parts
+    return parts[0] in ("build", "dist") or any(part.startswith(".") for part in parts)
+
+
 # ---------------------------------------------------------------------- layout
 
 
@@ -53,8 +60,8 @@ def test_the_root_holds_no_module_but_init():
 
 
 def test_every_sub_package_is_declared():
-    found = {f"bayesprune.{p.parent.name}" for p in ROOT.glob("*/__init__.py")}
-    assert found | {"bayesprune"} == set(folders())
+    inside = [p.parent.relative_to(ROOT).parts for p in ROOT.rglob("__init__.py") if not is_hidden(p)]
+    assert {".".join(("bayesprune", *parts)) for parts in inside} == set(folders())
 
 
 def test_root_docstring():
@@ -114,7 +121,7 @@ def wheel(tmp_path_factory):
     source.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE", "__init__.py", "py.typed"):
         shutil.copy(ROOT / name, source)
-    for folder in [*list(folders().values())[1:], ROOT / "tests"]:
+    for folder in [*(ROOT / name for name in WINGS), ROOT / "tests"]:
         shutil.copytree(folder, source / folder.name, ignore=BUILD_PRODUCTS)
     run(sys.executable, "-m", "build", "--no-isolation", source, cwd=source.parent)
     return next((source / "dist").glob("*.whl"))

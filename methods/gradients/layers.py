@@ -6,21 +6,18 @@ gradients and inputs.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .uses import Convolution, Factors, Geometry, Gradients, Lookup
-
-if TYPE_CHECKING:
-    from .interception import ParameterUses
+from .uses import Convolution, Factors, Geometry, Gradients, Lookup, Sink
 
 
 class _Linear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, sink: ParameterUses) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, sink: Sink) -> Tensor:
         ctx.sink, ctx.weight, ctx.bias = sink, sink.use(weight), sink.use(bias)
         ctx.save_for_backward(x if ctx.weight else None, weight)
         y = F.linear(x, weight, bias)
@@ -40,7 +37,7 @@ def _tokens(x: Tensor) -> Tensor:
     return x.unsqueeze(1) if x.dim() == 2 else x.reshape(len(x), -1, x.shape[-1])
 
 
-def linear(sink: ParameterUses, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
+def linear(sink: Sink, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
     """`F.linear` of a batch."""
     if input.dim() < 2 or not sink.batched(input):
         return None
@@ -49,9 +46,7 @@ def linear(sink: ParameterUses, input: Tensor, weight: Tensor, bias: Tensor | No
 
 class _Convolution(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, sink: ParameterUses
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, sink: Sink) -> Tensor:
         ctx.geometry, ctx.sink, ctx.weight, ctx.bias = geometry, sink, sink.use(weight), sink.use(bias)
         ctx.save_for_backward(x, weight)
         stride, padding, dilation, groups = geometry
@@ -75,7 +70,7 @@ def _input_gradient(g: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) ->
 
 
 def conv2d(
-    sink: ParameterUses, input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Any = 1,
+    sink: Sink, input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Any = 1,
     padding: Any = 0, dilation: Any = 1, groups: int = 1,
 ) -> Tensor | None:  # fmt: skip
     """`torch.conv2d` of a batch, unless its padding is asymmetric."""
@@ -102,7 +97,7 @@ def _named_padding(name: str, weight: Tensor, dilation: tuple[int, int]) -> list
 
 class _Embedding(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, index: Tensor, table: Tensor, sink: ParameterUses) -> Tensor:
+    def forward(ctx: Any, index: Tensor, table: Tensor, sink: Sink) -> Tensor:
         ctx.save_for_backward(index)
         ctx.sink, ctx.name, ctx.rows = sink, sink.use(table), len(table)
         return F.embedding(index, table)
@@ -115,7 +110,7 @@ class _Embedding(torch.autograd.Function):
 
 
 def embedding(
-    sink: ParameterUses, input: Tensor, weight: Tensor, padding_idx: int | None = None,
+    sink: Sink, input: Tensor, weight: Tensor, padding_idx: int | None = None,
     max_norm: float | None = None, norm_type: float = 2.0, scale_grad_by_freq: bool = False, sparse: bool = False,
 ) -> Tensor | None:  # fmt: skip
     """`F.embedding`, unless some of its rows are treated differently from others."""

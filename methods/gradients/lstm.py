@@ -7,16 +7,13 @@ weights are linear layers whose tokens are the times.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .uses import Factors, Gradients
-
-if TYPE_CHECKING:
-    from .interception import ParameterUses
+from .uses import Factors, Gradients, Sink
 
 
 class _Layer(torch.autograd.Function):
@@ -25,7 +22,7 @@ class _Layer(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, h0: Tensor, c0: Tensor, w_x: Tensor, w_h: Tensor, b_x: Tensor | None, b_h: Tensor | None,
-        sink: ParameterUses,
+        sink: Sink,
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         gates = F.linear(x, w_x, None if b_x is None or b_h is None else b_x + b_h)
         h, c, tanh_c = _run(gates, h0, c0, w_h)
@@ -88,7 +85,7 @@ def _back(
 
 
 def lstm(
-    sink: ParameterUses, input: Tensor, states: Any, weights: Any, biases: Any, layers: int = 1,
+    sink: Sink, input: Tensor, states: Any, weights: Any, biases: Any, layers: int = 1,
     dropout: float = 0.0, train: bool = False, bidirectional: bool = False, batch_first: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor] | None:  # fmt: skip
     """`torch.lstm` of padded sequences, without dropout and projections."""

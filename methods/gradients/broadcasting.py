@@ -6,20 +6,17 @@ They are given a batch axis; what comes back along it are the per-example gradie
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .uses import Gradients
-
-if TYPE_CHECKING:
-    from .interception import ParameterUses
+from .uses import Gradients, Sink
 
 
 class _Expand(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, parameter: Tensor, shape: tuple[int, ...], sink: ParameterUses) -> Tensor:
+    def forward(ctx: Any, parameter: Tensor, shape: tuple[int, ...], sink: Sink) -> Tensor:
         ctx.sink, ctx.name = sink, sink.use(parameter)
         return parameter.reshape(1, *shape[1:]).expand(shape)
 
@@ -32,7 +29,7 @@ class _Expand(torch.autograd.Function):
 def elementwise(func: Callable) -> Callable[..., Tensor | None]:
     """The handler of a two-argument operation whose one operand is a parameter and whose other has the batch."""
 
-    def handler(sink: ParameterUses, left: Any, right: Any, **options: Any) -> Tensor | None:
+    def handler(sink: Sink, left: Any, right: Any, **options: Any) -> Tensor | None:
         tracked = [isinstance(v, Tensor) and id(v) in sink.names for v in (left, right)]
         like = right if tracked[0] else left
         if all(tracked) or not isinstance(like, Tensor) or options or not like.dim() or not sink.batched(like):
@@ -43,14 +40,14 @@ def elementwise(func: Callable) -> Callable[..., Tensor | None]:
     return handler
 
 
-def _batched(sink: ParameterUses, parameter: Tensor, like: Tensor) -> Any:
+def _batched(sink: Sink, parameter: Tensor, like: Tensor) -> Any:
     """The parameter over the batch of `like`, whose last axes are its own; None where it spans the batch axis."""
     missing = like.dim() - parameter.dim()
     shape = (1,) * missing + tuple(parameter.shape)
     return None if missing < 0 or shape[0] != 1 else _Expand.apply(parameter, (len(like), *shape[1:]), sink)
 
 
-def expand(sink: ParameterUses, parameter: Tensor, *sizes: Any) -> Tensor | None:
+def expand(sink: Sink, parameter: Tensor, *sizes: Any) -> Tensor | None:
     """`parameter.expand(batch, -1, ...)`, as class tokens are: its first axis becomes the batch."""
     wanted = tuple(sizes[0]) if len(sizes) == 1 and not isinstance(sizes[0], int) else sizes
     if (

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .cost import count_passes
+from ..cost import count_passes
 from .interception import drop_caches
 
 # Bytes that per-example gradients may take where they have to be formed: about what a cache holds.

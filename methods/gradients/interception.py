@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from . import broadcasting, layers, norms, recurrence
+from . import broadcasting, layers, lstm, norms
 from .uses import Convolution, Factors, Geometry, Gradients, Lookup, Use
 
 __all__ = ["Convolution", "Factors", "Geometry", "Gradients", "Lookup", "ParameterUses", "Use"]
@@ -28,7 +28,7 @@ HANDLERS: dict[Callable, Callable[..., Any]] = {
     F.linear: layers.linear,
     F.embedding: layers.embedding,
     torch.conv2d: layers.conv2d,
-    torch.lstm: recurrence.lstm,
+    torch.lstm: lstm.lstm,
     F.layer_norm: norms.layer_norm,
     F.group_norm: norms.group_norm,
     F.batch_norm: norms.batch_norm,

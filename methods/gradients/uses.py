@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -29,6 +29,30 @@ class Use(Protocol):
 
     def per_example(self) -> Tensor:
         """Gradients of the examples, shape (N, ...); the rest flattens to the parameter's numel."""
+        ...
+
+
+class Sink(Protocol):
+    """Where the nodes of a forward pass hand in the uses of tracked parameters.
+
+    Attributes:
+        names: of the tracked parameters, by `id`.
+        examples: in the present batch, if known.
+    """
+
+    names: Mapping[int, str]
+    examples: int | None
+
+    def use(self, parameter: Tensor | None) -> str | None:
+        """Note one use of a parameter; its name if it is tracked."""
+        ...
+
+    def add(self, name: str, use: Use) -> None:
+        """One use has come back."""
+        ...
+
+    def batched(self, x: Tensor, axis: int = 0) -> bool:
+        """Whether an axis is as long as the batch."""
         ...
 
 

@@ -7,16 +7,13 @@ gradients for the price of the sum.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .uses import Gradients
-
-if TYPE_CHECKING:
-    from .interception import ParameterUses
+from .uses import Gradients, Sink
 
 aten = torch.ops.aten
 
@@ -31,7 +28,7 @@ class _BatchNorm(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, variance: Tensor, eps: float,
-        sink: ParameterUses,
+        sink: Sink,
     ) -> Tensor:  # fmt: skip
         ctx.sink, ctx.eps, ctx.weight, ctx.bias = sink, eps, sink.use(weight), sink.use(bias)
         ctx.save_for_backward(x, weight, mean, variance)
@@ -52,7 +49,7 @@ class _BatchNorm(torch.autograd.Function):
 
 
 def batch_norm(
-    sink: ParameterUses, input: Tensor, running_mean: Any, running_var: Any, weight: Any = None, bias: Any = None,
+    sink: Sink, input: Tensor, running_mean: Any, running_var: Any, weight: Any = None, bias: Any = None,
     training: bool = False, momentum: float = 0.1, eps: float = 1e-5,
 ) -> Any:  # fmt: skip
     """`F.batch_norm` by running statistics: with those of the batch, examples have no gradients of their own."""
@@ -64,7 +61,7 @@ def batch_norm(
 class _GroupNorm(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float, sink: ParameterUses
+        ctx: Any, x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float, sink: Sink
     ) -> Tensor:
         x = x.contiguous()
         y, mean, rstd = aten.native_group_norm(x, weight, bias, *x.shape[:2], x[0, 0].numel(), groups, eps)
@@ -85,7 +82,7 @@ class _GroupNorm(torch.autograd.Function):
         return None if g_x is None else g_x.view(x.shape), None, None, None, None, None
 
 
-def group_norm(sink: ParameterUses, input: Tensor, num_groups: int, weight: Any = None, bias: Any = None,
+def group_norm(sink: Sink, input: Tensor, num_groups: int, weight: Any = None, bias: Any = None,
                eps: float = 1e-5, *unused: Any) -> Any:  # fmt: skip
     """`F.group_norm` of a batch."""
     if not sink.batched(input):
@@ -97,7 +94,7 @@ class _LayerNorm(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, shape: tuple[int, ...], weight: Tensor | None, bias: Tensor | None, eps: float,
-        sink: ParameterUses,
+        sink: Sink,
     ) -> Tensor:  # fmt: skip
         y, mean, rstd = aten.native_layer_norm(x, shape, weight, bias, eps)
         ctx.sink, ctx.shape, ctx.weight, ctx.bias = sink, shape, sink.use(weight), sink.use(bias)
@@ -117,7 +114,7 @@ class _LayerNorm(torch.autograd.Function):
         return g_x, None, None, None, None, None
 
 
-def layer_norm(sink: ParameterUses, input: Tensor, normalized_shape: Any, weight: Any = None, bias: Any = None,
+def layer_norm(sink: Sink, input: Tensor, normalized_shape: Any, weight: Any = None, bias: Any = None,
                eps: float = 1e-5, *unused: Any) -> Any:  # fmt: skip
     """`F.layer_norm`, unless it runs over the batch axis too."""
     if input.dim() <= len(normalized_shape) or not sink.batched(input):
