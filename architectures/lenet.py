@@ -13,9 +13,9 @@ from torch.nn import functional as F
 from ..datasets.registry import UsageError
 from . import register
 from .checks import flat, image, positive
-from .groups import groups, parallel
+from .declared.groups import groups, parallel
 from .mlp import ACTIVATIONS, MLP, Activation
-from .slices import Group
+from .units.slices import Group
 
 Pooling = Literal["max", "average"]
 POOLINGS: dict[Pooling, Callable[[Tensor, int], Tensor]] = {"max": F.max_pool2d, "average": F.avg_pool2d}

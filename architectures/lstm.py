@@ -18,9 +18,9 @@ from ..datasets.registry import UsageError
 from ..datasets.tokens import PADDING
 from . import register
 from .checks import image
-from .groups import groups, runs
-from .slices import Group, Slice
-from .words import OneHot, Words
+from .declared.groups import groups, runs
+from .layers.words import OneHot, Words
+from .units.slices import Group, Slice
 
 Read = Literal["last", "all"]
 EMBEDDING_STD = 0.1

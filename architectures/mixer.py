@@ -11,9 +11,9 @@ from torch import nn
 
 from . import register
 from .checks import image, patch_size, positive
-from .groups import groups
-from .residual import declared, projections
-from .slices import Group
+from .declared.groups import groups
+from .declared.residual import declared, projections
+from .units.slices import Group
 from .vit import hidden_groups
 
 

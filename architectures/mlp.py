@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from . import register
 from .checks import flat, positive
-from .groups import groups, parallel
-from .slices import Group
+from .declared.groups import groups, parallel
+from .units.slices import Group
 
 Activation = Literal["relu", "tanh", "gelu", "silu"]
 ACTIVATIONS: dict[Activation, type[nn.Module]] = {

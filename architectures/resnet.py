@@ -18,9 +18,9 @@ from torch.nn import functional as F
 from ..datasets.registry import UsageError
 from . import register
 from .checks import image, positive
-from .groups import groups, parallel
-from .residual import declared, outputs
-from .slices import Group
+from .declared.groups import groups, parallel
+from .declared.residual import declared, outputs
+from .units.slices import Group
 
 Norm = Literal["batch", "group", "fixup"]
 CHANNELS_PER_GROUP = 4

@@ -18,10 +18,10 @@ from torch import nn
 from ..datasets.registry import UsageError
 from . import register
 from .checks import image, patch_size, positive
-from .compact import resize
-from .groups import groups, parallel, runs, within
-from .residual import declared, projections
-from .slices import Group, Slice
+from .declared.groups import groups, parallel, runs, within
+from .declared.residual import declared, projections
+from .layers.resize import resize
+from .units.slices import Group, Slice
 
 
 @groups.register

@@ -15,11 +15,12 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..architectures import bundle
-from ..architectures.batch_norm import reestimate_batch_norm
-from ..architectures.certificate import Certificate
-from ..architectures.mask import Mask
-from ..architectures.units import Granularity, units
+from ..architectures.compaction.certificate import Certificate
+from ..architectures.discovery.units_of import units
+from ..architectures.running.batch_norm import reestimate_batch_norm
+from ..architectures.saved import bundle
+from ..architectures.units.mask import Mask
+from ..architectures.units.vector import Granularity
 from ..datasets.data import Split
 from ..datasets.registry import UsageError, unknown
 from ..methods.build import build as build_pruner

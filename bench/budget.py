@@ -10,9 +10,9 @@ import torch
 from pydantic import BaseModel, ConfigDict, PositiveInt
 from torch import Tensor, nn
 
-from ..architectures.compact import compact
-from ..architectures.mask import Mask
-from ..architectures.units import Units
+from ..architectures.compaction.compact import compact
+from ..architectures.units.mask import Mask
+from ..architectures.units.vector import Units
 from ..datasets.registry import UsageError
 from ..methods.pruner import Pruner, State
 from .evaluate import flops

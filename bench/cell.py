@@ -18,10 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from .. import __version__
-from ..architectures.mask import Mask
-from ..architectures.units import Units, prunable, units
-from ..datasets.data import Split, sealed
+from ..architectures.discovery.units_of import units
+from ..architectures.units.mask import Mask
+from ..architectures.units.prunable import prunable
+from ..architectures.units.vector import Units
+from ..datasets.data import Split
 from ..datasets.registry import NotApplicable, UsageError
+from ..datasets.seal import sealed
 from ..methods.build import build as build_pruner
 from ..methods.pruner import Inference, Pruner
 from .deployment import deployed

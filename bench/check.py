@@ -16,9 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..datasets.data import Data, TestSplitError, sealed
+from ..datasets.data import Data
 from ..datasets.load import load
 from ..datasets.registry import NotApplicable, UsageError
+from ..datasets.seal import TestSplitError, sealed
 from ..methods import registry
 from .fits import train_one
 from .pruning import Workbench

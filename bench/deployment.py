@@ -7,9 +7,9 @@ from typing import Any
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from ..architectures.certificate import Certificate, certify
-from ..architectures.compact import compact
-from ..architectures.mask import Mask
+from ..architectures.compaction.certificate import Certificate, certify
+from ..architectures.compaction.compact import compact
+from ..architectures.units.mask import Mask
 from .evaluate import flops
 from .latency import Speedup, speedups
 

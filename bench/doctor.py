@@ -13,10 +13,11 @@ from typing import Any
 import yaml
 from torch import nn
 
+from ..architectures.units.prunable import trainable
 from ..datasets.load import load
 from ..datasets.registry import UsageError
 from ..methods import kronecker
-from ..methods.curvature import CurvatureKind, trainable
+from ..methods.output_vectors import CurvatureKind
 from .probes import Answer, Lost, Prober, Problem, Trial, expected
 
 STRUCTURES = ("diag", "kron")

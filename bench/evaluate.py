@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..architectures.modes import evaluating, unfused
-from ..architectures.units import prunable
+from ..architectures.running.modes import evaluating, unfused
+from ..architectures.units.prunable import prunable
 from ..datasets.data import Data, Split
 from . import metrics
 

@@ -17,13 +17,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..architectures.build import build as build_network
+from ..architectures.discovery.units_of import units
 from ..architectures.mlp import Activation
-from ..architectures.units import units
+from ..architectures.units.features import feature_units
 from ..datasets.data import Split
 from ..datasets.registry import UsageError, unknown
 from ..methods.build import SCHEDULE
 from ..methods.build import build as build_pruner
-from ..methods.feature_units import feature_units
 from ..methods.pruner import Pruner, State
 from ..methods.spike_slab import false_discovery_selection
 from .seeding import derived, seeded, stream

@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..architectures.batch_norm import reestimate_batch_norm
 from ..architectures.build import build as build_network
-from ..architectures.mask import Mask
-from ..architectures.units import units
-from ..datasets.data import Data, sealed
+from ..architectures.discovery.units_of import units
+from ..architectures.running.batch_norm import reestimate_batch_norm
+from ..architectures.running.cost import Cost, measured
+from ..architectures.units.mask import Mask
+from ..datasets.data import Data
+from ..datasets.seal import sealed
 from ..methods.build import build as build_pruner
-from ..methods.cost import Cost, measured
 from ..methods.pruner import Inference
 from .evaluate import brief, validation_nll
 from .run import Run, content_key

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from ..architectures.units import units as units_of
+from ..architectures.discovery.units_of import units as units_of
 from ..datasets.atomic import write_atomically
 from ..datasets.registry import NotApplicable, UsageError, plugin_source
 from ..methods import registry as methods

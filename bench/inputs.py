@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..architectures.modes import evaluating
+from ..architectures.running.modes import evaluating
 from ..datasets.data import Data, Split
 from ..datasets.own import one_hot
 from ..datasets.registry import UsageError, one_line

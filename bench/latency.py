@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..architectures.modes import evaluating
+from ..architectures.running.modes import evaluating
 
 BATCHES = (1, 16, 64)
 ROUNDS = 25

@@ -19,7 +19,7 @@ from pydantic import (
     ValidationError,
 )
 
-from ..architectures.units import Granularity
+from ..architectures.units.vector import Granularity
 from ..datasets.registry import UsageError, unknown
 from .budget import Budget
 from .run import Choice, Run

@@ -17,9 +17,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ..architectures.batch_norm import reestimate_batch_norm
-from ..architectures.modes import evaluating
-from ..datasets.data import Data, sealed
+from ..architectures.running.batch_norm import reestimate_batch_norm
+from ..architectures.running.modes import evaluating
+from ..datasets.data import Data
+from ..datasets.seal import sealed
 from ..methods.pruner import Inference
 from . import metrics
 from .evaluate import predicted

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..architectures.build import build
-from ..architectures.modes import evaluating
+from ..architectures.running.modes import evaluating
 from ..datasets import registry
 from ..datasets.data import Split
 from ..datasets.load import load as load_data
@@ -126,7 +126,7 @@ def prune_to_file(
     ]
     pruned.save(out, reference)
     if onnx is not None:
-        from ..architectures.export import export_onnx
+        from ..architectures.saved.export import export_onnx
 
         lines.append(f"ONNX: {onnx}, {export_onnx(onnx, pruned.deployable(), pruned.inputs)}")
     return pruned, "\n".join([*lines, f"written: {out} ({Path(out).stat().st_size:,} bytes)"])

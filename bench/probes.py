@@ -24,11 +24,13 @@ import torch
 from torch import Tensor, nn
 
 from ..architectures.build import build
-from ..architectures.modes import evaluating
+from ..architectures.running.modes import evaluating
+from ..architectures.units.prunable import trainable
 from ..datasets.data import Likelihood
 from ..datasets.registry import UsageError, one_line
-from ..methods.curvature import CurvatureKind, diagonal, predicted_bytes, trainable
+from ..methods.curvature import diagonal, predicted_bytes
 from ..methods.kronecker import kfac
+from ..methods.output_vectors import CurvatureKind
 from ..methods.squared_gradients import SquaredGradients
 
 MODULES = {"Curvlinops": "curvlinops", "BackPack": "backpack", "Asdl": "asdl"}

@@ -14,11 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..architectures.mask import Mask
-from ..architectures.units import Units, units
-from ..datasets.data import Data, sealed
+from ..architectures.discovery.units_of import units
+from ..architectures.running.cost import Cost, measured
+from ..architectures.units.mask import Mask
+from ..architectures.units.vector import Units
+from ..datasets.data import Data
+from ..datasets.seal import sealed
 from ..methods.build import build as build_pruner
-from ..methods.cost import Cost, measured
 from ..methods.pruner import Inference, Pruner, State
 from .budget import mask_for
 from .fits import Fit, attached, fitted, initial_network, refine

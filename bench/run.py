@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from ..architectures import registry as architectures
-from ..architectures.units import Granularity
+from ..architectures.units.vector import Granularity
 from ..datasets import registry as datasets
 from ..methods import registry as methods
 from .budget import Budget

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ..architectures.units import Units
+from ..architectures.units.vector import Units
 from ..datasets.registry import UsageError
 from ..methods.lamp import lamp
 from ..methods.pruner import Allocation, Pruner, State

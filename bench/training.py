@@ -10,8 +10,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 from torch import nn
 
-from ..architectures.batch_norm import reestimate_batch_norm
-from ..architectures.mask import Mask
+from ..architectures.running.batch_norm import reestimate_batch_norm
+from ..architectures.units.mask import Mask
 from ..datasets.data import Split
 from ..methods.pruner import Inference
 from ..methods.scoring import mean_loss

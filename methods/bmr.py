@@ -20,7 +20,7 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor
 
-from ..architectures.units import prunable
+from ..architectures.units.prunable import prunable
 from .joint_spike import joint_spike
 from .model_reduction import delta_f, delta_f_multivariate, savage_dickey, spike_delta_f, without
 from .posteriors import Conjugate

@@ -21,12 +21,12 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from ..datasets.registry import UsageError
 from . import reduced_horseshoe
 from .bmr import Population, Rule, kept, summary
-from .curvature import CurvatureKind
 from .gaussian import MAP
 from .hyperparameters import UpdateRule
 from .laplace import CurvatureStructure
 from .mean_field import MeanField
 from .opd import opd
+from .output_vectors import CurvatureKind
 from .posteriors import Conjugate, Laplace
 from .priors import PriorStructure
 from .pruner import Pruner, register

@@ -18,8 +18,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..architectures.slices import Slice
-from ..architectures.units import Units
+from ..architectures.units.slices import Slice
+from ..architectures.units.vector import Units
 from ..datasets.registry import UsageError
 from .noise import DrawnFor, MultiplicativeNoise, TruncatedLogNormal, Weighting
 from .pruner import Pruner, State, register

@@ -13,11 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ..architectures.slices import Elementwise, Group, Slice
-from ..architectures.units import Units
+from ..architectures.layers.axes import Reader, channel_axis, input_axis
+from ..architectures.units.slices import Elementwise, Group, Slice
+from ..architectures.units.vector import Units
 from ..datasets.registry import NotApplicable, UsageError
-
-Reader = nn.Linear | nn.modules.conv._ConvNd
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,7 +207,8 @@ def carriers(network: nn.Module, units: Units) -> list[Carrier]:
             found.setdefault((kind, layer), blank)[piece.index] = structures.unsqueeze(1)
         offset += group.size
     return [
-        kind(layer, owner, units.n, _channels(network.get_submodule(layer))) for (kind, layer), owner in found.items()
+        kind(layer, owner, units.n, channel_axis(network.get_submodule(layer)))
+        for (kind, layer), owner in found.items()
     ]
 
 
@@ -238,15 +238,3 @@ def is_read(network: nn.Module, piece: Slice | Elementwise) -> bool:
     module = network.get_submodule(path)
     ungrouped = isinstance(module, Reader) and getattr(module, "groups", 1) == 1
     return ungrouped and leaf == "weight" and isinstance(piece, Slice) and piece.axis == input_axis(module)
-
-
-def input_axis(module: nn.Module) -> int:
-    """The axis of a linear layer's or convolution's weight along which it reads."""
-    return 0 if getattr(module, "transposed", False) else 1
-
-
-def _channels(module: nn.Module) -> int:
-    """The axis that counts features in what a layer reads and writes."""
-    if isinstance(module, nn.modules.conv._ConvNd):
-        return -1 - len(module.kernel_size)  # of single images too, which have no axis of examples
-    return -1 if isinstance(module, nn.Linear) else 1

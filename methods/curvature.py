@@ -20,7 +20,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..architectures.modes import evaluating
+from ..architectures.running.modes import evaluating
+from ..architectures.units.prunable import trainable
 from ..datasets.data import Likelihood
 from ..datasets.registry import UsageError
 from .gradients import one_by_one as fallback
@@ -157,8 +158,3 @@ def _tried_out(
 
 def _diverged(what: str) -> ArithmeticError:
     return ArithmeticError(f"{what} is not finite: the network has diverged, lower the learning rate")
-
-
-def trainable(network: nn.Module) -> dict[str, nn.Parameter]:
-    """Parameters that training may change, by name."""
-    return {name: p for name, p in network.named_parameters() if p.requires_grad}

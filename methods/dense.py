@@ -8,10 +8,13 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from ..architectures.units.prunable import trainable
 from ..datasets.data import Split
 from ..datasets.registry import UsageError
-from .curvature import CurvatureKind, send_back, trainable
-from .gradients.interception import ParameterUses, Use
+from .curvature import send_back
+from .gradients.interception import ParameterUses
+from .gradients.uses import Use
+from .output_vectors import CurvatureKind
 from .posterior_curvature import Curvature
 
 # Parameters whose matrix is 800 MB.

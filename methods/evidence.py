@@ -19,11 +19,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..architectures.modes import evaluating
+from ..architectures.running.modes import evaluating
+from ..architectures.units.prunable import trainable
 from ..datasets.data import Split
-from .curvature import CurvatureKind, trainable
 from .flat import flat
 from .laplace import CurvatureStructure, curvature_of
+from .output_vectors import CurvatureKind
 from .posterior_curvature import Curvature, Diagonal
 from .scoring import summed_loss
 

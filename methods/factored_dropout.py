@@ -16,9 +16,9 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from ..architectures.mask import Mask
-from ..architectures.modes import precision_of
-from ..architectures.units import Units
+from ..architectures.running.modes import precision_of
+from ..architectures.units.mask import Mask
+from ..architectures.units.vector import Units
 from ..datasets.data import Split
 from ..datasets.registry import UsageError
 from .flat import named

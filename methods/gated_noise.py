@@ -19,9 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from ..architectures.layers.words import Words, located
 from ..architectures.lstm import LSTM
-from ..architectures.words import Words, located
-from .recurrent_structures import Structure
+from .structures import Structure
 
 # Factors by the name of their structure, each of shape (1 or sequences, units).
 Factors = Mapping[str, Tensor]

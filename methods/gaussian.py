@@ -16,14 +16,15 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ..architectures.mask import Mask
+from ..architectures.units.mask import Mask
+from ..architectures.units.prunable import trainable
 from ..datasets.data import Split
 from ..datasets.registry import UsageError
-from .curvature import CurvatureKind, trainable
 from .evidence import evidence_at
 from .flat import flat
 from .hyperparameters import Hyperparameters
 from .laplace import CurvatureStructure, curvature_of
+from .output_vectors import CurvatureKind
 from .posteriors import Laplace
 from .priors import PriorStructure
 from .pruner import AFTER_TRAINING, Inference

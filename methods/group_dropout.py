@@ -15,9 +15,10 @@ from typing import Self
 
 from torch import nn
 
-from ..architectures.slices import Group, Slice
-from ..architectures.units import Granularity, Units, prunable
-from ..architectures.units import units as units_of
+from ..architectures.discovery.units_of import units as units_of
+from ..architectures.units.prunable import prunable
+from ..architectures.units.slices import Group, Slice
+from ..architectures.units.vector import Granularity, Units
 from ..datasets.data import Split
 from ..datasets.registry import NotApplicable, UsageError
 from .carriers import CarriedNoise, carriers, is_read

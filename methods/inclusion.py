@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from ..architectures.units import Units
+from ..architectures.units.features import feature_units
+from ..architectures.units.vector import Units
 from ..datasets.registry import UsageError
-from .feature_units import feature_units
 from .pruner import Inference, Pruner, State
 from .spike_slab import false_discovery_selection
 

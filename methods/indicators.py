@@ -23,13 +23,13 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from ..architectures.mask import Mask
-from ..architectures.slices import Elementwise, Slice
-from ..architectures.units import Granularity, Units
-from ..architectures.units import units as units_of
+from ..architectures.discovery.units_of import units as units_of
+from ..architectures.units.features import feature_units
+from ..architectures.units.mask import Mask
+from ..architectures.units.slices import Elementwise, Slice
+from ..architectures.units.vector import Granularity, Units
 from ..datasets.data import Split
 from ..datasets.registry import UsageError
-from .feature_units import feature_units
 from .flat import named
 from .posteriors import Gaussian
 from .slab import SpikeAndSlab

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping
 import torch
 from torch import Tensor
 
-from ..architectures.units import Units
+from ..architectures.units.vector import Units
 from ..datasets.registry import UsageError
 from .flat import flat
 from .model_reduction import savage_dickey

@@ -27,10 +27,13 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from ..architectures.units.prunable import trainable
 from ..datasets.data import Likelihood
-from .curvature import CurvatureKind, send_back, trainable
-from .gradients.interception import Convolution, Factors, Lookup, ParameterUses, Use
+from .curvature import send_back
+from .gradients.interception import ParameterUses
+from .gradients.uses import Convolution, Factors, Lookup, Use
 from .kronecker_product import Kronecker, KroneckerProduct
+from .output_vectors import CurvatureKind
 from .posterior_curvature import Curvature, Diagonal
 
 __all__ = ["Kronecker", "KroneckerProduct", "KroneckerSums", "kfac", "predicted_bytes"]

@@ -13,10 +13,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ..architectures.slices import Elementwise, Group, Slice
-from ..architectures.units import Units, prunable
+from ..architectures.layers.axes import input_axis
+from ..architectures.units.prunable import prunable
+from ..architectures.units.slices import Elementwise, Group, Slice
+from ..architectures.units.vector import Units
 from ..datasets.registry import UsageError
-from .carriers import input_axis
 from .gaussian import MAP
 from .posteriors import Laplace
 from .pruner import Pruner, State, register

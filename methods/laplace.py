@@ -7,12 +7,14 @@ from typing import Literal
 import torch
 from torch import nn
 
+from ..architectures.units.prunable import trainable
 from ..datasets.data import Split
 from ..datasets.registry import UsageError
-from .curvature import CurvatureKind, diagonal, trainable
+from .curvature import diagonal
 from .dense import dense
 from .flat import flat
 from .kronecker import kfac
+from .output_vectors import CurvatureKind
 from .posterior_curvature import Curvature, Diagonal
 
 CurvatureStructure = Literal["diag", "kfac", "full"]

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from ..datasets.data import Split
-from .curvature import CurvatureKind
 from .dense import dense
 from .flat import flat, named
 from .kronecker import kfac
+from .output_vectors import CurvatureKind
 from .posterior_curvature import Curvature
 from .posteriors import Laplace
 

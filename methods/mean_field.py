@@ -15,10 +15,10 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from ..architectures.units import Units
+from ..architectures.units.prunable import trainable
+from ..architectures.units.vector import Units
 from ..datasets.data import Split
 from ..datasets.registry import UsageError, unknown
-from .curvature import trainable
 from .flat import named
 from .gaussian import TUNING_GRID
 from .posteriors import Conjugate

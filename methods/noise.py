@@ -21,10 +21,10 @@ from typing import Any, ClassVar, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from ..architectures.mask import Mask
-from ..architectures.modes import precision_of
-from ..architectures.units import Granularity, Units
-from ..architectures.units import units as units_of
+from ..architectures.discovery.units_of import units as units_of
+from ..architectures.running.modes import precision_of
+from ..architectures.units.mask import Mask
+from ..architectures.units.vector import Granularity, Units
 from ..datasets.data import Split
 from ..datasets.registry import UsageError
 from .carriers import CarriedNoise, Carrier

@@ -16,11 +16,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..architectures.mask import Mask
-from ..architectures.units import Units, prunable
+from ..architectures.units.mask import Mask
+from ..architectures.units.prunable import prunable, trainable
+from ..architectures.units.vector import Units
 from ..datasets.data import Split
 from ..datasets.registry import unknown
-from .curvature import trainable
 from .lognormal import Moments, kl_gradients, kl_to_gamma
 from .posteriors import Scaled
 from .scale_factors import LOG_SPREAD, Factor, Layer, Prior, Scale, bias_of, by_factor, expanded, layers

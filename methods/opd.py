@@ -14,9 +14,9 @@ from typing import Literal
 
 from torch import Tensor
 
-from .curvature import CurvatureKind
 from .gaussian import MAP
 from .laplace import CurvatureStructure
+from .output_vectors import CurvatureKind
 from .posteriors import Laplace
 from .priors import PriorStructure
 from .pruner import Pruner, State, register

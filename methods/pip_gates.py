@@ -7,7 +7,7 @@ from functools import partial
 
 from torch import Tensor
 
-from ..architectures.units import Units
+from ..architectures.units.vector import Units
 from .inclusion import Select, pip_pruner, unit_log_odds
 from .indicators import Gated, Indicators, Level, Relaxation
 from .pruner import Pruner, State, register

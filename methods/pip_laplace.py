@@ -15,11 +15,11 @@ from torch import Tensor
 
 from ..datasets.registry import UsageError
 from .bmr import spike
-from .curvature import CurvatureKind
 from .gaussian import MAP
 from .inclusion import Select, pip_pruner
 from .marginal import marginal_variance
 from .model_reduction import positive
+from .output_vectors import CurvatureKind
 from .posteriors import Laplace
 from .pruner import Pruner, State, register
 from .spike_slab import logit

@@ -18,8 +18,9 @@ from typing import Any, ClassVar, Generic, Literal, Self, TypeVar, get_args
 import torch
 from torch import Tensor, nn
 
-from ..architectures.mask import Mask
-from ..architectures.units import Granularity, Units, prunable
+from ..architectures.units.mask import Mask
+from ..architectures.units.prunable import prunable
+from ..architectures.units.vector import Granularity, Units
 from ..datasets.data import Split
 from ..datasets.registry import UsageError
 from . import registry

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from ..architectures.layers.words import Words
 from ..architectures.lstm import LSTM
-from ..architectures.units import Units
-from ..architectures.words import Words
+from ..architectures.units.vector import Units
 from ..datasets.data import Split
 from ..datasets.registry import NotApplicable
 from .factored_dropout import FactoredDropout, Hooks

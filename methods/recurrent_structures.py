@@ -18,9 +18,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..architectures.groups import runs
+from ..architectures.declared.groups import runs
+from ..architectures.layers.words import OneHot, Words
 from ..architectures.lstm import LSTM, columns_of, gates
-from ..architectures.words import OneHot, Words
 from .structures import Structure
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..architectures.units import prunable
+from ..architectures.units.prunable import prunable
 from .lognormal import Moments, moments, regularised
 
 # Log standard deviation of the log of every factor before training: log 0.1.

@@ -10,10 +10,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ..architectures.modes import unfused
-from ..architectures.units import prunable
+from ..architectures.running.modes import differentiable_attention, unfused
+from ..architectures.units.prunable import prunable
 from ..datasets.data import Split, terms
-from .gradients.one_by_one import differentiable_attention
 from .pruner import State
 
 BatchNormMode = Literal["train", "eval"]

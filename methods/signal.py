@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..architectures.units import Units
+from ..architectures.units.vector import Units
 from .posteriors import Gaussian
 
 

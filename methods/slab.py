@@ -15,11 +15,13 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..architectures.units import Units, prunable
+from ..architectures.units.prunable import prunable
+from ..architectures.units.vector import Units
 from ..datasets.data import Split
+from .model_reduction import positive
 from .posteriors import Gaussian
 from .scoring import summed_loss
-from .spike_slab import logit, positive
+from .spike_slab import logit
 from .variational import Variational, check_span, equal_log_sigma, risen
 
 logger = logging.getLogger("bayesprune")

@@ -26,18 +26,19 @@ import torch
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from ..architectures.batch_norm import reestimate_batch_norm
-from ..architectures.mask import Mask
-from ..architectures.units import Units
+from ..architectures.running.batch_norm import reestimate_batch_norm
+from ..architectures.units.mask import Mask
+from ..architectures.units.prunable import trainable
+from ..architectures.units.vector import Units
 from ..datasets.data import Split
 from ..datasets.registry import UsageError
 from . import registry
-from .curvature import CurvatureKind, trainable
 from .evidence import Evidence, evidence_at, log_evidence
 from .flat import named
 from .gaussian import MAP
 from .hyperparameters import Hyperparameters, UpdateRule
 from .laplace import CurvatureStructure
+from .output_vectors import CurvatureKind
 from .posteriors import Laplace
 from .priors import PriorStructure
 from .pruner import AFTER_TRAINING, Inference, Pruner, register

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from .gradients.interception import Convolution, Factors, Lookup, ParameterUses, Use
+from .gradients.interception import ParameterUses
+from .gradients.uses import Convolution, Factors, Lookup, Use
 
 # Numbers in the buffer of per-example gradients that are squared at a time: about what a cache holds.
 BUFFER = 1 << 19

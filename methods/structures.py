@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..architectures.slices import Slice
+from ..architectures.units.slices import Slice
 
 Kind = Literal["group", "word", "input", "neuron", "gate"]
 Weights = Mapping[str, Tensor]

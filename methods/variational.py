@@ -16,11 +16,11 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..architectures.mask import Mask
-from ..architectures.units import Units, prunable
+from ..architectures.units.mask import Mask
+from ..architectures.units.prunable import prunable, trainable
+from ..architectures.units.vector import Units
 from ..datasets.data import Split
 from ..datasets.registry import UsageError
-from .curvature import trainable
 from .flat import named
 from .posteriors import Gaussian
 from .pruner import Inference

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from ..architectures.units import Units
+from ..architectures.units.vector import Units
 from ..datasets.data import Split
 from ..datasets.registry import UsageError, unknown
 from .dawson import exact, slope

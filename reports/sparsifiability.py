@@ -16,8 +16,8 @@ from scipy import stats
 from . import layout
 from . import statistics as st
 from .evidence import EVIDENCE, MARKERS, training_styles, used
-from .fits import FIT, MAP, call, trainings
-from .frame import Panel, by_seed, halvings, panel_metric, percent, prepare, pruned, reference_sparsity
+from .fits import FIT, call, trainings
+from .frame import MAP, Panel, by_seed, halvings, panel_metric, percent, prepare, pruned, reference_sparsity
 from .layout import styled
 from .metrics import Metric
 from .style import Style, shortened

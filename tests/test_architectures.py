@@ -7,9 +7,10 @@ import pytest
 import torch
 from bayesprune.architectures import registry
 from bayesprune.architectures.build import build
-from bayesprune.architectures.compact import compact
-from bayesprune.architectures.mask import Mask
-from bayesprune.architectures.units import group_units, prunable, units, weight_units
+from bayesprune.architectures.compaction.compact import compact
+from bayesprune.architectures.discovery.units_of import group_units, units, weight_units
+from bayesprune.architectures.units.mask import Mask
+from bayesprune.architectures.units.prunable import prunable
 from bayesprune.datasets.registry import UsageError
 from torch import nn
 from torch.func import functional_call, grad, vmap
@@ -424,7 +425,10 @@ def loaded_by(*lines):
 
 
 def test_units_do_not_import_timm():
-    assert loaded_by("import bayesprune.architectures.units, bayesprune.architectures.compact") == "['torch']"
+    assert (
+        loaded_by("import bayesprune.architectures.discovery.units_of, bayesprune.architectures.compaction.compact")
+        == "['torch']"
+    )
 
 
 def test_listing_does_not_import_torch():
@@ -434,7 +438,7 @@ def test_listing_does_not_import_torch():
 def test_groups_of_a_timm_network_are_found_without_the_builder():
     sizes = run_python(
         "from timm.models.mlp_mixer import MlpMixer",
-        "from bayesprune.architectures.units import group_units",
+        "from bayesprune.architectures.discovery.units_of import group_units",
         "print(group_units(MlpMixer(2, 8, 1, 4, 1, 8)).layer_sizes)",
     )
     assert sizes == "(4, 32)"

@@ -6,29 +6,20 @@ import math
 import pytest
 import torch
 from bayesprune.architectures.build import build
-from bayesprune.architectures.mask import Mask
-from bayesprune.architectures.units import group_units, weight_units
+from bayesprune.architectures.discovery.units_of import group_units, weight_units
+from bayesprune.architectures.units.mask import Mask
 from bayesprune.bench.check import TINY, check_on
 from bayesprune.bench.training import Training, leave
 from bayesprune.bench.training import train as fit
 from bayesprune.datasets.data import Split
 from bayesprune.datasets.load import load
 from bayesprune.datasets.registry import UsageError
-from bayesprune.methods.bmr import (
-    delta_f,
-    delta_f_multivariate,
-    reduction,
-    savage_dickey,
-    spike,
-    threshold,
-    tied_share,
-    without,
-)
+from bayesprune.methods.bmr import reduction, spike, threshold, tied_share
 from bayesprune.methods.build import build as build_pruner
 from bayesprune.methods.dense import Dense
 from bayesprune.methods.gaussian import MAP
 from bayesprune.methods.mean_field import MeanField
-from bayesprune.methods.model_reduction import spike_delta_f
+from bayesprune.methods.model_reduction import delta_f, delta_f_multivariate, savage_dickey, spike_delta_f, without
 from bayesprune.methods.opd import opd
 from bayesprune.methods.posteriors import Laplace
 from bayesprune.methods.pruner import State

@@ -8,21 +8,21 @@ import numpy as np
 import pytest
 import torch
 from bayesprune.architectures.build import build as build_network
-from bayesprune.architectures.certificate import certify
-from bayesprune.architectures.compact import compact
-from bayesprune.architectures.mask import Mask
-from bayesprune.architectures.modes import evaluating
-from bayesprune.architectures.units import group_units, weight_units
+from bayesprune.architectures.compaction.certificate import certify
+from bayesprune.architectures.compaction.compact import compact
+from bayesprune.architectures.discovery.units_of import group_units, weight_units
+from bayesprune.architectures.running.modes import evaluating
+from bayesprune.architectures.units.mask import Mask
 from bayesprune.bench.check import TINY, check_on
 from bayesprune.bench.run import Choice
 from bayesprune.bench.training import Training, train
 from bayesprune.datasets.load import load
 from bayesprune.datasets.registry import UsageError
-from bayesprune.methods.bmrs import delta_f_lognormal, delta_f_loguniform, kl_to_loguniform, noise_mean, noise_snr
+from bayesprune.methods.bmrs import delta_f_lognormal, delta_f_loguniform
 from bayesprune.methods.build import build as build_pruner
 from bayesprune.methods.noise import MultiplicativeNoise
 from bayesprune.methods.pruner import State
-from bayesprune.methods.truncated import log_mass
+from bayesprune.methods.truncated import kl_to_loguniform, log_mass, noise_mean, noise_snr
 from bayesprune.methods.truncated_draws import draw
 from hypothesis import given, settings
 from hypothesis import strategies as st

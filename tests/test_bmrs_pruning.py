@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 from bayesprune.architectures.build import build as build_network
-from bayesprune.architectures.units import group_units, weight_units
+from bayesprune.architectures.discovery.units_of import group_units, weight_units
 from bayesprune.bench.gradual import gradual_share, is_pruned_after, pruning_span
 from bayesprune.bench.pruning import Workbench
 from bayesprune.bench.run import Choice, Run

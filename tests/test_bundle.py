@@ -9,15 +9,15 @@ import sys
 
 import pytest
 import torch
-from bayesprune.architectures import export as export_module
 from bayesprune.architectures.build import build
-from bayesprune.architectures.bundle import load, read, save
-from bayesprune.architectures.certificate import certify
-from bayesprune.architectures.compact import compact
-from bayesprune.architectures.export import ONNX, export, export_onnx
-from bayesprune.architectures.mask import Mask
-from bayesprune.architectures.slices import Group, Slice
-from bayesprune.architectures.units import Units
+from bayesprune.architectures.compaction.certificate import certify
+from bayesprune.architectures.compaction.compact import compact
+from bayesprune.architectures.saved import export as export_module
+from bayesprune.architectures.saved.bundle import load, read, save
+from bayesprune.architectures.saved.export import ONNX, export, export_onnx
+from bayesprune.architectures.units.mask import Mask
+from bayesprune.architectures.units.slices import Group, Slice
+from bayesprune.architectures.units.vector import Units
 from bayesprune.datasets.registry import UsageError
 from safetensors import torch as safetensors
 from test_compaction import FAMILIES, OUTPUTS, SHAPE, family, images, masked_and_small, network_of, reference
@@ -29,7 +29,7 @@ def refuse(*_, **__):
     raise AssertionError("something was unpickled")
 pickle.load = pickle.loads = torch.load = refuse
 from safetensors.torch import load_file, save_file
-from bayesprune.architectures.bundle import load
+from bayesprune.architectures.saved.bundle import load
 torch.set_num_threads(1)
 folder = sys.argv[1]
 x = load_file(folder + "/x.safetensors")["x"].clone()  # aligned as any other tensor

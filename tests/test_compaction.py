@@ -4,13 +4,14 @@ import copy
 
 import pytest
 import torch
-from bayesprune.architectures.batch_norm import Reestimation, reestimate_batch_norm
 from bayesprune.architectures.build import build
-from bayesprune.architectures.certificate import Certificate, certify
-from bayesprune.architectures.compact import compact
-from bayesprune.architectures.mask import Mask
-from bayesprune.architectures.slices import Group, Slice
-from bayesprune.architectures.units import Units, group_units
+from bayesprune.architectures.compaction.certificate import Certificate, certify
+from bayesprune.architectures.compaction.compact import compact
+from bayesprune.architectures.discovery.units_of import group_units
+from bayesprune.architectures.running.batch_norm import Reestimation, reestimate_batch_norm
+from bayesprune.architectures.units.mask import Mask
+from bayesprune.architectures.units.slices import Group, Slice
+from bayesprune.architectures.units.vector import Units
 from bayesprune.datasets.registry import UsageError
 from torch import nn
 from torch.nn import functional as F

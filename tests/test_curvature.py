@@ -6,9 +6,9 @@ import sys
 import pytest
 import torch
 from bayesprune.architectures.build import build
+from bayesprune.architectures.running.cost import measured
 from bayesprune.datasets.registry import UsageError
 from bayesprune.methods import curvature
-from bayesprune.methods.cost import measured
 from bayesprune.methods.curvature import diagonal, predicted_bytes
 from bayesprune.methods.output_vectors import output_vectors
 from bayesprune.methods.squared_gradients import SquaredGradients

@@ -11,9 +11,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from bayesprune.datasets import ood, shift
-from bayesprune.datasets.data import Split, TestSplitError, sealed
+from bayesprune.datasets.data import Split
 from bayesprune.datasets.load import load
 from bayesprune.datasets.registry import UsageError
+from bayesprune.datasets.seal import TestSplitError, sealed
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,8 @@ import time
 import numpy as np
 import pytest
 import torch
-from bayesprune.datasets.load import data_root, load
+from bayesprune.datasets.files import data_root
+from bayesprune.datasets.load import load
 from bayesprune.datasets.published import SETS
 from bayesprune.datasets.uci import LONG_NAMES
 

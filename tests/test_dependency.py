@@ -8,9 +8,9 @@ import timm
 import torch
 import torchvision
 from bayesprune.architectures.build import build
-from bayesprune.architectures.compact import compact
-from bayesprune.architectures.mask import Mask
-from bayesprune.architectures.units import group_units, groups, left_out, units
+from bayesprune.architectures.compaction.compact import compact
+from bayesprune.architectures.discovery.units_of import group_units, groups_of, left_out, units
+from bayesprune.architectures.units.mask import Mask
 from bayesprune.datasets.registry import UsageError
 from torch import nn
 from torch.nn import functional as F
@@ -183,7 +183,7 @@ def test_every_axis_of_a_residual_network_belongs_to_a_unit():
 
 def test_units_of_the_own_network():
     """Whole normalisation and convolution groups are units; the residual ties the stem to the groups of `left`."""
-    sizes = {group.name: group.size for group in groups(Own(), images(16))}
+    sizes = {group.name: group.size for group in groups_of(Own(), images(16))}
     assert sizes == {"stem channels": 4, "right channels": 4, "up channels": 2, "hidden neurons": 20}
 
 
@@ -203,7 +203,7 @@ def test_flattened_channels_and_offsets_of_a_concatenation(axis, between):
 
     module, x = Parts(), images(4)
     module(x)
-    first, second, *third = groups(module, x)
+    first, second, *third = groups_of(module, x)
     reader = "conv.weight" if between else "fc.weight"
     columns = {part.name: part.index for part in second.slices}[reader]
     assert torch.equal(columns, torch.arange(7, 12)[:, None] if between else torch.arange(7 * 16, 12 * 16).view(5, 16))
@@ -232,7 +232,7 @@ MIXING = {
 @pytest.mark.parametrize("operation", MIXING)
 def test_units_that_an_operation_mixes_are_left_out(operation):
     chain, x = Chain(MIXING[operation]), torch.randn(5, 4)
-    assert [group.name for group in groups(chain, x)] == ["second neurons"]
+    assert [group.name for group in groups_of(chain, x)] == ["second neurons"]
     reasons = left_out(chain, x)
     assert "third neurons" in reasons
     assert any(name.startswith("first") for name in reasons)
@@ -267,17 +267,17 @@ def test_normalisation_outputs_and_attention_are_left_out_with_a_reason():
     assert "outputs of the network" in reasons["heads.head neurons"]
     attention = [name for name, reason in reasons.items() if "nn.MultiheadAttention keeps one width" in reason]
     assert attention == [f"encoder.layers.encoder_layer_{i}.self_attention heads" for i in range(2)]
-    assert len(groups(module, images(32))) == 2
+    assert len(groups_of(module, images(32))) == 2
 
 
 def test_frozen_parameters_are_not_cut():
     chain, x = Chain(), torch.randn(3, 4)
     chain.first.bias.requires_grad_(False)
-    assert [group.name for group in groups(chain, x)] == ["second neurons"]
+    assert [group.name for group in groups_of(chain, x)] == ["second neurons"]
     assert left_out(chain, x)["first neurons"] == "first.bias is frozen"
     wrapped = Wrapped()
     wrapped.backbone.blocks[0].requires_grad_(False)
-    kept = [group.name for group in groups(wrapped, images(32))]
+    kept = [group.name for group in groups_of(wrapped, images(32))]
     assert kept == ["backbone.blocks.1.attn heads", "backbone.blocks.1.mlp hidden", "hidden neurons"]
 
 
@@ -285,26 +285,26 @@ def test_shared_and_repeated_parameters_are_not_cut():
     x = torch.randn(3, 4)
     shared = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
     shared[1].weight = shared[0].weight
-    assert [group.name for group in groups(shared, x)] == ["2 neurons"]
+    assert [group.name for group in groups_of(shared, x)] == ["2 neurons"]
     assert "is shared by several layers" in left_out(shared, x)["0 neurons"]
     layer = nn.Linear(4, 4)
     twice = nn.Sequential(layer, nn.Tanh(), layer, nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
-    assert [group.name for group in groups(twice, x)] == ["3 neurons"]
+    assert [group.name for group in groups_of(twice, x)] == ["3 neurons"]
     assert set(left_out(twice, x).values()) >= {"0 is used more than once"}
     chain = Chain()
     chain.between = lambda x: F.linear(x, chain.second.weight)
     with pytest.raises(UsageError, match=r"second\.weight is used more than once"):
-        groups(chain, x)
+        groups_of(chain, x)
 
 
 def test_weights_that_are_computed_are_not_cut():
     chain = Chain()
     nn.utils.parametrizations.weight_norm(chain.third)
-    assert [group.name for group in groups(chain, torch.randn(3, 4))] == ["first neurons"]
+    assert [group.name for group in groups_of(chain, torch.randn(3, 4))] == ["first neurons"]
     assert "computed from other parameters" in left_out(chain, torch.randn(3, 4))["second neurons"]
     standardised = nn.Sequential(timm.layers.StdConv2d(3, 4, 3), nn.ReLU(), timm.layers.StdConv2d(4, 5, 3))
     with pytest.raises(UsageError, match=r"0\.weight is transformed before it is used"):
-        groups(standardised, images(8))
+        groups_of(standardised, images(8))
 
 
 def test_recurrent_layers_are_left_out():
@@ -318,7 +318,7 @@ def test_recurrent_layers_are_left_out():
             return self.head(torch.relu(self.hidden(self.lstm(self.table(tokens))[0][:, -1])))
 
     tagger, tokens = Tagger(), torch.randint(9, (4, 5))
-    assert [group.name for group in groups(tagger, tokens)] == ["hidden neurons"]
+    assert [group.name for group in groups_of(tagger, tokens)] == ["hidden neurons"]
     assert left_out(tagger, tokens)["table channels"] == "lstm is recurrent"
     assert "lstm units" in left_out(tagger, tokens)
 
@@ -341,20 +341,20 @@ class Branching(nn.Module):
 def test_control_flow_that_depends_on_inputs_is_refused_with_the_layer(look):
     module = nn.Sequential(nn.Linear(4, 4), Branching(look), nn.Linear(4, 2))
     with pytest.raises(UsageError, match=r"layer '1' of Sequential depends on values of its inputs"):
-        groups(module, torch.randn(3, 4))
+        groups_of(module, torch.randn(3, 4))
 
 
 def test_layers_that_compute_in_training_only_are_refused():
     module = torchvision.models.googlenet(num_classes=3, aux_logits=True, init_weights=False)
     with pytest.raises(UsageError, match=r"aux1\.conv\.conv\.weight takes part .* in training mode only"):
-        groups(module, images(64))
+        groups_of(module, images(64))
 
 
 def test_mixed_types_are_refused_with_the_layer():
     chain = Chain()
     chain.second.double()
     with pytest.raises(UsageError, match=r"second\.weight is torch\.float64 beside parameters of torch\.float32"):
-        groups(chain, torch.randn(3, 4))
+        groups_of(chain, torch.randn(3, 4))
 
 
 @pytest.mark.parametrize(
@@ -372,12 +372,14 @@ def test_mixed_types_are_refused_with_the_layer():
 )
 def test_what_cannot_be_traced_is_refused(module, example, said):
     with pytest.raises(UsageError, match=said):
-        groups(module, example)
+        groups_of(module, example)
 
 
 def test_declared_groups_need_no_example():
     mlp = build("mlp", (4,), 2, seed=0, widths=(5,))
-    assert [g.name for g in groups(mlp, torch.randn(3, 4))] == [g.name for g in groups(mlp)] == ["layers.0 neurons"]
+    assert (
+        [g.name for g in groups_of(mlp, torch.randn(3, 4))] == [g.name for g in groups_of(mlp)] == ["layers.0 neurons"]
+    )
     assert left_out(mlp) == {}
     assert units(mlp, "groups").n == units(mlp, "groups", torch.randn(3, 4)).n == 5
     assert units(Chain(), "groups", torch.randn(3, 4)).n == 12
@@ -410,11 +412,11 @@ def test_the_network_is_left_as_it_was(fails):
     before, random = everything(module), torch.get_rng_state()
     if fails:
         with pytest.raises(UsageError, match="depends on values"):
-            groups(module, x)
+            groups_of(module, x)
     else:
         with warnings.catch_warnings(), torch.inference_mode():
             warnings.simplefilter("error")
-            groups(module, x)
+            groups_of(module, x)
             left_out(module, x)
     after = everything(module)
     torch.testing.assert_close(after[:2], before[:2], rtol=0, atol=0)
@@ -427,7 +429,7 @@ def test_groups_do_not_depend_on_weights_or_on_the_example():
         torch.manual_seed(seed)
         return [
             (group.name, [(part.name, part.axis, part.index.tolist()) for part in (*group.slices, *group.buffers)])
-            for group in groups(Own(), x)
+            for group in groups_of(Own(), x)
         ]
 
     first = described(0, images(16))
@@ -435,13 +437,13 @@ def test_groups_do_not_depend_on_weights_or_on_the_example():
 
 
 def test_half_precision_networks_are_traced():
-    assert [group.size for group in groups(Chain().bfloat16(), torch.randn(3, 4).bfloat16())] == [6, 6]
+    assert [group.size for group in groups_of(Chain().bfloat16(), torch.randn(3, 4).bfloat16())] == [6, 6]
 
 
 @pytest.mark.slow
 def test_groups_of_resnet50_cost_less_than_ten_forward_passes_and_a_second():
     module, x = torchvision.models.resnet50(num_classes=10).eval(), images(224, 1)
-    groups(module, x)  # imports
+    groups_of(module, x)  # imports
 
     def seconds(call):
         times = []
@@ -453,4 +455,4 @@ def test_groups_of_resnet50_cost_less_than_ten_forward_passes_and_a_second():
 
     with torch.no_grad():
         forward = seconds(lambda: module(x))
-    assert seconds(lambda: groups(module, x)) <= 10 * forward + 1
+    assert seconds(lambda: groups_of(module, x)) <= 10 * forward + 1

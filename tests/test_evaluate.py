@@ -5,13 +5,13 @@ import time
 import pytest
 import torch
 from bayesprune.architectures.build import build
-from bayesprune.architectures.compact import compact
-from bayesprune.architectures.mask import Mask
-from bayesprune.architectures.units import group_units, weight_units
+from bayesprune.architectures.compaction.compact import compact
+from bayesprune.architectures.discovery.units_of import group_units, weight_units
+from bayesprune.architectures.running.cost import Cost, count_passes, measured
+from bayesprune.architectures.units.mask import Mask
 from bayesprune.bench.evaluate import evaluate, flops
 from bayesprune.bench.seeding import derived, seeded, stream
 from bayesprune.datasets.load import load
-from bayesprune.methods.cost import Cost, count_passes, measured
 from torch import nn
 
 

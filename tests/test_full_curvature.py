@@ -7,14 +7,15 @@ import warnings
 import pytest
 import torch
 from bayesprune.architectures.build import build
-from bayesprune.architectures.mask import Mask
-from bayesprune.architectures.slices import Group, Slice
-from bayesprune.architectures.units import Units, group_units, weight_units
+from bayesprune.architectures.discovery.units_of import group_units, weight_units
+from bayesprune.architectures.units.mask import Mask
+from bayesprune.architectures.units.slices import Group, Slice
+from bayesprune.architectures.units.vector import Units
 from bayesprune.bench.check import check_on
 from bayesprune.bench.run import Choice
 from bayesprune.datasets.data import Split
 from bayesprune.datasets.registry import UsageError
-from bayesprune.methods.bmr import delta_f_multivariate, reduction, spike
+from bayesprune.methods.bmr import reduction, spike
 from bayesprune.methods.build import build as build_pruner
 from bayesprune.methods.curvature import diagonal
 from bayesprune.methods.evidence import evidence_at
@@ -22,6 +23,7 @@ from bayesprune.methods.flat import flat
 from bayesprune.methods.gaussian import MAP
 from bayesprune.methods.joint_spike import joint_spike
 from bayesprune.methods.laplace import curvature_of
+from bayesprune.methods.model_reduction import delta_f_multivariate
 from bayesprune.methods.opd import opd
 from bayesprune.methods.pruner import State
 from bayesprune.methods.spam import SpaM

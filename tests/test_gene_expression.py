@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 from bayesprune.datasets.data import Data
+from bayesprune.datasets.files import data_root
 from bayesprune.datasets.gene_expression import SETS
-from bayesprune.datasets.load import data_root, load
+from bayesprune.datasets.load import load
 from bayesprune.datasets.registry import UsageError
 
 

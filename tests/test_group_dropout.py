@@ -3,11 +3,11 @@
 import pytest
 import torch
 from bayesprune.architectures.build import build
-from bayesprune.architectures.certificate import certify
-from bayesprune.architectures.compact import compact
-from bayesprune.architectures.mask import Mask
-from bayesprune.architectures.modes import evaluating
-from bayesprune.architectures.units import group_units, weight_units
+from bayesprune.architectures.compaction.certificate import certify
+from bayesprune.architectures.compaction.compact import compact
+from bayesprune.architectures.discovery.units_of import group_units, weight_units
+from bayesprune.architectures.running.modes import evaluating
+from bayesprune.architectures.units.mask import Mask
 from bayesprune.bench.check import TINY
 from bayesprune.datasets.data import Split
 from bayesprune.datasets.load import load

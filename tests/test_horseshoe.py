@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 from bayesprune.architectures.build import build
-from bayesprune.architectures.units import group_units, prunable, weight_units
+from bayesprune.architectures.discovery.units_of import group_units, weight_units
+from bayesprune.architectures.units.prunable import prunable
 from bayesprune.bench.check import TINY, check_on
 from bayesprune.datasets.data import Split
 from bayesprune.methods.bmr import reduction

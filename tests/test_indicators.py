@@ -3,14 +3,14 @@
 import pytest
 import torch
 from bayesprune.architectures.build import build
-from bayesprune.architectures.mask import Mask
-from bayesprune.architectures.units import group_units, weight_units
+from bayesprune.architectures.discovery.units_of import group_units, weight_units
+from bayesprune.architectures.units.features import feature_units
+from bayesprune.architectures.units.mask import Mask
 from bayesprune.bench.select import decided
 from bayesprune.bench.training import leave
 from bayesprune.datasets.data import Split
 from bayesprune.datasets.registry import UsageError
 from bayesprune.methods.build import build as build_pruner
-from bayesprune.methods.feature_units import feature_units
 from bayesprune.methods.indicators import Indicators, concrete
 from bayesprune.methods.pruner import State
 from bayesprune.methods.spike_slab import false_discovery_selection, indicator_kl, slab_kl

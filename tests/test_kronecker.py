@@ -6,9 +6,10 @@ import warnings
 import pytest
 import torch
 from bayesprune.architectures.build import build
+from bayesprune.architectures.units.prunable import trainable
 from bayesprune.datasets.registry import UsageError
 from bayesprune.methods import curvature, kronecker
-from bayesprune.methods.curvature import diagonal, trainable
+from bayesprune.methods.curvature import diagonal
 from bayesprune.methods.kronecker import kfac, predicted_bytes
 from bayesprune.methods.kronecker_product import Kronecker, KroneckerProduct
 from bayesprune.methods.output_vectors import output_vectors

@@ -7,15 +7,16 @@ import math
 import pytest
 import torch
 from bayesprune.architectures.build import build
-from bayesprune.architectures.bundle import load as load_bundle
-from bayesprune.architectures.bundle import save
-from bayesprune.architectures.certificate import certify
-from bayesprune.architectures.compact import compact
-from bayesprune.architectures.export import export
+from bayesprune.architectures.compaction.certificate import certify
+from bayesprune.architectures.compaction.compact import compact
+from bayesprune.architectures.discovery.units_of import group_units, weight_units
 from bayesprune.architectures.lstm import LSTM
-from bayesprune.architectures.mask import Mask
-from bayesprune.architectures.plan import Architecture
-from bayesprune.architectures.units import group_units, prunable, weight_units
+from bayesprune.architectures.saved.bundle import load as load_bundle
+from bayesprune.architectures.saved.bundle import save
+from bayesprune.architectures.saved.export import export
+from bayesprune.architectures.saved.plan import Architecture
+from bayesprune.architectures.units.mask import Mask
+from bayesprune.architectures.units.prunable import prunable, trainable
 from bayesprune.bench import evaluate as evaluation
 from bayesprune.bench import harness
 from bayesprune.bench.matrix import load_matrix
@@ -23,7 +24,7 @@ from bayesprune.bench.training import Training, train
 from bayesprune.datasets.data import Split
 from bayesprune.datasets.load import load
 from bayesprune.datasets.registry import NotApplicable, UsageError
-from bayesprune.methods.curvature import diagonal, trainable
+from bayesprune.methods.curvature import diagonal
 from bayesprune.methods.gaussian import MAP
 from bayesprune.methods.gradients.uses import Lookup
 from bayesprune.methods.output_vectors import combined, draws, passes

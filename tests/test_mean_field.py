@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 from bayesprune.architectures.build import build
-from bayesprune.architectures.mask import Mask
-from bayesprune.architectures.units import weight_units
+from bayesprune.architectures.discovery.units_of import weight_units
+from bayesprune.architectures.units.mask import Mask
 from bayesprune.bench.adabelief import AdaBelief
 from bayesprune.bench.training import DivergedError, Training, train
 from bayesprune.datasets.data import Split

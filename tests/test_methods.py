@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 from bayesprune.architectures.build import build
-from bayesprune.architectures.mask import Mask
-from bayesprune.architectures.units import group_units, weight_units
+from bayesprune.architectures.discovery.units_of import group_units, weight_units
+from bayesprune.architectures.units.mask import Mask
 from bayesprune.bench.select import keep_count, select, shuffled_within_layers
 from bayesprune.datasets.data import Split
 from bayesprune.datasets.registry import UsageError

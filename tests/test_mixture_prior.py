@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from bayesprune.architectures.build import build
-from bayesprune.architectures.units import group_units, weight_units
+from bayesprune.architectures.discovery.units_of import group_units, weight_units
 from bayesprune.bench.training import Training, train
 from bayesprune.datasets.data import Split
 from bayesprune.datasets.registry import UsageError

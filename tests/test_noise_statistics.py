@@ -4,9 +4,9 @@ import copy
 
 import pytest
 import torch
-from bayesprune.architectures.batch_norm import reestimate_batch_norm
 from bayesprune.architectures.build import build
-from bayesprune.architectures.units import weight_units
+from bayesprune.architectures.discovery.units_of import weight_units
+from bayesprune.architectures.running.batch_norm import reestimate_batch_norm
 from bayesprune.bench import metrics
 from bayesprune.bench.evaluate import brief
 from bayesprune.bench.monte_carlo import EXAMPLES, monte_carlo

@@ -7,11 +7,11 @@ import math
 import pytest
 import torch
 from bayesprune.architectures.build import build
-from bayesprune.architectures.certificate import certify
-from bayesprune.architectures.compact import compact
+from bayesprune.architectures.compaction.certificate import certify
+from bayesprune.architectures.compaction.compact import compact
+from bayesprune.architectures.discovery.units_of import group_units, weight_units
 from bayesprune.architectures.lstm import LSTM
-from bayesprune.architectures.mask import Mask
-from bayesprune.architectures.units import group_units, weight_units
+from bayesprune.architectures.units.mask import Mask
 from bayesprune.bench.training import Training, leave, train
 from bayesprune.datasets.data import Split
 from bayesprune.datasets.registry import NotApplicable, UsageError

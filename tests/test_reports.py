@@ -229,7 +229,7 @@ def test_the_same_frame_gives_the_same_bytes(tmp_path):
 
 def test_all_formats_of_a_figure_have_the_same_bytes_every_time(monkeypatch, tmp_path):
     from bayesprune.reports import layout
-    from bayesprune.reports.figures import curves
+    from bayesprune.reports.curves import curves
 
     monkeypatch.setattr(layout, "FORMATS", ALL_FORMATS)
     contents = []
@@ -495,7 +495,7 @@ def test_hostile_and_awkward_names_are_escaped(tmp_path, unsaved):
 
 
 def test_mathematics_in_a_name_is_not_read_as_mathematics(tmp_path):
-    from bayesprune.reports.figures import curves
+    from bayesprune.reports.curves import curves
     from bayesprune.reports.layout import Drawing, save
 
     frame = frame_of(methods=("$\\nonsense{$", "$"), datasets=("$\\frac$",), seeds=(0,))
@@ -510,7 +510,7 @@ def axes_of(figure):
 
 
 def test_curves_show_the_mean_at_each_realised_sparsity_and_the_dense_line():
-    from bayesprune.reports.figures import curves
+    from bayesprune.reports.curves import curves
 
     frame = frame_of(methods=("magnitude",), sparsities=(0.5, 0.75))
     (axis,) = axes_of(curves(frame, "accuracy"))
@@ -524,7 +524,7 @@ def test_curves_show_the_mean_at_each_realised_sparsity_and_the_dense_line():
 
 
 def test_collapsed_points_are_open_and_chosen_ones_are_stars():
-    from bayesprune.reports.figures import curves
+    from bayesprune.reports.curves import curves
 
     rows = [
         *records(("digits",), ("mlp",), ("random",), (0.5, 0.99)),
@@ -549,7 +549,7 @@ def test_many_panels_fill_several_pages_without_loss():
 
 
 def test_legend_stands_below_all_axes_and_text_stays_inside_the_figure():
-    from bayesprune.reports.figures import curves
+    from bayesprune.reports.curves import curves
     from bayesprune.reports.style import sheet
 
     with sheet():
@@ -738,7 +738,7 @@ def test_operating_points_are_paired_with_magnitude_interpolated():
 
 
 def test_bold_marks_the_best_and_what_cannot_be_told_from_it():
-    from bayesprune.reports.tables import results
+    from bayesprune.reports.results_table import results
 
     frame = exact(
         {("magnitude", 0.9): [0.90, 0.91, 0.92], ("opd", 0.9): [0.91, 0.92, 0.93], ("random", 0.9): [0.5, 0.51, 0.52]}

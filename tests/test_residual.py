@@ -5,15 +5,15 @@ import copy
 import bayesprune as bp
 import pytest
 import torch
-from bayesprune.architectures import bundle
 from bayesprune.architectures.build import build
-from bayesprune.architectures.certificate import certify
-from bayesprune.architectures.compact import compact
-from bayesprune.architectures.mask import Mask
-from bayesprune.architectures.residual import residual_outputs
-from bayesprune.architectures.spread import SpreadGroupNorm, SpreadLinear
-from bayesprune.architectures.traced_residual import find
-from bayesprune.architectures.units import Units, units, weight_units
+from bayesprune.architectures.compaction.certificate import certify
+from bayesprune.architectures.compaction.compact import compact
+from bayesprune.architectures.discovery.traced_residual import find
+from bayesprune.architectures.discovery.units_of import residual_outputs, units, weight_units
+from bayesprune.architectures.layers.spread import SpreadGroupNorm, SpreadLinear
+from bayesprune.architectures.saved import bundle
+from bayesprune.architectures.units.mask import Mask
+from bayesprune.architectures.units.vector import Units
 from bayesprune.bench import harness
 from bayesprune.bench.run import Choice
 from bayesprune.bench.store import results

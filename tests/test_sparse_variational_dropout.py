@@ -6,8 +6,8 @@ import math
 import pytest
 import torch
 from bayesprune.architectures.build import build
-from bayesprune.architectures.mask import Mask
-from bayesprune.architectures.units import group_units, weight_units
+from bayesprune.architectures.discovery.units_of import group_units, weight_units
+from bayesprune.architectures.units.mask import Mask
 from bayesprune.bench import harness
 from bayesprune.bench.matrix import Matrix
 from bayesprune.bench.store import results

@@ -11,11 +11,11 @@ import bayesprune as bp
 import pytest
 import torch
 import torchvision
-from bayesprune.architectures.batch_norm import reestimate_batch_norm
 from bayesprune.architectures.build import build
-from bayesprune.architectures.certificate import certify
-from bayesprune.architectures.compact import compact
-from bayesprune.architectures.export import export
+from bayesprune.architectures.compaction.certificate import certify
+from bayesprune.architectures.compaction.compact import compact
+from bayesprune.architectures.running.batch_norm import reestimate_batch_norm
+from bayesprune.architectures.saved.export import export
 from bayesprune.bench.training import Training, train
 from bayesprune.datasets.data import Split
 from bayesprune.methods.gaussian import MAP

@@ -213,7 +213,7 @@ def test_the_twin_has_the_words_of_each_sentence_in_another_order():
 @pytest.mark.real_data
 def test_published_texts():
     """The sizes that the literature quotes."""
-    from bayesprune.datasets.load import data_root
+    from bayesprune.datasets.files import data_root
 
     if not (data_root() / "tinyshakespeare" / "input.txt").exists() or not (data_root() / "sst2").exists():
         pytest.skip(f"no texts in {data_root()}")

@@ -5,19 +5,12 @@ import itertools
 import pytest
 import torch
 from bayesprune.architectures.build import build
-from bayesprune.architectures.compact import compact
-from bayesprune.architectures.mask import Mask
-from bayesprune.architectures.units import (
-    Elementwise,
-    Group,
-    Slice,
-    Units,
-    group_units,
-    groups,
-    prunable,
-    units,
-    weight_units,
-)
+from bayesprune.architectures.compaction.compact import compact
+from bayesprune.architectures.discovery.units_of import group_units, groups_of, units, weight_units
+from bayesprune.architectures.units.mask import Mask
+from bayesprune.architectures.units.prunable import prunable
+from bayesprune.architectures.units.slices import Elementwise, Group, Slice
+from bayesprune.architectures.units.vector import Units
 from bayesprune.datasets.registry import UsageError
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -278,7 +271,7 @@ def test_nothing_prunable_is_refused():
 
 def test_unknown_groups_are_refused():
     with pytest.raises(UsageError, match=r"groups of Sequential are not known.*units: weights"):
-        groups(nn.Sequential(nn.Linear(2, 2)))
+        groups_of(nn.Sequential(nn.Linear(2, 2)))
     with pytest.raises(UsageError, match="MLP has no group"):
         group_units(build("mlp", (4,), 2, seed=0, widths=()))
 

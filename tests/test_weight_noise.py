@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from bayesprune.architectures.build import build
-from bayesprune.architectures.units import prunable
+from bayesprune.architectures.units.prunable import prunable
 from bayesprune.methods.weight_noise import WeightNoise, spread
 from torch import nn
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 from bayesprune.architectures.build import build
-from bayesprune.architectures.mask import Mask
-from bayesprune.architectures.units import weight_units
+from bayesprune.architectures.discovery.units_of import weight_units
+from bayesprune.architectures.units.mask import Mask
 from bayesprune.bench.select import keep_count, select
 from bayesprune.datasets.load import load
 from bayesprune.methods.gaussian import MAP

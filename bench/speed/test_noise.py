@@ -8,14 +8,15 @@ import statistics
 import pytest
 import torch
 from bayesprune.architectures.build import build
-from bayesprune.architectures.compact import compact
-from bayesprune.architectures.mask import Mask
-from bayesprune.architectures.units import group_units, weight_units
+from bayesprune.architectures.compaction.compact import compact
+from bayesprune.architectures.discovery.units_of import group_units, weight_units
+from bayesprune.architectures.units.mask import Mask
 from bayesprune.bench.training import Training, train
 from bayesprune.datasets.data import Split
-from bayesprune.methods.bmrs import delta_f_lognormal, delta_f_loguniform, noise_snr
+from bayesprune.methods.bmrs import delta_f_lognormal, delta_f_loguniform
 from bayesprune.methods.gaussian import MAP
 from bayesprune.methods.noise import MultiplicativeNoise
+from bayesprune.methods.truncated import noise_snr
 
 MNIST = (1, 28, 28)
 PERCEPTRON = {"widths": (100,) * 8, "activation": "tanh"}

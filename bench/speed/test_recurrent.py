@@ -7,9 +7,9 @@ one that cannot take factors of every sequence, is reported.
 import pytest
 import torch
 from bayesprune.architectures.build import build
-from bayesprune.architectures.compact import compact
-from bayesprune.architectures.mask import Mask
-from bayesprune.architectures.units import group_units, weight_units
+from bayesprune.architectures.compaction.compact import compact
+from bayesprune.architectures.discovery.units_of import group_units, weight_units
+from bayesprune.architectures.units.mask import Mask
 from bayesprune.bench.evaluate import flops
 from bayesprune.bench.latency import speedups
 from bayesprune.datasets.data import Split

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from bayesprune.architectures.build import build
-from bayesprune.architectures.units import weight_units
+from bayesprune.architectures.discovery.units_of import weight_units
 from bayesprune.bench.training import Training, train
 from bayesprune.datasets.data import Split
 from bayesprune.methods.evidence import Evidence

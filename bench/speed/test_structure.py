@@ -11,9 +11,10 @@ import pytest
 import torch
 import torchvision
 from bayesprune.architectures.build import build
-from bayesprune.architectures.compact import compact
-from bayesprune.architectures.mask import Mask
-from bayesprune.architectures.units import Units, group_units, groups, units
+from bayesprune.architectures.compaction.compact import compact
+from bayesprune.architectures.discovery.units_of import group_units, groups_of, units
+from bayesprune.architectures.units.mask import Mask
+from bayesprune.architectures.units.vector import Units
 from bayesprune.bench.evaluate import flops
 from bayesprune.bench.latency import speedups
 from bayesprune.datasets.load import load
@@ -46,7 +47,7 @@ def test_groups_of_resnet50_against_a_forward_pass(resnet50, contender, compare)
     network, x = resnet50
     with torch.no_grad():
         forward = contender(lambda _: network(x))
-        ratio = compare("groups / forward pass at 224², resnet50", contender(lambda _: groups(network, x)), forward,
+        ratio = compare("groups / forward pass at 224², resnet50", contender(lambda _: groups_of(network, x)), forward,
                         GROUPS_ROUNDS)  # fmt: skip
     allowed = FORWARDS * statistics.median(ratio.theirs) + SECONDS
     assert statistics.median(ratio.ours) <= allowed

@@ -3,8 +3,8 @@
 import pytest
 import torch
 from bayesprune.architectures.build import build
-from bayesprune.architectures.mask import Mask
-from bayesprune.architectures.units import weight_units
+from bayesprune.architectures.discovery.units_of import weight_units
+from bayesprune.architectures.units.mask import Mask
 from bayesprune.bench.training import Training, train
 from bayesprune.datasets.data import Split
 from bayesprune.datasets.load import load

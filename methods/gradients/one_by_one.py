@@ -7,18 +7,13 @@ import warnings
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..cost import count_passes
+from ...architectures.running.cost import count_passes
+from ...architectures.running.modes import differentiable_attention
 from .interception import drop_caches
 
 # Bytes that per-example gradients may take where they have to be formed: about what a cache holds.
 CHUNK_BYTES = 1 << 24
-
-
-def differentiable_attention():
-    """Attention in the form that can be differentiated twice and per example (the fused kernels cannot)."""
-    return sdpa_kernel(SDPBackend.MATH)
 
 
 def one_by_one(

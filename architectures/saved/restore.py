@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from ..datasets.registry import UsageError
-from .compact import resize
-from .groups import load_declarations
+from ...datasets.registry import UsageError
+from ..declared.groups import load_declarations
+from ..layers.resize import resize
+from ..layers.spread import become_spread_, can_spread
 from .plan import Plan, Size, tensors_of
-from .spread import become_spread_, can_spread
 
 
 def restored(dense: nn.Module, plan: Plan, tensors: Mapping[str, Tensor]) -> nn.Module:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from .compact import positions, resize, spread_out
-from .loan import lent, put
-from .mask import Mask
-from .slices import Group
-from .units import Units
+from ..compaction.compact import cut, positions
+from ..running.loan import lent, put
+from ..units.mask import Mask
+from ..units.slices import Group
+from ..units.vector import Units
 
 # Largest difference to the masked network, relative to the largest output, in float32 at random weights:
 # rounding stays below 1e-5 there, and mixing what should be apart gives differences of order one.
@@ -55,7 +56,7 @@ def _agrees(network: nn.Module, x: Tensor, groups: tuple[Group, ...], generator:
 def _same(network: nn.Module, x: Tensor, mask: Mask) -> bool:
     try:
         with lent(network):
-            _cut(network, mask)
+            cut(network, mask, positions(mask), partial(put, network))
             found = _outputs(network, x)
     except Exception:  # whatever a forward pass raises here, it says that these cannot be cut out
         return False
@@ -73,18 +74,6 @@ def _some(n: int, share: float, generator: torch.Generator) -> Tensor:
     one, other = torch.randperm(n, generator=generator)[:2]
     kept[one], kept[other] = True, False
     return kept
-
-
-def _cut(network: nn.Module, mask: Mask) -> None:
-    """Put, in a lent network, tensors without the units that leave in the place of those with them."""
-    tensors = dict(network.named_parameters(remove_duplicate=False)) | dict(network.named_buffers())
-    stays = positions(mask)
-    for (name, axis), stay in stays.items():
-        tensors[name] = tensors[name].detach().index_select(axis, stay.nonzero().flatten().to(tensors[name].device))
-        put(network, name, tensors[name])
-    for module in network.modules():
-        resize(module)
-    spread_out(network, mask, stays)
 
 
 def _outputs(network: nn.Module, x: Tensor) -> list[Tensor]:

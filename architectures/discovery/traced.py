@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from ..datasets.registry import UsageError
+from ...datasets.registry import UsageError
+from ..declared.groups import declared_groups, within
+from ..running.loan import lent, randomise_
+from ..units.prunable import all_tensors
+from ..units.slices import Group, Slice
 from .dependency import couplings
 from .families import families
-from .groups import groups, within
-from .loan import lent, randomise_
 from .sites import Edge, Site
-from .slices import Group, Slice
 from .trial import exact
 from .watch import Watch
 
@@ -71,9 +72,7 @@ class Trace:
 
     def proposals(self) -> list[Proposal]:
         """All that looks like a group."""
-        network = self.network
-        tensors = dict(network.named_parameters(remove_duplicate=False)) | dict(network.named_buffers())
-        return _proposals(network, self.graph, tensors)
+        return _proposals(self.network, self.graph, all_tensors(self.network))
 
     def confirmed(self, wanted: Sequence[Group]) -> tuple[Group, ...]:
         """Those groups of which any part can be cut out as if it were only masked."""
@@ -110,7 +109,7 @@ def _proposals(network: nn.Module, graph: Graph, tensors: Mapping[str, Tensor]) 
     proposals: list[Proposal] = []
     taken: set[tuple[str, int]] = set()
     for path, module in network.named_modules():
-        for group in (within(path, own) for own in groups.declared(module) if path):
+        for group in (within(path, own) for own in declared_groups(module) if path):
             cut = {(part.name, part.axis) for part in group.slices if isinstance(part, Slice)}
             reason = next((graph.held[name] for name, _ in sorted(cut) if name in graph.held), "")
             if not cut & taken:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
 @contextmanager
@@ -51,3 +52,8 @@ def precision_of(network: nn.Module) -> torch.dtype:
     """The least precise floating-point type among the parameters; float32 if there are none."""
     types = {parameter.dtype for parameter in network.parameters() if parameter.is_floating_point()}
     return max(types, key=lambda dtype: torch.finfo(dtype).eps, default=torch.float32)
+
+
+def differentiable_attention():
+    """Attention in the form that can be differentiated twice and per example (the fused kernels cannot)."""
+    return sdpa_kernel(SDPBackend.MATH)

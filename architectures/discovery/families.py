@@ -12,9 +12,9 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
+from ..units.slices import Group, Slice
 from .dependency import OUTPUT
 from .sites import Edge, Pieces, Site
-from .slices import Group, Slice
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor, nn
 
-from .layout import Arrival, moved
+from .arrivals import Arrival, moved
 from .sites import Edge, Ends, Site, barrier, blocks, ends_of
 
 OUTPUT = "the outputs of the network stay"

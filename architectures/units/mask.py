@@ -12,9 +12,9 @@ from safetensors import SafetensorError
 from safetensors import torch as safetensors
 from torch import Tensor, nn
 
-from ..datasets.atomic import write_atomically
-from ..datasets.registry import UsageError
-from .units import Units
+from ...datasets.atomic import write_atomically
+from ...datasets.registry import UsageError
+from .vector import Units
 
 
 @dataclass(frozen=True, eq=False)

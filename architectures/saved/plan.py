@@ -12,10 +12,10 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
-from .. import __version__
-from ..datasets.registry import UsageError
-from .build import build
-from .certificate import Certificate
+from ... import __version__
+from ...datasets.registry import UsageError
+from ..build import build
+from ..compaction.certificate import Certificate
 
 FORMAT = 1
 Number = bool | int

@@ -12,24 +12,10 @@ import functools
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
-from torch import Tensor, nn
+from torch import nn
 
-from ..datasets.registry import UsageError
-from .groups import load_declarations, parallel
-from .slices import Group
-
-
-def residual_outputs(network: nn.Module, example: Tensor | None = None) -> tuple[Group, ...]:
-    """The features that layers of `network` add to a residual stream, and inner channels behind a norm.
-
-    Those that the class of `network` declares; for any other class those that one forward pass of `example`, a batch
-    of inputs of shape (n, ...), shows. The network is left as it is.
-
-    Raises UsageError without an example if the class declares none, and, with reasons, where nothing can leave.
-    """
-    load_declarations(network)
-    found = tuple(group for group in declared(network) if group.size > 1)  # of a single unit nothing may leave
-    return found or _traced(network, example)
+from ..units.slices import Group
+from .groups import parallel
 
 
 @functools.singledispatch
@@ -49,14 +35,3 @@ def projections(network: nn.Module, ends: Collection[str]) -> Iterator[Group]:
     for name, module in network.named_modules():
         if isinstance(module, nn.Linear) and name.endswith(tuple(f".{end}" for end in ends)):
             yield outputs(network, name)
-
-
-def _traced(network: nn.Module, example: Tensor | None) -> tuple[Group, ...]:
-    from .traced_residual import find  # imports torch-pruning, which declared networks do without
-
-    if example is None:
-        raise UsageError(
-            f"what {type(network).__name__} adds to residual streams is not known; pass example=, a batch of its "
-            "inputs, to have it traced"
-        )
-    return find(network, example)

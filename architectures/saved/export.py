@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..datasets.atomic import write_atomically
-from ..datasets.registry import UsageError, one_line
-from .certificate import Certificate
-from .modes import evaluating, to_network
+from ...datasets.atomic import write_atomically
+from ...datasets.registry import UsageError, one_line
+from ..compaction.certificate import Certificate
+from ..running.modes import evaluating, to_network
 
 ONNX = ("onnx", "onnxruntime", "onnxscript")
 ONNX_TOLERANCE = 1e-5

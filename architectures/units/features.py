@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ..architectures.slices import Group, Slice
-from ..architectures.units import Units, prunable
-from ..datasets.registry import UsageError
+from ...datasets.registry import UsageError
+from .prunable import prunable
+from .slices import Group, Slice
+from .vector import Units
 
 
 def feature_units(network: nn.Module) -> Units:

@@ -16,10 +16,10 @@ from safetensors import SafetensorError
 from safetensors import torch as safetensors
 from torch import Tensor, nn
 
-from ..datasets.atomic import write_atomically
-from ..datasets.registry import UsageError
-from .certificate import Certificate, certify
-from .checks import random_inputs
+from ...datasets.atomic import write_atomically
+from ...datasets.registry import UsageError
+from ..checks import random_inputs
+from ..compaction.certificate import Certificate, certify
 from .plan import Architecture, Plan, Stored, checked, digest_of, sizes_of, tensors_of
 from .restore import check_fit, restored, slot
 

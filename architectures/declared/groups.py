@@ -1,12 +1,11 @@
-"""Which groups of units a network can lose: our architectures declare their own, others are traced.
+"""Groups of units that a network can lose, as its class declares them.
 
 An architecture registers one function of a few lines,
 
     @groups.register
     def mlp_groups(network: MLP) -> tuple[Group, ...]: ...
 
-built from `parallel`, which states a group by the modules that write, normalise and read its units. The
-groups of any other network are found by a forward pass of some example inputs.
+built from `parallel`, which states a group by the modules that write, normalise and read its units.
 """
 
 from __future__ import annotations
@@ -15,83 +14,39 @@ import functools
 import importlib
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ..datasets.registry import UsageError
-from .slices import Group, Slice
-from .spread import is_spread
-
-if TYPE_CHECKING:
-    from .traced import Found
+from ...datasets.registry import UsageError
+from ..layers.spread import is_spread
+from ..units.slices import Group, Slice
 
 # Classes of other packages whose groups are declared in modules of ours. Those modules are imported when
 # such a network is met, so that asking for units never loads timm by itself.
 _DECLARED_IN = {
-    "timm.layers.attention": ".vit",
-    "timm.models.vision_transformer": ".vit",
-    "timm.models.mlp_mixer": ".mixer",
+    "timm.layers.attention": "..vit",
+    "timm.models.vision_transformer": "..vit",
+    "timm.models.mlp_mixer": "..mixer",
 }
 
 
-class _Groups:
-    """`groups(network, example)`, and `groups.register`, by which a class of networks declares its own."""
-
-    def __init__(self):
-        self._declared = functools.singledispatch(_undeclared)
-        self.register = self._declared.register
-
-    def __call__(self, network: nn.Module, example: Tensor | None = None) -> tuple[Group, ...]:
-        """The groups of units that can be removed from `network` without changing what stays.
-
-        Those that the class of `network` declares; for any other class those that one forward pass of
-        `example`, a batch of inputs of shape (n, ...), shows. The network is left as it is.
-
-        Raises UsageError without an example if the class declares none, and if nothing can be removed.
-        """
-        declared = self.declared(network)
-        if declared or (example is None and self._declared.dispatch(type(network)) is not _undeclared):
-            return declared
-        found = _traced(network, example)
-        if not found.groups:
-            said = [f"{name}: {reason}" for name, reason in found.left_out.items()]
-            more = f"; and {len(said) - 3} more" if len(said) > 3 else ""
-            raise UsageError(
-                f"{type(network).__name__} has no group of units that could be removed"
-                f" ({'; '.join(said[:3])}{more}); its weights can still be pruned (units: weights)"
-            )
-        return found.groups
-
-    def left_out(self, network: nn.Module, example: Tensor | None = None) -> dict[str, str]:
-        """What is no group of `network`, by name, and the reason; empty where the class declares its groups."""
-        return {} if self.declared(network) else _traced(network, example).left_out
-
-    def declared(self, network: nn.Module) -> tuple[Group, ...]:
-        """The groups that the class of `network` declares; none if it is a class of others."""
-        load_declarations(network)
-        return self._declared(network)
-
-
-def _undeclared(network: nn.Module) -> tuple[Group, ...]:
+@functools.singledispatch
+def groups(network: nn.Module) -> tuple[Group, ...]:
+    """The groups that the class of `network` declares; none if it is a class of others."""
     return ()
 
 
-def _traced(network: nn.Module, example: Tensor | None) -> Found:
-    # Tracing imports torch-pruning, which declared groups do without.
-    from .traced import find
-
-    if example is None:
-        raise UsageError(
-            f"groups of {type(network).__name__} are not known; its weights can still be pruned (units: weights), "
-            "or pass example=, a batch of its inputs, to have its groups traced"
-        )
-    return find(network, example)
+def declared_groups(network: nn.Module) -> tuple[Group, ...]:
+    """The same, whoever made the class: modules of ours that declare the groups of other packages are imported."""
+    load_declarations(network)
+    return groups(network)
 
 
-groups = _Groups()
-left_out = groups.left_out
+def declares(network: nn.Module) -> bool:
+    """Whether the class of `network` says which groups it has, if only that it has none."""
+    load_declarations(network)
+    return groups.dispatch(type(network)) is not groups.dispatch(object)
 
 
 def load_declarations(network: nn.Module) -> None:

@@ -9,49 +9,19 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..datasets.registry import UsageError
-from .groups import groups, left_out
-from .residual import residual_outputs
-from .slices import Elementwise, Group, Slice
-from .words import Words
-
-__all__ = [
-    "Elementwise",
-    "Granularity",
-    "Group",
-    "Slice",
-    "Units",
-    "group_units",
-    "groups",
-    "left_out",
-    "prunable",
-    "units",
-    "weight_units",
-]
+from ...datasets.registry import UsageError
+from .slices import Group, Slice
 
 # What is a unit: a single weight; any structure that can leave; only attention heads or feed-forward hidden units; or
 # what layers add to a residual stream.
 Granularity = Literal["weights", "groups", "head", "ffn_hidden", "residual_out"]
-_KIND = {"head": "head", "ffn_hidden": "hidden"}
-
-# Modules whose parameters called "...weight..." multiply an input; biases, norms and tables are not here.
-_WEIGHTED = (
-    nn.Linear,
-    nn.Bilinear,
-    nn.modules.conv._ConvNd,
-    nn.RNNBase,
-    nn.RNNCellBase,
-    nn.MultiheadAttention,
-    Words,
-)
-_TABLES = (nn.Embedding, nn.EmbeddingBag)
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,65 +105,3 @@ def _gather(group: Group, values: Mapping[str, Tensor]) -> Tensor:
 def _check_shape(name: str, got: torch.Size, expected: torch.Size) -> None:
     if got != expected:
         raise UsageError(f"{name} has shape {tuple(got)}, expected {tuple(expected)}")
-
-
-def prunable(network: nn.Module) -> dict[str, nn.Parameter]:
-    """The weights that may be pruned, by name, in the network's own order.
-
-    These are the weight tensors of linear, (transposed) convolution, recurrent and attention layers that
-    take part in training, and the vectors of `Words`; no biases, norms, other embeddings or position tables, and no
-    frozen weights. A tensor that several layers share counts once, under its first name; one shared with another
-    embedding is left out.
-    """
-    tables = [module for module in network.modules() if isinstance(module, _TABLES) and not isinstance(module, Words)]
-    weighted = [module for module in network.modules() if isinstance(module, _WEIGHTED)]
-    offered = _parameters_of(weighted) - _parameters_of(tables)
-    return {name: p for name, p in network.named_parameters() if id(p) in offered and p.requires_grad}
-
-
-def _parameters_of(modules: Sequence[nn.Module]) -> set[int]:
-    own = [item for module in modules for item in module.named_parameters(recurse=False)]
-    return {id(parameter) for name, parameter in own if "weight" in name}
-
-
-def weight_units(network: nn.Module) -> Units:
-    """Every prunable weight is a unit; raises UsageError if the network has none."""
-    weights = prunable(network)
-    if not weights:
-        raise UsageError(
-            f"nothing prunable in {type(network).__name__}: it has no linear, convolution, recurrent or "
-            "attention layer with a trainable weight"
-        )
-    return Units(tuple(Group(n, "weight", (Elementwise(n, p.shape),)) for n, p in weights.items()))
-
-
-def group_units(network: nn.Module, example: Tensor | None = None) -> Units:
-    """Every neuron, filter, channel or head is a unit; raises UsageError where none can be removed.
-
-    `example`, a batch of inputs of shape (n, ...), is needed for networks that do not declare their groups.
-    """
-    found = groups(network, example)
-    if not found:
-        raise UsageError(f"{type(network).__name__} has no group of units that could be removed")
-    return Units(found)
-
-
-def units(network: nn.Module, granularity: Granularity, example: Tensor | None = None) -> Units:
-    """The units of `network`: its single "weights", its "groups" (see `group_units`), those of one kind, or
-    what is added to its residual streams (see `residual_outputs`).
-
-    Raises UsageError for a network that has no such units.
-    """
-    if granularity == "weights":
-        return weight_units(network)
-    if granularity == "residual_out":
-        return Units(residual_outputs(network, example))
-    found = group_units(network, example)
-    if granularity == "groups":
-        return found
-    if not (chosen := tuple(group for group in found.groups if group.kind == _KIND[granularity])):
-        raise UsageError(
-            f"{type(network).__name__} has no unit that is known to be of the kind {granularity!r}, as networks that "
-            "declare their groups have; choose units: groups"
-        )
-    return Units(chosen)

@@ -11,13 +11,13 @@ from functools import cached_property
 
 from torch import Tensor, nn
 
-from ..datasets.registry import UsageError
-from .residual import outputs
+from ...datasets.registry import UsageError
+from ..declared.residual import outputs
+from ..layers.spread import can_spread, is_spread
+from ..units.prunable import prunable
+from ..units.slices import Group, Slice
 from .sites import Edge, Site
-from .slices import Group, Slice
-from .spread import can_spread, is_spread
 from .traced import FAILED, traced
-from .units import prunable
 
 _NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm)
 _SUM = "the operation add"

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import copy
-import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from torch import Tensor, nn
 
-from ..datasets.registry import UsageError
+from ...datasets.registry import UsageError
+from ..declared.groups import load_declarations
+from ..layers.resize import resize
+from ..layers.spread import spread_
+from ..units.mask import Mask
+from ..units.prunable import all_tensors
+from ..units.slices import Slice
+from ..units.vector import Units
 from .folding import add_to_bias, constants
-from .groups import load_declarations
-from .mask import Mask
-from .slices import Slice
-from .spread import spread_
-from .units import Units
 
 
 def compact(network: nn.Module, mask: Mask, example: Tensor | None = None) -> nn.Module:
@@ -36,20 +37,11 @@ def compact(network: nn.Module, mask: Mask, example: Tensor | None = None) -> nn
     shifts = {} if example is None else constants(network, mask, stays, example)
     small = copy.deepcopy(network)
     small.zero_grad(set_to_none=True)
-    tensors = _tensors(small)
-    for (name, axis), stay in stays.items():
-        tensor = tensors[name]
-        tensor.data = tensor.data.index_select(axis, stay.nonzero().flatten().to(tensor.device))
-    for module in small.modules():
-        resize(module)
-    spread_out(small, mask, stays)
+    whole = all_tensors(small)
+    cut(small, mask, stays, lambda name, tensor: setattr(whole[name], "data", tensor))
     for name, shift in shifts.items():
         add_to_bias(small.get_submodule(name), shift)
     return small
-
-
-def _tensors(network: nn.Module) -> dict[str, Tensor]:
-    return dict(network.named_parameters(remove_duplicate=False)) | dict(network.named_buffers())
 
 
 def _check(network: nn.Module, mask: Mask) -> None:
@@ -57,7 +49,7 @@ def _check(network: nn.Module, mask: Mask) -> None:
         raise UsageError("single weights can be masked but not cut out; compaction needs units: groups")
     if collapsed := mask.collapsed():
         raise UsageError(f"cannot compact: the mask removes all of {collapsed[0]!r}; keep at least one unit")
-    tensors = _tensors(network)
+    tensors = all_tensors(network)
     for name, shape in mask.units.shapes.items():
         found = tuple(tensors[name].shape) if name in tensors else "missing"
         if found != tuple(shape):
@@ -73,7 +65,20 @@ def positions(mask: Mask) -> dict[tuple[str, int], Tensor]:
     return {key: stay for key, stay in stays.items() if not bool(stay.all())}
 
 
-def spread_out(network: nn.Module, mask: Mask, stays: Mapping[tuple[str, int], Tensor]) -> None:
+def cut(
+    network: nn.Module, mask: Mask, stays: Mapping[tuple[str, int], Tensor], put: Callable[[str, Tensor], object]
+) -> None:
+    """Cut, in place, what does not stay; `put` takes the name of a tensor and what stays of it."""
+    tensors = all_tensors(network)
+    for (name, axis), stay in stays.items():
+        tensors[name] = tensors[name].detach().index_select(axis, stay.nonzero().flatten().to(tensors[name].device))
+        put(name, tensors[name])
+    for module in network.modules():
+        resize(module)
+    _spread_out(network, mask, stays)
+
+
+def _spread_out(network: nn.Module, mask: Mask, stays: Mapping[tuple[str, int], Tensor]) -> None:
     """Let the layers whose outputs keep their width put zeros in the places of those that were cut, in place."""
     for name in {group.spread for group in mask.units.groups} - {""}:
         if (stay := stays.get((f"{name}.weight", 0))) is not None:
@@ -86,56 +91,3 @@ def _pieces(units: Units, kept: Tensor) -> Iterator[tuple[Slice, Tensor]]:
         for piece in (*group.slices, *group.buffers):
             if isinstance(piece, Slice):
                 yield piece, part
-
-
-@functools.singledispatch
-def resize(module: nn.Module) -> None:
-    """Make a module's size attributes agree with its tensors; an architecture registers its own classes."""
-
-
-@resize.register
-def _(module: nn.Linear) -> None:
-    module.out_features, module.in_features = module.weight.shape
-
-
-@resize.register
-def _(module: nn.modules.conv._ConvNd) -> None:
-    # Axis 0 of the weight counts channels, axis 1 the channels per group. Of a grouped convolution whole
-    # groups leave, so that axis 0 shrinks with the number of groups.
-    if module.groups > 1:
-        before = module.in_channels if module.transposed else module.out_channels
-        module.groups = module.weight.shape[0] * module.groups // before
-    sizes = (module.weight.shape[0], module.weight.shape[1] * module.groups)
-    module.in_channels, module.out_channels = sizes if module.transposed else sizes[::-1]
-
-
-@resize.register
-def _(module: nn.modules.batchnorm._NormBase) -> None:
-    per_channel = module.weight if module.weight is not None else module.running_mean
-    if per_channel is not None:
-        module.num_features = len(per_channel)
-
-
-@resize.register
-def _(module: nn.GroupNorm) -> None:
-    per_group = module.num_channels // module.num_groups
-    if module.weight is not None:
-        module.num_channels = len(module.weight)
-        module.num_groups = module.num_channels // per_group
-
-
-@resize.register
-def _(module: nn.LayerNorm) -> None:
-    if module.weight is not None:
-        module.normalized_shape = tuple(module.weight.shape)
-
-
-@resize.register
-def _(module: nn.RNNBase) -> None:
-    rows, module.input_size = module.get_parameter("weight_ih_l0").shape
-    module.hidden_size = rows // {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
-
-
-@resize.register
-def _(module: nn.Embedding) -> None:
-    module.num_embeddings, module.embedding_dim = module.weight.shape

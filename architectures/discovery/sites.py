@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from .spread import is_spread
+from ..layers.spread import is_spread
 
 Pieces = tuple[tuple[str, int], ...]
 

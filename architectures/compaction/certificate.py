@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..datasets.registry import UsageError
+from ...datasets.registry import UsageError
+from ..running.modes import evaluating, precision_of, to_network
 from .divergence import first_difference, first_non_finite
-from .modes import evaluating, precision_of, to_network
 
 BATCH = 64
 # Double precision leaves no excuse for a difference that single precision would hide.

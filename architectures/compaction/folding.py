@@ -16,13 +16,13 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from ..datasets.registry import UsageError
-from .mask import Mask
+from ...datasets.registry import UsageError
+from ..layers.axes import Reader, channel_axis, input_axis, output_axis
+from ..units.mask import Mask
 
 # A constant sum is computed in different orders at different places: so many rounding errors may differ.
 ROUNDING = 16
 
-Reader = nn.Linear | nn.modules.conv._ConvNd
 Positions = Mapping[tuple[str, int], Tensor]
 
 
@@ -56,7 +56,7 @@ def constants(network: nn.Module, mask: Mask, stays: Positions, example: Tensor)
     if probes:
         masked(example)
     found = {
-        name: _constant(name, probe, stays.get((f"{name}.weight", _output_axis(probe))), received[name])
+        name: _constant(name, probe, stays.get((f"{name}.weight", output_axis(probe))), received[name])
         for name, probe in probes.items()
     }
     return {name: shift for name, shift in found.items() if bool(shift.any())}
@@ -77,7 +77,7 @@ def _probes(masked: nn.Module, stays: Positions) -> dict[str, Reader]:
     found = {}
     for name, module in masked.named_modules():
         if isinstance(module, Reader) and getattr(module, "groups", 1) == 1:
-            stay = stays.get((f"{name}.weight", 1 - _output_axis(module)))
+            stay = stays.get((f"{name}.weight", input_axis(module)))
             if stay is not None:
                 found[name] = _probe(module, stay)
     return found
@@ -87,21 +87,12 @@ def _probe(reader: Reader, stay: Tensor) -> Reader:
     probe = copy.deepcopy(reader)
     probe.register_parameter("bias", None)
     kept = stay.nonzero().flatten().to(probe.weight.device)
-    probe.weight.data.index_fill_(1 - _output_axis(probe), kept, 0)
+    probe.weight.data.index_fill_(input_axis(probe), kept, 0)
     return probe
 
 
-def _output_axis(reader: Reader) -> int:
-    """The axis of the weight that counts outputs; the other of the first two counts inputs."""
-    return 1 if getattr(reader, "transposed", False) else 0
-
-
-def _channel_axis(reader: Reader) -> int:
-    return -1 if isinstance(reader, nn.Linear) else -1 - len(reader.kernel_size)
-
-
 def _measure(probe: Reader, received: list[tuple[Tensor, ...]], reader: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-    axis = _channel_axis(probe)
+    axis = channel_axis(probe)
     received.append(tuple(each.movedim(axis, 0).flatten(1) for each in (inputs[0], probe(inputs[0]))))
 
 
@@ -110,10 +101,10 @@ def _constant(name: str, probe: Reader, stay: Tensor | None, calls: list[tuple[T
     if not calls:
         raise UsageError(f"cannot compact: {name!r} reads removed units, but is not called on the example")
     inputs, outputs = (torch.cat(each, 1) for each in zip(*calls, strict=True))
-    own = probe.weight.movedim(_output_axis(probe), 0).flatten(1)
+    own = probe.weight.movedim(output_axis(probe), 0).flatten(1)
     if stay is not None:
         outputs = outputs[stay.to(outputs.device)]
-    read = probe.weight.movedim(1 - _output_axis(probe), 0).flatten(1).any(1)
+    read = probe.weight.movedim(input_axis(probe), 0).flatten(1).any(1)
     unit = ROUNDING * torch.finfo(outputs.dtype).eps * inputs[read].abs().max()
     if not bool(_spread(outputs) <= unit * own.abs().sum(1).max()):
         raise UsageError(f"cannot compact: {_why(name, probe, bool(_spread(inputs[read]) <= unit))}")

@@ -1,0 +1,1 @@
+"""Removed units cut out of the tensors, and the proof that the smaller network computes the same."""

@@ -1,0 +1,1 @@
+"""Units that classes of networks declare."""

@@ -1,0 +1,1 @@
+"""Units that a network has, declared or found by tracing one forward pass."""

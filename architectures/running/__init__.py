@@ -1,0 +1,1 @@
+"""Networks while they run: modes, loans, statistics, costs."""

@@ -1,0 +1,1 @@
+"""Networks on disk: bundles, and exports to other formats."""

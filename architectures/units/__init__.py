@@ -1,0 +1,1 @@
+"""Units: the smallest things removed as a whole, and masks over them."""
