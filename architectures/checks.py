@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..datasets.registry import UsageError
+from ..datasets.errors import UsageError
 from ..datasets.tokens import RESERVED
 
 MOST_PATCHES = 8  # patches per side

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..datasets.errors import UsageError
 from ..datasets.own import import_function
-from ..datasets.registry import UsageError
 from . import register
 from .checks import image, random_inputs
 

@@ -10,7 +10,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..datasets.registry import UsageError
+from ..datasets.errors import UsageError
 from . import register
 from .checks import flat, image, positive
 from .declared.groups import groups, parallel

@@ -14,7 +14,7 @@ import torch
 from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
-from ..datasets.registry import UsageError
+from ..datasets.errors import UsageError
 from ..datasets.tokens import PADDING
 from . import register
 from .checks import image

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..datasets.registry import UsageError
+from ..datasets.errors import UsageError
 from . import register
 from .checks import image, positive
 from .declared.groups import groups, parallel

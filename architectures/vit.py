@@ -15,7 +15,7 @@ from timm.layers.mlp import Mlp
 from timm.models.vision_transformer import ResPostBlock, VisionTransformer
 from torch import nn
 
-from ..datasets.registry import UsageError
+from ..datasets.errors import UsageError
 from . import register
 from .checks import image, patch_size, positive
 from .declared.groups import groups, parallel, runs, within

@@ -22,7 +22,7 @@ from ..architectures.saved import bundle
 from ..architectures.units.mask import Mask
 from ..architectures.units.vector import Granularity
 from ..datasets.data import Split
-from ..datasets.registry import UsageError, unknown
+from ..datasets.errors import UsageError, unknown
 from ..methods.build import build as build_pruner
 from ..methods.pruner import Inference, Pruner, State
 from .budget import Budget, mask_for

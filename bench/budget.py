@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..architectures.compaction.compact import compact
 from ..architectures.units.mask import Mask
 from ..architectures.units.vector import Units
-from ..datasets.registry import UsageError
+from ..datasets.errors import UsageError
 from ..methods.pruner import Pruner, State
 from .evaluate import flops
 from .select import decided, keep_count, select

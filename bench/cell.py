@@ -23,7 +23,7 @@ from ..architectures.units.mask import Mask
 from ..architectures.units.prunable import prunable
 from ..architectures.units.vector import Units
 from ..datasets.data import Split
-from ..datasets.registry import NotApplicable, UsageError
+from ..datasets.errors import NotApplicable, UsageError
 from ..datasets.seal import sealed
 from ..methods.build import build as build_pruner
 from ..methods.pruner import Inference, Pruner

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from ..datasets.data import Data
+from ..datasets.errors import NotApplicable, UsageError
 from ..datasets.load import load
-from ..datasets.registry import NotApplicable, UsageError
 from ..datasets.seal import TestSplitError, sealed
 from ..methods import registry
 from .fits import train_one

@@ -12,7 +12,8 @@ from typing import Any
 import click
 
 from .. import __version__
-from ..datasets.registry import Registry, UsageError
+from ..datasets.errors import UsageError
+from ..datasets.registry import Registry
 
 KINDS = ("methods", "architectures", "datasets", "matrices")
 

@@ -14,8 +14,8 @@ import yaml
 from torch import nn
 
 from ..architectures.units.prunable import trainable
+from ..datasets.errors import UsageError
 from ..datasets.load import load
-from ..datasets.registry import UsageError
 from ..methods import kronecker
 from ..methods.output_vectors import CurvatureKind
 from .probes import Answer, Lost, Prober, Problem, Trial, expected

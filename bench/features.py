@@ -21,7 +21,7 @@ from ..architectures.discovery.units_of import units
 from ..architectures.mlp import Activation
 from ..architectures.units.features import feature_units
 from ..datasets.data import Split
-from ..datasets.registry import UsageError, unknown
+from ..datasets.errors import UsageError, unknown
 from ..methods.build import SCHEDULE
 from ..methods.build import build as build_pruner
 from ..methods.pruner import Pruner, State

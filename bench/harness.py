@@ -18,7 +18,8 @@ import torch
 
 from ..architectures.discovery.units_of import units as units_of
 from ..datasets.atomic import write_atomically
-from ..datasets.registry import NotApplicable, UsageError, plugin_source
+from ..datasets.errors import NotApplicable, UsageError
+from ..datasets.registry import plugin_source
 from ..methods import registry as methods
 from . import cell
 from .fits import fit_key, inference_of, initial_network

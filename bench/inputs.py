@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from ..architectures.running.modes import evaluating
 from ..datasets.data import Data, Split
+from ..datasets.errors import UsageError, one_line
 from ..datasets.own import one_hot
-from ..datasets.registry import UsageError, one_line
 from ..methods.pruner import Inference, Pruner
 
 Array = Tensor | np.ndarray

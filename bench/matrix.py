@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from ..architectures.units.vector import Granularity
-from ..datasets.registry import UsageError, unknown
+from ..datasets.errors import UsageError, unknown
 from .budget import Budget
 from .run import Choice, Run
 from .shipped import find_matrix

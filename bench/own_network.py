@@ -17,9 +17,9 @@ from ..architectures.build import build
 from ..architectures.running.modes import evaluating
 from ..datasets import registry
 from ..datasets.data import Split
+from ..datasets.errors import UsageError, one_line
 from ..datasets.load import load as load_data
 from ..datasets.own import import_function
-from ..datasets.registry import UsageError, one_line
 from ..datasets.source import Source
 from ..methods.build import build as build_pruner
 from . import metrics

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from ..datasets.registry import UsageError
+from ..datasets.errors import UsageError
 from ..methods.build import build as build_pruner
 from ..methods.pruner import Pruner
 from . import cell, harness

@@ -27,7 +27,7 @@ from ..architectures.build import build
 from ..architectures.running.modes import evaluating
 from ..architectures.units.prunable import trainable
 from ..datasets.data import Likelihood
-from ..datasets.registry import UsageError, one_line
+from ..datasets.errors import UsageError, one_line
 from ..methods.curvature import diagonal, predicted_bytes
 from ..methods.kronecker import kfac
 from ..methods.output_vectors import CurvatureKind

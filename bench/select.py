@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..architectures.units.vector import Units
-from ..datasets.registry import UsageError
+from ..datasets.errors import UsageError
 from ..methods.lamp import lamp
 from ..methods.pruner import Allocation, Pruner, State
 

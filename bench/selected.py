@@ -12,7 +12,7 @@ import torch
 from scipy.stats import rankdata
 from torch import Tensor
 
-from ..datasets.registry import UsageError, unknown
+from ..datasets.errors import UsageError, unknown
 from .stability import stability
 
 if TYPE_CHECKING:

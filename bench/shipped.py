@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..datasets.registry import UsageError, unknown
+from ..datasets.errors import UsageError, unknown
 
 MATRICES = Path(__file__).parent / "matrices"
 

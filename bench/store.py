@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..datasets.atomic import write_atomically
-from ..datasets.registry import UsageError
+from ..datasets.errors import UsageError
 
 if TYPE_CHECKING:
     import numpy as np

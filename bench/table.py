@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ..datasets.assemble import floats, statistics
 from ..datasets.data import Data, Split
+from ..datasets.errors import UsageError, one_line
 from ..datasets.own import from_arrays
-from ..datasets.registry import UsageError, one_line
 from ..datasets.source import Source, checked
 
 NAME = "(x, y)"

@@ -21,8 +21,8 @@ from typing import Any
 import torch
 
 from ..datasets.data import Data
+from ..datasets.errors import UsageError
 from ..datasets.load import load
-from ..datasets.registry import UsageError
 from ..methods import registry as methods
 from . import cell
 from .fits import fitted

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .data import Data, Kind, Scaling, Split
-from .registry import UsageError
+from .errors import UsageError
 from .source import Source
 from .splits import Index
 from .tokens import known

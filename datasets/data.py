@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from . import ood, shift
-from .registry import UsageError, unknown
+from .errors import UsageError, unknown
 from .seal import TestSplitError, guard, sealed
 
 __all__ = ["Data", "Kind", "Likelihood", "Scaling", "Split", "TestSplitError", "sealed"]

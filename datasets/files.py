@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .registry import UsageError, one_line
+from .errors import UsageError, one_line
 
 FOUR = ("x_train", "y_train", "x_test", "y_test")
 PAIR = ("x", "y")

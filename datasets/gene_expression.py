@@ -14,8 +14,8 @@ import numpy as np
 from pydantic import PositiveInt
 
 from . import register
+from .errors import UsageError, unknown
 from .files import data_root, read_npz
-from .registry import UsageError, unknown
 from .source import Source
 
 FOLDER = "gene_expression"

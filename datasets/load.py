@@ -12,8 +12,8 @@ from pydantic import Field, TypeAdapter, ValidationError
 from . import registry, splits
 from .assemble import assemble
 from .data import Data
+from .errors import UsageError, unknown
 from .files import data_root
-from .registry import UsageError, unknown
 from .seeds import numpy_stream
 from .source import Source, checked
 

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from . import register
+from .errors import UsageError, one_line, unknown
 from .files import FOUR, PAIR, read_npz
-from .registry import UsageError, one_line, unknown
 from .source import Source, pooled
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from . import register
+from .errors import UsageError
 from .files import FOUR, data_root, read_npz
 from .own import channels_first, from_arrays
-from .registry import UsageError
 from .source import Source
 
 BY_FLAG = ({"train": True}, {"train": False})

@@ -8,7 +8,6 @@ stands for a family: the placeholder reaches the builder as a keyword argument.
 from __future__ import annotations
 
 import ast
-import difflib
 import functools
 import hashlib
 import importlib
@@ -25,21 +24,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from .errors import PluginError, UsageError, one_line, unknown
 from .seal import sealed
 
 BUILT_IN = "built-in"
-
-
-class UsageError(ValueError):
-    """The user asked for something that cannot be: one sentence that names the value and the fix."""
-
-
-class PluginError(UsageError):
-    """A plug-in file or entry point could not be loaded."""
-
-
-class NotApplicable(UsageError):
-    """A combination that makes no sense, such as structure in a network whose groups are not known: a skipped cell."""
 
 
 @dataclass(frozen=True)
@@ -228,14 +216,6 @@ class Registry:
             self._loading = None
 
 
-def unknown(kind: str, name: Any, known: Iterable[str]) -> UsageError:
-    """The error for a name that nobody knows, with the nearest valid spelling."""
-    known = list(known)
-    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known)) or 'none'}"
-    return UsageError(f"unknown {kind} {name!r}; {hint}")
-
-
 def plugin_source(path: Path) -> bytes:
     """The content of a plug-in file; raises PluginError if it is none."""
     if not path.is_file():
@@ -243,12 +223,6 @@ def plugin_source(path: Path) -> bytes:
     if path.suffix != ".py":
         raise PluginError(f"plug-in {path} is not a Python file; its name must end in .py")
     return path.read_bytes()
-
-
-def one_line(error: BaseException) -> str:
-    """Class and first line of an exception's text, for messages of one line."""
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
 
 
 def _module_source(module: str) -> str | None:

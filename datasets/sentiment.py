@@ -17,8 +17,8 @@ import numpy as np
 from pydantic import Field, PositiveInt
 
 from . import register
+from .errors import UsageError, one_line
 from .files import data_root
-from .registry import UsageError, one_line
 from .source import Source
 from .tokens import sentences
 

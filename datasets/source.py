@@ -9,7 +9,7 @@ import numpy as np
 
 from . import tokens
 from .data import Kind, Likelihood
-from .registry import UsageError
+from .errors import UsageError
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import NonNegativeFloat, NonNegativeInt
 
 from . import register
-from .registry import UsageError
+from .errors import UsageError
 from .seeds import numpy_stream
 from .source import Source
 

@@ -6,7 +6,7 @@ import numpy as np
 from pydantic import NonNegativeFloat, PositiveInt
 
 from . import register
-from .registry import UsageError
+from .errors import UsageError
 from .seeds import numpy_stream
 from .source import Source
 

@@ -18,8 +18,8 @@ import numpy as np
 from pydantic import PositiveInt
 
 from . import register
+from .errors import UsageError, one_line
 from .files import data_root
-from .registry import UsageError, one_line
 from .source import Source
 from .tokens import encoded, numbered, windows
 

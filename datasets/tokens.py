@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from .registry import UsageError
+from .errors import UsageError
 
 PADDING, START, UNKNOWN = range(3)
 RESERVED = ("<padding>", "<start>", "<unknown>")

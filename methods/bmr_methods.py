@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
-from ..datasets.registry import UsageError
+from ..datasets.errors import UsageError
 from . import reduced_horseshoe
 from .bmr import Population, Rule, kept, summary
 from .gaussian import MAP

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..architectures.units.slices import Slice
 from ..architectures.units.vector import Units
-from ..datasets.registry import UsageError
+from ..datasets.errors import UsageError
 from .noise import DrawnFor, MultiplicativeNoise, TruncatedLogNormal, Weighting
 from .pruner import Pruner, State, register
 from .truncated import kl_to_loguniform, log_mass, noise_mean, noise_snr, standardised

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, get_args
 
-from ..datasets.registry import UsageError, one_line
+from ..datasets.errors import UsageError, one_line
 from ..datasets.seal import TestSplitError, sealed
 from . import registry
 from .pruner import Allocation, Inference, Pruner, When

@@ -16,7 +16,7 @@ from torch.utils.hooks import RemovableHandle
 from ..architectures.layers.axes import Reader, channel_axis, input_axis
 from ..architectures.units.slices import Elementwise, Group, Slice
 from ..architectures.units.vector import Units
-from ..datasets.registry import NotApplicable, UsageError
+from ..datasets.errors import NotApplicable, UsageError
 
 
 @dataclass(frozen=True, eq=False)

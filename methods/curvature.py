@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ..architectures.running.modes import evaluating
 from ..architectures.units.prunable import trainable
 from ..datasets.data import Likelihood
-from ..datasets.registry import UsageError
+from ..datasets.errors import UsageError
 from .gradients import one_by_one as fallback
 from .gradients.footprint import BATCH, Footprint, SavedBytes, per_example
 from .gradients.interception import ParameterUses

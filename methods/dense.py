@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..architectures.units.prunable import trainable
 from ..datasets.data import Split
-from ..datasets.registry import UsageError
+from ..datasets.errors import UsageError
 from .curvature import send_back
 from .gradients.interception import ParameterUses
 from .gradients.uses import Use

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..architectures.units.mask import Mask
 from ..architectures.units.prunable import trainable
 from ..datasets.data import Split
-from ..datasets.registry import UsageError
+from ..datasets.errors import UsageError
 from .evidence import evidence_at
 from .flat import flat
 from .hyperparameters import Hyperparameters

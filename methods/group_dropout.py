@@ -20,7 +20,7 @@ from ..architectures.units.prunable import prunable
 from ..architectures.units.slices import Group, Slice
 from ..architectures.units.vector import Granularity, Units
 from ..datasets.data import Split
-from ..datasets.registry import NotApplicable, UsageError
+from ..datasets.errors import NotApplicable, UsageError
 from .carriers import CarriedNoise, carriers, is_read
 from .factored_dropout import FactoredDropout, Hooks, Ties
 from .posteriors import Gaussian

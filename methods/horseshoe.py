@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..datasets.registry import UsageError
+from ..datasets.errors import UsageError
 from .bmr import Population, kept, present, summary
 from .horseshoe_prior import horseshoe_prior
 from .noncentred import Initial, NonCentred

@@ -13,7 +13,7 @@ from torch.nn.functional import logsigmoid
 
 from ..architectures.units.features import feature_units
 from ..architectures.units.vector import Units
-from ..datasets.registry import UsageError
+from ..datasets.errors import UsageError
 from .pruner import Inference, Pruner, State
 from .spike_slab import false_discovery_selection
 

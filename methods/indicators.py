@@ -29,7 +29,7 @@ from ..architectures.units.mask import Mask
 from ..architectures.units.slices import Elementwise, Slice
 from ..architectures.units.vector import Granularity, Units
 from ..datasets.data import Split
-from ..datasets.registry import UsageError
+from ..datasets.errors import UsageError
 from .flat import named
 from .posteriors import Gaussian
 from .slab import SpikeAndSlab

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..architectures.units.vector import Units
-from ..datasets.registry import UsageError
+from ..datasets.errors import UsageError
 from .flat import flat
 from .model_reduction import savage_dickey
 from .posteriors import Conjugate

@@ -17,7 +17,7 @@ from ..architectures.layers.axes import input_axis
 from ..architectures.units.prunable import prunable
 from ..architectures.units.slices import Elementwise, Group, Slice
 from ..architectures.units.vector import Units
-from ..datasets.registry import UsageError
+from ..datasets.errors import UsageError
 from .gaussian import MAP
 from .posteriors import Laplace
 from .pruner import Pruner, State, register

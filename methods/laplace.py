@@ -9,7 +9,7 @@ from torch import nn
 
 from ..architectures.units.prunable import trainable
 from ..datasets.data import Split
-from ..datasets.registry import UsageError
+from ..datasets.errors import UsageError
 from .curvature import diagonal
 from .dense import dense
 from .flat import flat

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..architectures.units.prunable import trainable
 from ..architectures.units.vector import Units
 from ..datasets.data import Split
-from ..datasets.registry import UsageError, unknown
+from ..datasets.errors import UsageError, unknown
 from .flat import named
 from .gaussian import TUNING_GRID
 from .posteriors import Conjugate

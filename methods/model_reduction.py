@@ -20,7 +20,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-from ..datasets.registry import UsageError
+from ..datasets.errors import UsageError
 
 # Numbers that a step of elementwise arithmetic takes at a time: 256 KiB.
 BLOCK = 1 << 15

@@ -26,7 +26,7 @@ from ..architectures.running.modes import precision_of
 from ..architectures.units.mask import Mask
 from ..architectures.units.vector import Granularity, Units
 from ..datasets.data import Split
-from ..datasets.registry import UsageError
+from ..datasets.errors import UsageError
 from .carriers import CarriedNoise, Carrier
 from .pruner import Inference
 from .truncated import kl_gradient, kl_to_loguniform, noise_mean, noise_snr

@@ -20,7 +20,7 @@ from ..architectures.units.mask import Mask
 from ..architectures.units.prunable import prunable, trainable
 from ..architectures.units.vector import Units
 from ..datasets.data import Split
-from ..datasets.registry import unknown
+from ..datasets.errors import unknown
 from .lognormal import Moments, kl_gradients, kl_to_gamma
 from .posteriors import Scaled
 from .scale_factors import LOG_SPREAD, Factor, Layer, Prior, Scale, bias_of, by_factor, expanded, layers

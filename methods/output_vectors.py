@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from ..datasets.data import Likelihood
-from ..datasets.registry import NotApplicable, UsageError
+from ..datasets.errors import NotApplicable, UsageError
 
 CurvatureKind = Literal["ggn", "mc", "rademacher", "topk", "ef"]
 DRAWING: tuple[CurvatureKind, ...] = ("mc", "rademacher", "topk")

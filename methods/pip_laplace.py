@@ -13,7 +13,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from ..datasets.registry import UsageError
+from ..datasets.errors import UsageError
 from .bmr import spike
 from .gaussian import MAP
 from .inclusion import Select, pip_pruner

@@ -22,7 +22,7 @@ from ..architectures.units.mask import Mask
 from ..architectures.units.prunable import prunable
 from ..architectures.units.vector import Granularity, Units
 from ..datasets.data import Split
-from ..datasets.registry import UsageError
+from ..datasets.errors import UsageError
 from . import registry
 
 register = registry.register

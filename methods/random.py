@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..datasets.registry import UsageError
+from ..datasets.errors import UsageError
 from . import registry
 from .gaussian import MAP
 from .pruner import Pruner, State, register

@@ -20,7 +20,7 @@ from ..architectures.layers.words import Words
 from ..architectures.lstm import LSTM
 from ..architectures.units.vector import Units
 from ..datasets.data import Split
-from ..datasets.registry import NotApplicable
+from ..datasets.errors import NotApplicable
 from .factored_dropout import FactoredDropout, Hooks
 from .gated_noise import StructureNoise
 from .recurrent_structures import structures

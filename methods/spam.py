@@ -31,7 +31,7 @@ from ..architectures.units.mask import Mask
 from ..architectures.units.prunable import trainable
 from ..architectures.units.vector import Units
 from ..datasets.data import Split
-from ..datasets.registry import UsageError
+from ..datasets.errors import UsageError
 from . import registry
 from .evidence import Evidence, evidence_at, log_evidence
 from .flat import named

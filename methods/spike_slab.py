@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from ..datasets.registry import UsageError
+from ..datasets.errors import UsageError
 from .model_reduction import delta_f, finite, positive
 
 # Points of the Gauss-Hermite rule.

@@ -13,7 +13,7 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from ..datasets.registry import NotApplicable
+from ..datasets.errors import NotApplicable
 from .gaussian import MAP
 from .posteriors import Laplace
 from .pruner import Pruner, State, register

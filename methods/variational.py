@@ -20,7 +20,7 @@ from ..architectures.units.mask import Mask
 from ..architectures.units.prunable import prunable, trainable
 from ..architectures.units.vector import Units
 from ..datasets.data import Split
-from ..datasets.registry import UsageError
+from ..datasets.errors import UsageError
 from .flat import named
 from .posteriors import Gaussian
 from .pruner import Inference

@@ -26,7 +26,7 @@ from torch.nn.functional import softplus
 
 from ..architectures.units.vector import Units
 from ..datasets.data import Split
-from ..datasets.registry import UsageError, unknown
+from ..datasets.errors import UsageError, unknown
 from .dawson import exact, slope
 from .posteriors import Gaussian
 from .pruner import Pruner, State, register

@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from ..bench.store import IDENTITY, RESULTS, SECONDS, csv_text
 from ..datasets.atomic import write_atomically
-from ..datasets.registry import UsageError
+from ..datasets.errors import UsageError
 from . import render, summary
 from .figures import drawings
 from .frame import prepare

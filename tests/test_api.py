@@ -9,8 +9,8 @@ import torch
 from bayesprune.architectures.build import build
 from bayesprune.bench.training import Training
 from bayesprune.datasets.data import Split
+from bayesprune.datasets.errors import UsageError
 from bayesprune.datasets.load import load
-from bayesprune.datasets.registry import UsageError
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 

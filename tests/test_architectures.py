@@ -11,7 +11,7 @@ from bayesprune.architectures.compaction.compact import compact
 from bayesprune.architectures.discovery.units_of import group_units, units, weight_units
 from bayesprune.architectures.units.mask import Mask
 from bayesprune.architectures.units.prunable import prunable
-from bayesprune.datasets.registry import UsageError
+from bayesprune.datasets.errors import UsageError
 from torch import nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F

@@ -12,8 +12,8 @@ from bayesprune.bench.check import TINY, check_on
 from bayesprune.bench.training import Training, leave
 from bayesprune.bench.training import train as fit
 from bayesprune.datasets.data import Split
+from bayesprune.datasets.errors import UsageError
 from bayesprune.datasets.load import load
-from bayesprune.datasets.registry import UsageError
 from bayesprune.methods.bmr import reduction, spike, threshold, tied_share
 from bayesprune.methods.build import build as build_pruner
 from bayesprune.methods.dense import Dense

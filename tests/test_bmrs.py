@@ -16,8 +16,8 @@ from bayesprune.architectures.units.mask import Mask
 from bayesprune.bench.check import TINY, check_on
 from bayesprune.bench.run import Choice
 from bayesprune.bench.training import Training, train
+from bayesprune.datasets.errors import UsageError
 from bayesprune.datasets.load import load
-from bayesprune.datasets.registry import UsageError
 from bayesprune.methods.bmrs import delta_f_lognormal, delta_f_loguniform
 from bayesprune.methods.build import build as build_pruner
 from bayesprune.methods.noise import MultiplicativeNoise

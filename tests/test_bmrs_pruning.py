@@ -12,8 +12,8 @@ from bayesprune.bench.pruning import Workbench
 from bayesprune.bench.run import Choice, Run
 from bayesprune.bench.store import Store
 from bayesprune.bench.training import Finetune, Training
+from bayesprune.datasets.errors import UsageError
 from bayesprune.datasets.load import load
-from bayesprune.datasets.registry import UsageError
 from bayesprune.methods.build import build as build_pruner
 from bayesprune.methods.gaussian import MAP
 from bayesprune.methods.l2_group import l2_group

@@ -18,7 +18,7 @@ from bayesprune.architectures.saved.export import ONNX, export, export_onnx
 from bayesprune.architectures.units.mask import Mask
 from bayesprune.architectures.units.slices import Group, Slice
 from bayesprune.architectures.units.vector import Units
-from bayesprune.datasets.registry import UsageError
+from bayesprune.datasets.errors import UsageError
 from safetensors import torch as safetensors
 from test_compaction import FAMILIES, OUTPUTS, SHAPE, family, images, masked_and_small, network_of, reference
 from torch import nn

@@ -12,7 +12,7 @@ from bayesprune.architectures.running.batch_norm import Reestimation, reestimate
 from bayesprune.architectures.units.mask import Mask
 from bayesprune.architectures.units.slices import Group, Slice
 from bayesprune.architectures.units.vector import Units
-from bayesprune.datasets.registry import UsageError
+from bayesprune.datasets.errors import UsageError
 from torch import nn
 from torch.nn import functional as F
 

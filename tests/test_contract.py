@@ -2,7 +2,7 @@
 
 import pytest
 from bayesprune.bench.check import TINY, check, check_on
-from bayesprune.datasets.registry import UsageError
+from bayesprune.datasets.errors import UsageError
 from bayesprune.methods import registry
 
 HEAD = """

@@ -7,7 +7,7 @@ import pytest
 import torch
 from bayesprune.architectures.build import build
 from bayesprune.architectures.running.cost import measured
-from bayesprune.datasets.registry import UsageError
+from bayesprune.datasets.errors import UsageError
 from bayesprune.methods import curvature
 from bayesprune.methods.curvature import diagonal, predicted_bytes
 from bayesprune.methods.output_vectors import output_vectors

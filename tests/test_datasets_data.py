@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from bayesprune.datasets import ood, shift
 from bayesprune.datasets.data import Split
+from bayesprune.datasets.errors import UsageError
 from bayesprune.datasets.load import load
-from bayesprune.datasets.registry import UsageError
 from bayesprune.datasets.seal import TestSplitError, sealed
 
 

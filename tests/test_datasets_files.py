@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 from bayesprune.datasets import own, published
+from bayesprune.datasets.errors import UsageError
 from bayesprune.datasets.files import data_root
 from bayesprune.datasets.load import load
-from bayesprune.datasets.registry import UsageError
 
 FOUR = ("x_train", "y_train", "x_test", "y_test")
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 from bayesprune.datasets.assemble import content_digest, statistics
+from bayesprune.datasets.errors import UsageError
 from bayesprune.datasets.load import load, options
-from bayesprune.datasets.registry import UsageError
 from bayesprune.datasets.splits import quotas, split, take
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -11,7 +11,7 @@ from bayesprune.architectures.build import build
 from bayesprune.architectures.compaction.compact import compact
 from bayesprune.architectures.discovery.units_of import group_units, groups_of, left_out, units
 from bayesprune.architectures.units.mask import Mask
-from bayesprune.datasets.registry import UsageError
+from bayesprune.datasets.errors import UsageError
 from torch import nn
 from torch.nn import functional as F
 

@@ -11,8 +11,8 @@ from bayesprune.bench.features import _ESTIMATORS
 from bayesprune.bench.selected import Selected
 from bayesprune.bench.stability import stability
 from bayesprune.bench.training import Training
+from bayesprune.datasets.errors import UsageError
 from bayesprune.datasets.load import load
-from bayesprune.datasets.registry import UsageError
 from bayesprune.datasets.sparse_function import design
 
 QUICK = {"seeds": 2, "widths": (6,), "training": Training(epochs=60, batch_size=64, lr=0.01), "progress": False}

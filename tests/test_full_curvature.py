@@ -14,7 +14,7 @@ from bayesprune.architectures.units.vector import Units
 from bayesprune.bench.check import check_on
 from bayesprune.bench.run import Choice
 from bayesprune.datasets.data import Split
-from bayesprune.datasets.registry import UsageError
+from bayesprune.datasets.errors import UsageError
 from bayesprune.methods.bmr import reduction, spike
 from bayesprune.methods.build import build as build_pruner
 from bayesprune.methods.curvature import diagonal

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 from bayesprune.datasets.data import Data
+from bayesprune.datasets.errors import UsageError
 from bayesprune.datasets.files import data_root
 from bayesprune.datasets.gene_expression import SETS
 from bayesprune.datasets.load import load
-from bayesprune.datasets.registry import UsageError
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from bayesprune.architectures.running.modes import evaluating
 from bayesprune.architectures.units.mask import Mask
 from bayesprune.bench.check import TINY
 from bayesprune.datasets.data import Split
+from bayesprune.datasets.errors import NotApplicable, UsageError
 from bayesprune.datasets.load import load
-from bayesprune.datasets.registry import NotApplicable, UsageError
 from bayesprune.methods.build import build as build_pruner
 from bayesprune.methods.group_dropout import GroupVariationalDropout
 from bayesprune.methods.pruner import State

@@ -17,7 +17,7 @@ from bayesprune.bench.matrix import Matrix
 from bayesprune.bench.run import Choice
 from bayesprune.bench.store import csv_text, results
 from bayesprune.bench.training import Finetune, Training
-from bayesprune.datasets.registry import UsageError
+from bayesprune.datasets.errors import UsageError
 
 DIGITS = {"name": "digits", "subset": 150}
 MLP = {"name": "mlp", "widths": [16]}

@@ -9,7 +9,7 @@ from bayesprune.architectures.units.mask import Mask
 from bayesprune.bench.select import decided
 from bayesprune.bench.training import leave
 from bayesprune.datasets.data import Split
-from bayesprune.datasets.registry import UsageError
+from bayesprune.datasets.errors import UsageError
 from bayesprune.methods.build import build as build_pruner
 from bayesprune.methods.indicators import Indicators, concrete
 from bayesprune.methods.pruner import State

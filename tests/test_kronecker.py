@@ -7,7 +7,7 @@ import pytest
 import torch
 from bayesprune.architectures.build import build
 from bayesprune.architectures.units.prunable import trainable
-from bayesprune.datasets.registry import UsageError
+from bayesprune.datasets.errors import UsageError
 from bayesprune.methods import curvature, kronecker
 from bayesprune.methods.curvature import diagonal
 from bayesprune.methods.kronecker import kfac, predicted_bytes

@@ -22,8 +22,8 @@ from bayesprune.bench import harness
 from bayesprune.bench.matrix import load_matrix
 from bayesprune.bench.training import Training, train
 from bayesprune.datasets.data import Split
+from bayesprune.datasets.errors import NotApplicable, UsageError
 from bayesprune.datasets.load import load
-from bayesprune.datasets.registry import NotApplicable, UsageError
 from bayesprune.methods.curvature import diagonal
 from bayesprune.methods.gaussian import MAP
 from bayesprune.methods.gradients.uses import Lookup

@@ -4,7 +4,7 @@ import pytest
 from bayesprune.bench.matrix import Matrix, load_matrix
 from bayesprune.bench.run import Choice, Run
 from bayesprune.bench.shipped import shipped_matrices
-from bayesprune.datasets.registry import UsageError
+from bayesprune.datasets.errors import UsageError
 
 GOOD = """\
 datasets: [digits]

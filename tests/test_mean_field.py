@@ -10,7 +10,7 @@ from bayesprune.architectures.units.mask import Mask
 from bayesprune.bench.adabelief import AdaBelief
 from bayesprune.bench.training import DivergedError, Training, train
 from bayesprune.datasets.data import Split
-from bayesprune.datasets.registry import UsageError
+from bayesprune.datasets.errors import UsageError
 from bayesprune.methods.build import build as build_pruner
 from bayesprune.methods.horseshoe import Horseshoe
 from bayesprune.methods.mean_field import MeanField

@@ -9,7 +9,7 @@ from bayesprune.architectures.discovery.units_of import group_units, weight_unit
 from bayesprune.architectures.units.mask import Mask
 from bayesprune.bench.select import keep_count, select, shuffled_within_layers
 from bayesprune.datasets.data import Split
-from bayesprune.datasets.registry import UsageError
+from bayesprune.datasets.errors import UsageError
 from bayesprune.methods.build import build as build_pruner
 from bayesprune.methods.build import options
 from bayesprune.methods.gaussian import MAP

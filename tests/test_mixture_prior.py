@@ -8,7 +8,7 @@ from bayesprune.architectures.build import build
 from bayesprune.architectures.discovery.units_of import group_units, weight_units
 from bayesprune.bench.training import Training, train
 from bayesprune.datasets.data import Split
-from bayesprune.datasets.registry import UsageError
+from bayesprune.datasets.errors import UsageError
 from bayesprune.methods.build import build as build_pruner
 from bayesprune.methods.inclusion import unit_log_odds
 from bayesprune.methods.mixture_prior import MixturePrior

@@ -14,7 +14,7 @@ from bayesprune.architectures.lstm import LSTM
 from bayesprune.architectures.units.mask import Mask
 from bayesprune.bench.training import Training, leave, train
 from bayesprune.datasets.data import Split
-from bayesprune.datasets.registry import NotApplicable, UsageError
+from bayesprune.datasets.errors import NotApplicable, UsageError
 from bayesprune.methods.build import build as build_pruner
 from bayesprune.methods.factored_dropout import START
 from bayesprune.methods.gated_noise import _Recurrence, folded, written_out

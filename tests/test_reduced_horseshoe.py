@@ -8,7 +8,7 @@ from bayesprune.architectures.build import build
 from bayesprune.architectures.discovery.units_of import group_units, weight_units
 from bayesprune.bench.check import TINY, check_on
 from bayesprune.datasets.data import Split
-from bayesprune.datasets.registry import UsageError
+from bayesprune.datasets.errors import UsageError
 from bayesprune.methods import reduced_horseshoe
 from bayesprune.methods.build import build as build_pruner
 from bayesprune.methods.gaussian import MAP

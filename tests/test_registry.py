@@ -6,7 +6,8 @@ from typing import Literal
 import pytest
 from bayesprune.architectures import registry as architectures
 from bayesprune.datasets import registry as datasets
-from bayesprune.datasets.registry import BUILT_IN, PluginError, Registry, UsageError
+from bayesprune.datasets.errors import PluginError, UsageError
+from bayesprune.datasets.registry import BUILT_IN, Registry
 from bayesprune.methods import registry as methods
 
 PLUGIN = """

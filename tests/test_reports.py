@@ -255,7 +255,7 @@ def test_a_second_report_replaces_the_first(tmp_path):
 
 
 def test_a_file_in_the_way_is_a_usage_error(tmp_path):
-    from bayesprune.datasets.registry import UsageError
+    from bayesprune.datasets.errors import UsageError
     from bayesprune.reports.build import report
 
     (tmp_path / "taken").write_text("x")

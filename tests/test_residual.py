@@ -17,8 +17,8 @@ from bayesprune.architectures.units.vector import Units
 from bayesprune.bench import harness
 from bayesprune.bench.run import Choice
 from bayesprune.bench.store import results
+from bayesprune.datasets.errors import NotApplicable, UsageError
 from bayesprune.datasets.load import load
-from bayesprune.datasets.registry import NotApplicable, UsageError
 from bayesprune.methods.build import build as build_pruner
 from bayesprune.methods.carriers import Reading, Writing
 from bayesprune.methods.noise import MultiplicativeNoise

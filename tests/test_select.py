@@ -9,7 +9,7 @@ from bayesprune.architectures.discovery.units_of import group_units, weight_unit
 from bayesprune.bench.budget import Budget, mask_for
 from bayesprune.bench.select import ScoreError, apportion, decided, keep_count, select
 from bayesprune.datasets.data import Split
-from bayesprune.datasets.registry import UsageError
+from bayesprune.datasets.errors import UsageError
 from bayesprune.methods.gaussian import MAP
 from bayesprune.methods.lamp import lamp_scores
 from bayesprune.methods.magnitude import magnitude

@@ -11,8 +11,8 @@ from bayesprune.architectures.discovery.units_of import group_units, weight_unit
 from bayesprune.architectures.units.mask import Mask
 from bayesprune.bench.training import Training, train
 from bayesprune.datasets.data import Split
+from bayesprune.datasets.errors import UsageError
 from bayesprune.datasets.load import load
-from bayesprune.datasets.registry import UsageError
 from bayesprune.methods.build import build as build_pruner
 from bayesprune.methods.evidence import Evidence, evidence_at, log_evidence, log_likelihood
 from bayesprune.methods.flat import flat, named

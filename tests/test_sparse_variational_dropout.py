@@ -14,7 +14,7 @@ from bayesprune.bench.store import results
 from bayesprune.bench.training import Finetune, Training
 from bayesprune.bench.training import train as fit
 from bayesprune.datasets.data import Split
-from bayesprune.datasets.registry import UsageError
+from bayesprune.datasets.errors import UsageError
 from bayesprune.methods.build import build as build_pruner
 from bayesprune.methods.dawson import slope
 from bayesprune.methods.pruner import State

@@ -9,7 +9,7 @@ from bayesprune.architectures.build import build
 from bayesprune.architectures.discovery.units_of import group_units, weight_units
 from bayesprune.bench.select import decided
 from bayesprune.datasets.data import Split
-from bayesprune.datasets.registry import UsageError
+from bayesprune.datasets.errors import UsageError
 from bayesprune.methods.bmr import reduction
 from bayesprune.methods.build import build as build_pruner
 from bayesprune.methods.dense import dense

@@ -8,7 +8,7 @@ import pytest
 from bayesprune.bench.store import SCHEMA, Store, csv_text, results
 from bayesprune.datasets import atomic
 from bayesprune.datasets.atomic import write_atomically
-from bayesprune.datasets.registry import UsageError
+from bayesprune.datasets.errors import UsageError
 
 
 def record(key, status="done", **more):

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from bayesprune.datasets import ood, shift
+from bayesprune.datasets.errors import UsageError
 from bayesprune.datasets.load import load
-from bayesprune.datasets.registry import UsageError
 from bayesprune.datasets.source import Source, checked
 from bayesprune.datasets.text import characters
 from bayesprune.datasets.tokens import RESERVED, encoded, known, numbered, padded, sentences

@@ -11,7 +11,7 @@ from bayesprune.architectures.units.mask import Mask
 from bayesprune.architectures.units.prunable import prunable
 from bayesprune.architectures.units.slices import Elementwise, Group, Slice
 from bayesprune.architectures.units.vector import Units
-from bayesprune.datasets.registry import UsageError
+from bayesprune.datasets.errors import UsageError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from bayesprune.datasets.registry import UsageError
+from bayesprune.datasets.errors import UsageError
 from bayesprune.methods.variational_dropout import LIMIT, kl
 from hypothesis import given
 from hypothesis import strategies as st

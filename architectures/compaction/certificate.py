@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ...datasets.registry import UsageError
+from ...datasets.errors import UsageError
 from ..running.modes import evaluating, precision_of, to_network
 from .divergence import first_difference, first_non_finite
 

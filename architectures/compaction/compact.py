@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from torch import Tensor, nn
 
-from ...datasets.registry import UsageError
+from ...datasets.errors import UsageError
 from ..declared.groups import load_declarations
 from ..layers.resize import resize
 from ..layers.spread import spread_

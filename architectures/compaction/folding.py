@@ -16,7 +16,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from ...datasets.registry import UsageError
+from ...datasets.errors import UsageError
 from ..layers.axes import Reader, channel_axis, input_axis, output_axis
 from ..units.mask import Mask
 

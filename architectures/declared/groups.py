@@ -18,7 +18,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from ...datasets.registry import UsageError
+from ...datasets.errors import UsageError
 from ..layers.spread import is_spread
 from ..units.slices import Group, Slice
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from ...datasets.registry import UsageError
+from ...datasets.errors import UsageError
 from ..declared.groups import declared_groups, within
 from ..running.loan import lent, randomise_
 from ..units.prunable import all_tensors

@@ -11,7 +11,7 @@ from functools import cached_property
 
 from torch import Tensor, nn
 
-from ...datasets.registry import UsageError
+from ...datasets.errors import UsageError
 from ..declared.residual import outputs
 from ..layers.spread import can_spread, is_spread
 from ..units.prunable import prunable

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ...datasets.registry import UsageError
+from ...datasets.errors import UsageError
 from ..declared.groups import declared_groups, declares, load_declarations
 from ..declared.residual import declared
 from ..units.prunable import prunable

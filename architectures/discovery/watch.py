@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from ...datasets.registry import UsageError
+from ...datasets.errors import UsageError
 
 # What Python can branch on, and what makes shapes depend on values.
 _PYTHON = ("__bool__", "__int__", "__float__", "__index__", "__contains__", "__array__", "item", "tolist", "numpy")

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ...datasets.registry import UsageError
+from ...datasets.errors import UsageError
 from .modes import evaluating, to_network
 
 

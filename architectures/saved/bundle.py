@@ -17,7 +17,7 @@ from safetensors import torch as safetensors
 from torch import Tensor, nn
 
 from ...datasets.atomic import write_atomically
-from ...datasets.registry import UsageError
+from ...datasets.errors import UsageError
 from ..checks import random_inputs
 from ..compaction.certificate import Certificate, certify
 from .plan import Architecture, Plan, Stored, checked, digest_of, sizes_of, tensors_of

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ...datasets.atomic import write_atomically
-from ...datasets.registry import UsageError, one_line
+from ...datasets.errors import UsageError, one_line
 from ..compaction.certificate import Certificate
 from ..running.modes import evaluating, to_network
 

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from ... import __version__
-from ...datasets.registry import UsageError
+from ...datasets.errors import UsageError
 from ..build import build
 from ..compaction.certificate import Certificate
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from ...datasets.registry import UsageError
+from ...datasets.errors import UsageError
 from ..declared.groups import load_declarations
 from ..layers.resize import resize
 from ..layers.spread import become_spread_, can_spread

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ...datasets.registry import UsageError
+from ...datasets.errors import UsageError
 from .prunable import prunable
 from .slices import Group, Slice
 from .vector import Units

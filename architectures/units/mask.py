@@ -13,7 +13,7 @@ from safetensors import torch as safetensors
 from torch import Tensor, nn
 
 from ...datasets.atomic import write_atomically
-from ...datasets.registry import UsageError
+from ...datasets.errors import UsageError
 from .vector import Units
 
 

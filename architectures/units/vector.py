@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ...datasets.registry import UsageError
+from ...datasets.errors import UsageError
 from .slices import Group, Slice
 
 # What is a unit: a single weight; any structure that can leave; only attention heads or feed-forward hidden units; or
