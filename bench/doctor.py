@@ -16,8 +16,8 @@ from torch import nn
 from ..architectures.units.prunable import trainable
 from ..datasets.errors import UsageError
 from ..datasets.load import load
-from ..methods import kronecker
-from ..methods.output_vectors import CurvatureKind
+from ..methods.curvature import kronecker
+from ..methods.curvature.output_vectors import CurvatureKind
 from .probes import Answer, Lost, Prober, Problem, Trial, expected
 
 STRUCTURES = ("diag", "kron")

@@ -24,8 +24,8 @@ from ..datasets.data import Split
 from ..datasets.errors import UsageError, unknown
 from ..methods.build import SCHEDULE
 from ..methods.build import build as build_pruner
+from ..methods.closed_forms.spike_slab import false_discovery_selection
 from ..methods.pruner import Pruner, State
-from ..methods.spike_slab import false_discovery_selection
 from .seeding import derived, seeded, stream
 from .selected import Selected
 from .table import Table, table

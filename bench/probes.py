@@ -28,10 +28,10 @@ from ..architectures.running.modes import evaluating
 from ..architectures.units.prunable import trainable
 from ..datasets.data import Likelihood
 from ..datasets.errors import UsageError, one_line
-from ..methods.curvature import diagonal, predicted_bytes
-from ..methods.kronecker import kfac
-from ..methods.output_vectors import CurvatureKind
-from ..methods.squared_gradients import SquaredGradients
+from ..methods.curvature.diagonal import diagonal, predicted_bytes
+from ..methods.curvature.kronecker import kfac
+from ..methods.curvature.output_vectors import CurvatureKind
+from ..methods.curvature.squared_gradients import SquaredGradients
 
 MODULES = {"Curvlinops": "curvlinops", "BackPack": "backpack", "Asdl": "asdl"}
 """Where laplace-torch keeps each family of backends; the modules of the same name need that package."""

@@ -13,8 +13,8 @@ from torch import nn
 from ..architectures.running.batch_norm import reestimate_batch_norm
 from ..architectures.units.mask import Mask
 from ..datasets.data import Split
+from ..methods.closed_forms.likelihood import mean_loss
 from ..methods.pruner import Inference
-from ..methods.scoring import mean_loss
 from .adabelief import AdaBelief
 
 AfterEpoch = Callable[[int], Mask | None]

@@ -257,16 +257,20 @@ def _pattern(name: str) -> str:
     return "".join(re.escape(p) if i % 2 == 0 else f"(?P<{p}>.+)" for i, p in enumerate(parts))
 
 
-def _module_files(package: str) -> list[Path]:
+def _modules(package: str, pattern: str) -> dict[str, ast.Module]:
     spec = importlib.util.find_spec(package)
     folders = spec.submodule_search_locations if spec else None
-    return sorted(p for folder in folders or () for p in Path(folder).glob("*.py"))
+    files = sorted(p for folder in folders or () for p in Path(folder).glob(pattern))
+    return {path.stem: ast.parse(path.read_text(encoding="utf-8"), str(path)) for path in files}
 
 
 def _read_entries(package: str) -> Iterable[Entry]:
-    """The entries that the modules of a package hold, read from their source."""
-    modules = {path.stem: ast.parse(path.read_text(encoding="utf-8"), str(path)) for path in _module_files(package)}
-    choices = dict(pair for module in modules.values() for pair in _named_choices(module))
+    """The entries that the modules on top of a package hold, read from their source.
+
+    The choices of options may be named in any wing below.
+    """
+    modules, wings = _modules(package, "*.py"), _modules(package, "*/*.py")
+    choices = dict(pair for module in (*wings.values(), *modules.values()) for pair in _named_choices(module))
     for stem, module in modules.items():
         for node in module.body:
             if isinstance(node, ast.FunctionDef):

@@ -21,9 +21,9 @@ from torch import Tensor
 from ..architectures.units.slices import Slice
 from ..architectures.units.vector import Units
 from ..datasets.errors import UsageError
-from .noise import DrawnFor, MultiplicativeNoise, TruncatedLogNormal, Weighting
+from .closed_forms.truncated_lognormal import kl_to_loguniform, log_mass, noise_mean, noise_snr, standardised
+from .noise.multiplicative import DrawnFor, MultiplicativeNoise, TruncatedLogNormal, Weighting
 from .pruner import Pruner, State, register
-from .truncated import kl_to_loguniform, log_mass, noise_mean, noise_snr, standardised
 
 __all__ = ["delta_f_lognormal", "delta_f_loguniform", "kl_to_loguniform", "noise_mean", "noise_snr"]
 

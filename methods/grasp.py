@@ -16,10 +16,11 @@ import torch
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
-from .gaussian import MAP
-from .posteriors import Laplace
+from .closed_forms.likelihood import mean_loss
+from .closed_forms.posteriors import Laplace
+from .laplace.map import MAP
 from .pruner import Pruner, State, register
-from .scoring import BatchNormMode, gradients_of, mean_loss, scoring_batch, scratch
+from .scores.scratch import BatchNormMode, gradients_of, scoring_batch, scratch
 
 
 @register("grasp")

@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 
 from ..datasets.errors import UsageError
-from .bmr import Population, kept, present, summary
-from .horseshoe_prior import horseshoe_prior
-from .noncentred import Initial, NonCentred
-from .posteriors import Scaled
+from .closed_forms.posteriors import Scaled
 from .pruner import Pruner, State, register
-from .scale_factors import Layer, Prior
-from .signal import log_signal
-from .weight_noise import Draws
+from .reduction.decision import Population, kept, present, summary
+from .scores.signal_to_noise import log_signal
+from .variational.horseshoe_prior import horseshoe_prior
+from .variational.noncentred import Initial, NonCentred
+from .variational.scale_factors import Layer, Prior
+from .variational.weight_noise import Draws
 
 SHRINKAGE = 0.5
 SIGNAL = 1.0

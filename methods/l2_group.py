@@ -18,8 +18,8 @@ from ..architectures.units.prunable import prunable
 from ..architectures.units.slices import Elementwise, Group, Slice
 from ..architectures.units.vector import Units
 from ..datasets.errors import UsageError
-from .gaussian import MAP
-from .posteriors import Laplace
+from .closed_forms.posteriors import Laplace
+from .laplace.map import MAP
 from .pruner import Pruner, State, register
 
 Normalise = Literal["none", "fan-in"]

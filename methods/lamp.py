@@ -13,8 +13,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .gaussian import MAP
-from .posteriors import Laplace
+from .closed_forms.posteriors import Laplace
+from .laplace.map import MAP
 from .pruner import Pruner, State, register
 
 

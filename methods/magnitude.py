@@ -11,8 +11,8 @@ from typing import Literal
 
 from torch import Tensor
 
-from .gaussian import MAP
-from .posteriors import Laplace
+from .closed_forms.posteriors import Laplace
+from .laplace.map import MAP
 from .pruner import Pruner, State, register
 
 

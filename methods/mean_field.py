@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
@@ -19,10 +20,13 @@ from ..architectures.units.prunable import trainable
 from ..architectures.units.vector import Units
 from ..datasets.data import Split
 from ..datasets.errors import UsageError, unknown
-from .flat import named
-from .gaussian import TUNING_GRID
-from .posteriors import Conjugate
-from .variational import Variational, equal_log_sigma
+from .closed_forms.flat import named
+from .closed_forms.posteriors import Conjugate
+from .opd import opd
+from .pruner import TUNING_GRID, Pruner, register
+from .variational.inference import Variational, equal_log_sigma
+from .variational.student import StudentT
+from .variational.weight_noise import Draws
 
 MeanFieldPrior = Literal["scalar", "layerwise"]
 
@@ -147,3 +151,28 @@ def _optimum(mean: Tensor, variance: Tensor, present: Tensor) -> Tensor:
     second = mean.double().square().sum() + variance.double().sum()
     low, high = (math.exp(bound) for bound in LOG_PRECISIONS)
     return (present.double().sum().clamp_min(1) / second.clamp_min(torch.finfo(second.dtype).tiny)).clamp(low, high)
+
+
+Prior = Literal["scalar", "layerwise", "student"]
+
+
+def mean_field(
+    prior: Prior, precision: float | Literal["tuned"], start: float | None, kl: float, warm_up: tuple[int, int],
+    draws: Draws,
+) -> partial[Any]:  # fmt: skip
+    """The inference behind `bmr` and `mean-field`, ready to be made."""
+    options: dict[str, Any] = {"kl": kl, "warm_up": warm_up, "draws": draws}
+    if start is not None:
+        options["start"] = start
+    if prior == "student":
+        return partial(StudentT, **options)
+    return partial(MeanField, precision=precision, prior=prior, **options)
+
+
+@register("mean-field")
+def mean_field_pruner(
+    prior: Prior = "student", precision: float | Literal["tuned"] = 1.0, start: float | None = None, kl: float = 1.0,
+    warm_up: tuple[int, int] = (0, 0), draws: Draws = "local",
+) -> Pruner[Conjugate]:  # fmt: skip
+    """Signal to noise of mean-field inference without reduction: the control for `bmr` (Blundell et al. 2015)."""
+    return Pruner(mean_field(prior, precision, start, kl, warm_up, draws), opd)

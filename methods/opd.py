@@ -14,11 +14,11 @@ from typing import Literal
 
 from torch import Tensor
 
-from .gaussian import MAP
-from .laplace import CurvatureStructure
-from .output_vectors import CurvatureKind
-from .posteriors import Laplace
-from .priors import PriorStructure
+from .closed_forms.posteriors import Laplace
+from .curvature.estimate import CurvatureStructure
+from .curvature.output_vectors import CurvatureKind
+from .laplace.map import MAP
+from .laplace.prior_structure import PriorStructure
 from .pruner import Pruner, State, register
 
 

@@ -1,4 +1,4 @@
-"""PIP from trained gates: the probability φ that a weight, a node or a feature is in; see `indicators`."""
+"""PIP from trained gates: the probability φ that a weight, a node or a feature is in; see `variational.gates`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from functools import partial
 from torch import Tensor
 
 from ..architectures.units.vector import Units
-from .inclusion import Select, pip_pruner, unit_log_odds
-from .indicators import Gated, Indicators, Level, Relaxation
 from .pruner import Pruner, State, register
-from .slab import Shrunk, TargetNoise
+from .scores.inclusion import Select, pip_pruner, unit_log_odds
+from .variational.gates import Gated, Indicators, Level, Relaxation
+from .variational.spike_slab_training import Shrunk, TargetNoise
 
 # Log odds of what has no gate.
 CERTAIN = 40.0

@@ -14,15 +14,15 @@ from typing import Literal
 from torch import Tensor
 
 from ..datasets.errors import UsageError
-from .bmr import spike
-from .gaussian import MAP
-from .inclusion import Select, pip_pruner
-from .marginal import marginal_variance
-from .model_reduction import positive
-from .output_vectors import CurvatureKind
-from .posteriors import Laplace
+from .closed_forms.arguments import positive
+from .closed_forms.posteriors import Laplace
+from .closed_forms.spike_slab import logit
+from .curvature.marginal_variance import marginal_variance
+from .curvature.output_vectors import CurvatureKind
+from .laplace.map import MAP
 from .pruner import Pruner, State, register
-from .spike_slab import logit
+from .reduction.decision import spike
+from .scores.inclusion import Select, pip_pruner
 
 Variance = Literal["conditional", "kronecker", "full"]
 

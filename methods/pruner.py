@@ -184,3 +184,7 @@ class Pruner(Generic[Posterior]):
                 raise UsageError(f"a pruner's {name} must be a whole number >= 1, got {value!r}")
         if self.shuffle and (self.when in ("during", "online") or (self.when == "after" and self.rounds > 1)):
             raise UsageError("a shuffled control is not possible where training goes on between rounds: use rounds=1")
+
+
+# Prior precisions among which validation chooses: weight decays of about 1e-4 to 1e-1 at 1,000 examples.
+TUNING_GRID = (0.1, 1.0, 10.0, 30.0, 100.0)

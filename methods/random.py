@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..datasets.errors import UsageError
 from . import registry
-from .gaussian import MAP
+from .laplace.map import MAP
 from .pruner import Pruner, State, register
 
 

@@ -33,14 +33,14 @@ from ..architectures.units.vector import Units
 from ..datasets.data import Split
 from ..datasets.errors import UsageError
 from . import registry
-from .evidence import Evidence, evidence_at, log_evidence
-from .flat import named
-from .gaussian import MAP
-from .hyperparameters import Hyperparameters, UpdateRule
-from .laplace import CurvatureStructure
-from .output_vectors import CurvatureKind
-from .posteriors import Laplace
-from .priors import PriorStructure
+from .closed_forms.flat import named
+from .closed_forms.posteriors import Laplace
+from .curvature.estimate import CurvatureStructure
+from .curvature.output_vectors import CurvatureKind
+from .laplace.evidence import Evidence, evidence_at, log_evidence
+from .laplace.hyperparameters import Hyperparameters, UpdateRule
+from .laplace.map import MAP
+from .laplace.prior_structure import PriorStructure
 from .pruner import AFTER_TRAINING, Inference, Pruner, register
 
 __all__ = ["SpaM", "log_evidence", "spam"]

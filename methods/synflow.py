@@ -14,10 +14,10 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from ..datasets.errors import NotApplicable
-from .gaussian import MAP
-from .posteriors import Laplace
+from .closed_forms.posteriors import Laplace
+from .laplace.map import MAP
 from .pruner import Pruner, State, register
-from .scoring import gradients_of, scratch
+from .scores.scratch import gradients_of, scratch
 
 
 @register("synflow")

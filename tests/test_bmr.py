@@ -14,16 +14,22 @@ from bayesprune.bench.training import train as fit
 from bayesprune.datasets.data import Split
 from bayesprune.datasets.errors import UsageError
 from bayesprune.datasets.load import load
-from bayesprune.methods.bmr import reduction, spike, threshold, tied_share
 from bayesprune.methods.build import build as build_pruner
-from bayesprune.methods.dense import Dense
-from bayesprune.methods.gaussian import MAP
+from bayesprune.methods.closed_forms.curvature_matrix import Dense
+from bayesprune.methods.closed_forms.model_reduction import (
+    delta_f,
+    delta_f_multivariate,
+    savage_dickey,
+    spike_delta_f,
+    without,
+)
+from bayesprune.methods.closed_forms.posteriors import Laplace
+from bayesprune.methods.laplace.map import MAP
 from bayesprune.methods.mean_field import MeanField
-from bayesprune.methods.model_reduction import delta_f, delta_f_multivariate, savage_dickey, spike_delta_f, without
 from bayesprune.methods.opd import opd
-from bayesprune.methods.posteriors import Laplace
 from bayesprune.methods.pruner import State
-from bayesprune.methods.student import StudentT
+from bayesprune.methods.reduction.decision import reduction, spike, threshold, tied_share
+from bayesprune.methods.variational.student import StudentT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import quad

@@ -20,10 +20,10 @@ from bayesprune.datasets.errors import UsageError
 from bayesprune.datasets.load import load
 from bayesprune.methods.bmrs import delta_f_lognormal, delta_f_loguniform
 from bayesprune.methods.build import build as build_pruner
-from bayesprune.methods.noise import MultiplicativeNoise
+from bayesprune.methods.closed_forms.truncated_draws import draw
+from bayesprune.methods.closed_forms.truncated_lognormal import kl_to_loguniform, log_mass, noise_mean, noise_snr
+from bayesprune.methods.noise.multiplicative import MultiplicativeNoise
 from bayesprune.methods.pruner import State
-from bayesprune.methods.truncated import kl_to_loguniform, log_mass, noise_mean, noise_snr
-from bayesprune.methods.truncated_draws import draw
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import Windows

@@ -15,8 +15,8 @@ from bayesprune.bench.training import Finetune, Training
 from bayesprune.datasets.errors import UsageError
 from bayesprune.datasets.load import load
 from bayesprune.methods.build import build as build_pruner
-from bayesprune.methods.gaussian import MAP
 from bayesprune.methods.l2_group import l2_group
+from bayesprune.methods.laplace.map import MAP
 from bayesprune.methods.pruner import State
 
 PERCEPTRON = Choice(name="mlp", options={"widths": [16, 12], "activation": "tanh"})

@@ -8,10 +8,10 @@ import torch
 from bayesprune.architectures.build import build
 from bayesprune.architectures.running.cost import measured
 from bayesprune.datasets.errors import UsageError
-from bayesprune.methods import curvature
-from bayesprune.methods.curvature import diagonal, predicted_bytes
-from bayesprune.methods.output_vectors import output_vectors
-from bayesprune.methods.squared_gradients import SquaredGradients
+from bayesprune.methods.curvature import diagonal as curvature
+from bayesprune.methods.curvature.diagonal import diagonal, predicted_bytes
+from bayesprune.methods.curvature.output_vectors import output_vectors
+from bayesprune.methods.curvature.squared_gradients import SquaredGradients
 from oracles import FAMILIES, batch, flat, jacobians, tiny_conv_net
 from torch import nn
 

@@ -119,7 +119,7 @@ def test_an_absent_package_is_said_to_be_absent(monkeypatch):
 def test_the_difference_is_relative_to_the_largest_entry_of_a_parameter():
     import torch
     from bayesprune.bench.probes import _difference
-    from bayesprune.methods.curvature import diagonal
+    from bayesprune.methods.curvature.diagonal import diagonal
 
     given = problem()
     ours = diagonal(given.network(), *given.examples())
@@ -162,7 +162,7 @@ def test_parameters_with_a_slow_pass_are_named():
 def test_predictions_by_hand():
     from bayesprune.bench.doctor import predicted_bytes
     from bayesprune.bench.probes import Trial
-    from bayesprune.methods import kronecker
+    from bayesprune.methods.curvature import kronecker
 
     network = problem().network()
     count, factors = 64 * 5 + 5 + 5 * 3 + 3, kronecker.predicted_bytes(network)

@@ -15,17 +15,17 @@ from bayesprune.bench.check import check_on
 from bayesprune.bench.run import Choice
 from bayesprune.datasets.data import Split
 from bayesprune.datasets.errors import UsageError
-from bayesprune.methods.bmr import reduction, spike
 from bayesprune.methods.build import build as build_pruner
-from bayesprune.methods.curvature import diagonal
-from bayesprune.methods.evidence import evidence_at
-from bayesprune.methods.flat import flat
-from bayesprune.methods.gaussian import MAP
-from bayesprune.methods.joint_spike import joint_spike
-from bayesprune.methods.laplace import curvature_of
-from bayesprune.methods.model_reduction import delta_f_multivariate
+from bayesprune.methods.closed_forms.flat import flat
+from bayesprune.methods.closed_forms.model_reduction import delta_f_multivariate
+from bayesprune.methods.curvature.diagonal import diagonal
+from bayesprune.methods.curvature.estimate import curvature_of
+from bayesprune.methods.laplace.evidence import evidence_at
+from bayesprune.methods.laplace.map import MAP
 from bayesprune.methods.opd import opd
 from bayesprune.methods.pruner import State
+from bayesprune.methods.reduction.decision import reduction, spike
+from bayesprune.methods.reduction.joint_spike import joint_spike
 from bayesprune.methods.spam import SpaM
 from torch import nn
 from torch.distributions import MultivariateNormal

@@ -13,9 +13,9 @@ from bayesprune.datasets.data import Split
 from bayesprune.datasets.errors import NotApplicable, UsageError
 from bayesprune.datasets.load import load
 from bayesprune.methods.build import build as build_pruner
-from bayesprune.methods.group_dropout import GroupVariationalDropout
+from bayesprune.methods.group_variational_dropout import GroupVariationalDropout
 from bayesprune.methods.pruner import State
-from bayesprune.methods.variational_dropout import kl, log_alpha
+from bayesprune.methods.variational.weight_dropout import kl, log_alpha
 from oracles import Windows
 
 family = pytest.mark.parametrize("choice", TINY[:-1], ids=lambda choice: choice.label)  # the last one is recurrent

@@ -9,12 +9,12 @@ from bayesprune.architectures.discovery.units_of import group_units, weight_unit
 from bayesprune.architectures.units.prunable import prunable
 from bayesprune.bench.check import TINY, check_on
 from bayesprune.datasets.data import Split
-from bayesprune.methods.bmr import reduction
 from bayesprune.methods.build import build as build_pruner
+from bayesprune.methods.closed_forms.lognormal import kl_gradients, kl_to_gamma, moments, regularised
 from bayesprune.methods.horseshoe import Horseshoe, shrunk, signal_to_noise, small_rows, split_at
-from bayesprune.methods.lognormal import kl_gradients, kl_to_gamma, moments, regularised
 from bayesprune.methods.pruner import State
-from bayesprune.methods.student import StudentT
+from bayesprune.methods.reduction.decision import reduction
+from bayesprune.methods.variational.student import StudentT
 from scipy import stats
 from scipy.integrate import quad
 

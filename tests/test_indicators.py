@@ -11,9 +11,9 @@ from bayesprune.bench.training import leave
 from bayesprune.datasets.data import Split
 from bayesprune.datasets.errors import UsageError
 from bayesprune.methods.build import build as build_pruner
-from bayesprune.methods.indicators import Indicators, concrete
+from bayesprune.methods.closed_forms.spike_slab import false_discovery_selection, indicator_kl, slab_kl
 from bayesprune.methods.pruner import State
-from bayesprune.methods.spike_slab import false_discovery_selection, indicator_kl, slab_kl
+from bayesprune.methods.variational.gates import Indicators, concrete
 from test_spike_slab import INCLUSION, SINGLE, SLAB, Regression
 from torch import nn
 

@@ -8,12 +8,13 @@ import torch
 from bayesprune.architectures.build import build
 from bayesprune.architectures.units.prunable import trainable
 from bayesprune.datasets.errors import UsageError
-from bayesprune.methods import curvature, kronecker
-from bayesprune.methods.curvature import diagonal
-from bayesprune.methods.kronecker import kfac, predicted_bytes
-from bayesprune.methods.kronecker_product import Kronecker, KroneckerProduct
-from bayesprune.methods.output_vectors import output_vectors
-from bayesprune.methods.posterior_curvature import Diagonal
+from bayesprune.methods.closed_forms.curvature_matrix import Diagonal
+from bayesprune.methods.closed_forms.kronecker_product import Kronecker, KroneckerProduct
+from bayesprune.methods.curvature import diagonal as curvature
+from bayesprune.methods.curvature import kronecker
+from bayesprune.methods.curvature.diagonal import diagonal
+from bayesprune.methods.curvature.kronecker import kfac, predicted_bytes
+from bayesprune.methods.curvature.output_vectors import output_vectors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import FAMILIES, batch, flat, jacobians, tiny_conv_net

@@ -24,12 +24,13 @@ from bayesprune.bench.training import Training, train
 from bayesprune.datasets.data import Split
 from bayesprune.datasets.errors import NotApplicable, UsageError
 from bayesprune.datasets.load import load
-from bayesprune.methods.curvature import diagonal
-from bayesprune.methods.gaussian import MAP
+from bayesprune.methods.closed_forms.likelihood import mean_loss, summed_loss
+from bayesprune.methods.curvature.diagonal import diagonal
+from bayesprune.methods.curvature.output_vectors import combined, draws, passes
+from bayesprune.methods.curvature.squared_gradients import _add_formed_squares, _add_squares
 from bayesprune.methods.gradients.uses import Lookup
-from bayesprune.methods.output_vectors import combined, draws, passes
-from bayesprune.methods.scoring import balanced_batch, mean_loss, summed_loss
-from bayesprune.methods.squared_gradients import _add_formed_squares, _add_squares
+from bayesprune.methods.laplace.map import MAP
+from bayesprune.methods.scores.scratch import balanced_batch
 from torch import nn
 
 T, V = 5, 9

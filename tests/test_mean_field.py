@@ -15,7 +15,7 @@ from bayesprune.methods.build import build as build_pruner
 from bayesprune.methods.horseshoe import Horseshoe
 from bayesprune.methods.mean_field import MeanField
 from bayesprune.methods.pruner import State
-from bayesprune.methods.student import StudentT
+from bayesprune.methods.variational.student import StudentT
 from torch import nn
 from torch.distributions import Gamma, LogNormal, Normal, kl_divergence
 
@@ -85,7 +85,7 @@ def test_the_divergence_is_that_of_the_distributions(make, pruned):
 
 
 def test_the_divergence_of_a_factor_is_that_of_a_sample():
-    from bayesprune.methods.lognormal import kl_to_gamma
+    from bayesprune.methods.closed_forms.lognormal import kl_to_gamma
 
     q, p = LogNormal(torch.tensor(0.4, dtype=F64), torch.tensor(0.3, dtype=F64)), Gamma(0.5, 1.0)
     torch.manual_seed(0)

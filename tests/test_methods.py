@@ -12,10 +12,10 @@ from bayesprune.datasets.data import Split
 from bayesprune.datasets.errors import UsageError
 from bayesprune.methods.build import build as build_pruner
 from bayesprune.methods.build import options
-from bayesprune.methods.gaussian import MAP
 from bayesprune.methods.lamp import lamp_scores
+from bayesprune.methods.laplace.map import MAP
 from bayesprune.methods.pruner import State
-from bayesprune.methods.scoring import balanced_batch
+from bayesprune.methods.scores.scratch import balanced_batch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp

@@ -10,10 +10,10 @@ from bayesprune.bench.training import Training, train
 from bayesprune.datasets.data import Split
 from bayesprune.datasets.errors import UsageError
 from bayesprune.methods.build import build as build_pruner
-from bayesprune.methods.inclusion import unit_log_odds
-from bayesprune.methods.mixture_prior import MixturePrior
+from bayesprune.methods.closed_forms.spike_slab import expected_responsibility, mixture_log_density, responsibility
+from bayesprune.methods.pip import MixturePrior
 from bayesprune.methods.pruner import State
-from bayesprune.methods.spike_slab import expected_responsibility, mixture_log_density, responsibility
+from bayesprune.methods.scores.inclusion import unit_log_odds
 from scipy.integrate import quad
 from torch import nn
 

@@ -13,10 +13,10 @@ from bayesprune.bench.monte_carlo import EXAMPLES, monte_carlo
 from bayesprune.bench.training import Training, train
 from bayesprune.datasets.load import load
 from bayesprune.methods.build import build as build_pruner
-from bayesprune.methods.gaussian import MAP
 from bayesprune.methods.horseshoe import Horseshoe
+from bayesprune.methods.laplace.map import MAP
 from bayesprune.methods.mean_field import MeanField
-from bayesprune.methods.student import StudentT
+from bayesprune.methods.variational.student import StudentT
 from torch import nn
 
 SETTINGS = Training(batch_size=50, lr=1e-2)

@@ -16,14 +16,14 @@ from bayesprune.bench.training import Training, leave, train
 from bayesprune.datasets.data import Split
 from bayesprune.datasets.errors import NotApplicable, UsageError
 from bayesprune.methods.build import build as build_pruner
-from bayesprune.methods.factored_dropout import START
-from bayesprune.methods.gated_noise import _Recurrence, folded, written_out
 from bayesprune.methods.pruner import State
-from bayesprune.methods.recurrent_dropout import RecurrentDropout
-from bayesprune.methods.recurrent_structures import structures
-from bayesprune.methods.recurrent_worth import compression, remaining
-from bayesprune.methods.variational_dropout import kl
-from bayesprune.methods.worth import propagated
+from bayesprune.methods.structured_dropout.factored import START
+from bayesprune.methods.structured_dropout.lstm import RecurrentDropout
+from bayesprune.methods.structured_dropout.lstm_account import compression, remaining
+from bayesprune.methods.structured_dropout.lstm_noise import _Recurrence, folded, written_out
+from bayesprune.methods.structured_dropout.lstm_structures import structures
+from bayesprune.methods.structured_dropout.worth import propagated
+from bayesprune.methods.variational.weight_dropout import kl
 from torch import nn
 
 VOCABULARY, LENGTH, HIDDEN, WIDTH, CLASSES = 11, 6, 5, 4, 3

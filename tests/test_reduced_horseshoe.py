@@ -9,17 +9,17 @@ from bayesprune.architectures.discovery.units_of import group_units, weight_unit
 from bayesprune.bench.check import TINY, check_on
 from bayesprune.datasets.data import Split
 from bayesprune.datasets.errors import UsageError
-from bayesprune.methods import reduced_horseshoe
 from bayesprune.methods.build import build as build_pruner
-from bayesprune.methods.gaussian import MAP
-from bayesprune.methods.horseshoe_prior import horseshoe_prior
+from bayesprune.methods.closed_forms.model_reduction import delta_f, spike_delta_f
+from bayesprune.methods.closed_forms.row_evidence import RowEvidence, Rows
+from bayesprune.methods.laplace.map import MAP
 from bayesprune.methods.mean_field import MeanField
-from bayesprune.methods.model_reduction import delta_f, spike_delta_f
 from bayesprune.methods.pruner import State
-from bayesprune.methods.reduced_horseshoe import fit_scales, hierarchical_reduction
-from bayesprune.methods.row_evidence import RowEvidence, Rows
-from bayesprune.methods.scale_factors import Factor, Layer, Scale, by_factor
-from bayesprune.methods.student import StudentT
+from bayesprune.methods.reduction import hierarchical as reduced_horseshoe
+from bayesprune.methods.reduction.hierarchical import fit_scales, hierarchical_reduction
+from bayesprune.methods.variational.horseshoe_prior import horseshoe_prior
+from bayesprune.methods.variational.scale_factors import Factor, Layer, Scale, by_factor
+from bayesprune.methods.variational.student import StudentT
 
 F64 = torch.float64
 

@@ -20,8 +20,8 @@ from bayesprune.bench.store import results
 from bayesprune.datasets.errors import NotApplicable, UsageError
 from bayesprune.datasets.load import load
 from bayesprune.methods.build import build as build_pruner
-from bayesprune.methods.carriers import Reading, Writing
-from bayesprune.methods.noise import MultiplicativeNoise
+from bayesprune.methods.noise.carriers import Reading, Writing
+from bayesprune.methods.noise.multiplicative import MultiplicativeNoise
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 

@@ -10,8 +10,8 @@ from bayesprune.bench.budget import Budget, mask_for
 from bayesprune.bench.select import ScoreError, apportion, decided, keep_count, select
 from bayesprune.datasets.data import Split
 from bayesprune.datasets.errors import UsageError
-from bayesprune.methods.gaussian import MAP
 from bayesprune.methods.lamp import lamp_scores
+from bayesprune.methods.laplace.map import MAP
 from bayesprune.methods.magnitude import magnitude
 from bayesprune.methods.pruner import Pruner, State
 from hypothesis import given, settings

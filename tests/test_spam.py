@@ -14,11 +14,11 @@ from bayesprune.datasets.data import Split
 from bayesprune.datasets.errors import UsageError
 from bayesprune.datasets.load import load
 from bayesprune.methods.build import build as build_pruner
-from bayesprune.methods.evidence import Evidence, evidence_at, log_evidence, log_likelihood
-from bayesprune.methods.flat import flat, named
-from bayesprune.methods.gaussian import MAP
-from bayesprune.methods.posterior_curvature import Diagonal
-from bayesprune.methods.priors import LogPrecisions
+from bayesprune.methods.closed_forms.curvature_matrix import Diagonal
+from bayesprune.methods.closed_forms.flat import flat, named
+from bayesprune.methods.laplace.evidence import Evidence, evidence_at, log_evidence, log_likelihood
+from bayesprune.methods.laplace.map import MAP
+from bayesprune.methods.laplace.prior_structure import LogPrecisions
 from bayesprune.methods.pruner import State
 from bayesprune.methods.spam import SpaM
 from torch import nn

@@ -16,9 +16,9 @@ from bayesprune.bench.training import train as fit
 from bayesprune.datasets.data import Split
 from bayesprune.datasets.errors import UsageError
 from bayesprune.methods.build import build as build_pruner
-from bayesprune.methods.dawson import slope
+from bayesprune.methods.closed_forms.dawson import slope
 from bayesprune.methods.pruner import State
-from bayesprune.methods.variational_dropout import CLAMP, INITIAL, SMALL, VariationalDropout, kl
+from bayesprune.methods.variational.weight_dropout import CLAMP, INITIAL, SMALL, VariationalDropout, kl
 from torch import nn
 
 

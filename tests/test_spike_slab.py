@@ -10,12 +10,8 @@ from bayesprune.architectures.discovery.units_of import group_units, weight_unit
 from bayesprune.bench.select import decided
 from bayesprune.datasets.data import Split
 from bayesprune.datasets.errors import UsageError
-from bayesprune.methods.bmr import reduction
 from bayesprune.methods.build import build as build_pruner
-from bayesprune.methods.dense import dense
-from bayesprune.methods.gaussian import MAP
-from bayesprune.methods.pruner import State
-from bayesprune.methods.spike_slab import (
+from bayesprune.methods.closed_forms.spike_slab import (
     expected_log_odds,
     expected_responsibility,
     false_discovery_selection,
@@ -25,6 +21,10 @@ from bayesprune.methods.spike_slab import (
     responsibility,
     slab_kl,
 )
+from bayesprune.methods.curvature.whole import dense
+from bayesprune.methods.laplace.map import MAP
+from bayesprune.methods.pruner import State
+from bayesprune.methods.reduction.decision import reduction
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.integrate import quad

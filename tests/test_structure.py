@@ -18,7 +18,7 @@ from bayesprune.architectures.running.batch_norm import reestimate_batch_norm
 from bayesprune.architectures.saved.export import export
 from bayesprune.bench.training import Training, train
 from bayesprune.datasets.data import Split
-from bayesprune.methods.gaussian import MAP
+from bayesprune.methods.laplace.map import MAP
 from safetensors import torch as safetensors
 from test_dependency import perturbed
 from torch import nn

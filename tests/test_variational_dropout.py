@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from bayesprune.datasets.errors import UsageError
-from bayesprune.methods.variational_dropout import LIMIT, kl
+from bayesprune.methods.variational.weight_dropout import LIMIT, kl
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.polynomial.legendre import leggauss

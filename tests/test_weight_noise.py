@@ -6,7 +6,7 @@ import pytest
 import torch
 from bayesprune.architectures.build import build
 from bayesprune.architectures.units.prunable import prunable
-from bayesprune.methods.weight_noise import WeightNoise, spread
+from bayesprune.methods.variational.weight_noise import WeightNoise, spread
 from torch import nn
 
 F64 = torch.float64

@@ -7,7 +7,7 @@ from bayesprune.architectures.discovery.units_of import weight_units
 from bayesprune.architectures.units.mask import Mask
 from bayesprune.bench.select import keep_count, select
 from bayesprune.datasets.load import load
-from bayesprune.methods.gaussian import MAP
+from bayesprune.methods.laplace.map import MAP
 from bayesprune.methods.magnitude import magnitude
 from bayesprune.methods.pruner import State
 from torch import nn

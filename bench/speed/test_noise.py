@@ -14,9 +14,9 @@ from bayesprune.architectures.units.mask import Mask
 from bayesprune.bench.training import Training, train
 from bayesprune.datasets.data import Split
 from bayesprune.methods.bmrs import delta_f_lognormal, delta_f_loguniform
-from bayesprune.methods.gaussian import MAP
-from bayesprune.methods.noise import MultiplicativeNoise
-from bayesprune.methods.truncated import noise_snr
+from bayesprune.methods.closed_forms.truncated_lognormal import noise_snr
+from bayesprune.methods.laplace.map import MAP
+from bayesprune.methods.noise.multiplicative import MultiplicativeNoise
 
 MNIST = (1, 28, 28)
 PERCEPTRON = {"widths": (100,) * 8, "activation": "tanh"}

@@ -14,7 +14,7 @@ from bayesprune.bench.evaluate import flops
 from bayesprune.bench.latency import speedups
 from bayesprune.datasets.data import Split
 from bayesprune.methods.build import build as build_pruner
-from bayesprune.methods.gated_noise import written_out
+from bayesprune.methods.structured_dropout.lstm_noise import written_out
 from torch import nn
 
 REMOVED, FASTER = 0.8, 3.0

@@ -6,12 +6,12 @@ from bayesprune.architectures.build import build
 from bayesprune.architectures.discovery.units_of import weight_units
 from bayesprune.bench.training import Training, train
 from bayesprune.datasets.data import Split
-from bayesprune.methods.evidence import Evidence
-from bayesprune.methods.gaussian import MAP
-from bayesprune.methods.hyperparameters import Hyperparameters
+from bayesprune.methods.closed_forms.curvature_matrix import Diagonal
+from bayesprune.methods.closed_forms.posteriors import Laplace
+from bayesprune.methods.laplace.evidence import Evidence
+from bayesprune.methods.laplace.hyperparameters import Hyperparameters
+from bayesprune.methods.laplace.map import MAP
 from bayesprune.methods.opd import opd
-from bayesprune.methods.posterior_curvature import Diagonal
-from bayesprune.methods.posteriors import Laplace
 from bayesprune.methods.pruner import State
 from bayesprune.methods.spam import SpaM
 

@@ -8,7 +8,7 @@ from bayesprune.architectures.units.mask import Mask
 from bayesprune.bench.training import Training, train
 from bayesprune.datasets.data import Split
 from bayesprune.datasets.load import load
-from bayesprune.methods.gaussian import MAP
+from bayesprune.methods.laplace.map import MAP
 from torch import nn
 
 BOUND = 1.05

@@ -10,12 +10,12 @@ from bayesprune.architectures.build import build
 from bayesprune.architectures.discovery.units_of import weight_units
 from bayesprune.bench.training import Training, train
 from bayesprune.datasets.data import Split
-from bayesprune.methods.bmr import reduction
-from bayesprune.methods.gaussian import MAP
 from bayesprune.methods.horseshoe import Horseshoe
+from bayesprune.methods.laplace.map import MAP
 from bayesprune.methods.mean_field import MeanField
 from bayesprune.methods.pruner import State
-from bayesprune.methods.student import StudentT
+from bayesprune.methods.reduction.decision import reduction
+from bayesprune.methods.variational.student import StudentT
 
 STEP_BOUND = 2.5
 REDUCTION_BOUND = 20.0

@@ -6,8 +6,8 @@ from bayesprune.architectures.build import build
 from bayesprune.architectures.discovery.units_of import weight_units
 from bayesprune.bench.training import Training, train
 from bayesprune.datasets.data import Split
-from bayesprune.methods.gaussian import MAP
-from bayesprune.methods.variational_dropout import VariationalDropout, kl
+from bayesprune.methods.laplace.map import MAP
+from bayesprune.methods.variational.weight_dropout import VariationalDropout, kl
 
 STEP_BOUND = {"mlp": 2.2, "lenet5": 2.2}
 FORM_BOUND = 1.3

@@ -1,1 +1,1 @@
-"""Per-example gradients by one backward pass."""
+"""Per-example gradients from one backward pass."""

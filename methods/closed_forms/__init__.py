@@ -1,0 +1,1 @@
+"""Mathematics in closed form, over tensors: posteriors, divergences, evidences; no networks inside."""

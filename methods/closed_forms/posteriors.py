@@ -1,0 +1,96 @@
+"""Posteriors over parameters: closed forms over named tensors, no networks inside."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from .curvature_matrix import Curvature, Diagonal
+from .flat import flat, named
+
+# What the data leave of a prior variance at least, as far as rounding can tell.
+LEAST_SHARE = 1e-14
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """Independent Gaussians over parameters: `mean` and `precision` by parameter name, float64."""
+
+    mean: Mapping[str, Tensor]
+    precision: Mapping[str, Tensor]
+
+    @cached_property
+    def variance(self) -> dict[str, Tensor]:
+        """1 / precision, by parameter name."""
+        return {name: precision.reciprocal() for name, precision in self.precision.items()}
+
+    @cached_property
+    def marginal_precision(self) -> Mapping[str, Tensor]:
+        """1 / variance of each weight by itself: the precision, unless weights are correlated."""
+        return self.precision
+
+    @cached_property
+    def covariance(self) -> Tensor | None:
+        """Of all parameters, in the order of `mean`, float64 (P, P), where it is known; None where it is not."""
+        return None
+
+
+@dataclass(frozen=True)
+class Conjugate(Gaussian):
+    """A Gaussian posterior under independent Gaussian priors of mean 0 and precision `prior`, by parameter name."""
+
+    prior: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Scaled(Conjugate):
+    """The Gaussian posterior of ŵ, where a weight is w = γ ŵ with an independent positive γ: E[log γ], E[γ], E[γ²]."""
+
+    log_scale: Mapping[str, Tensor]
+    scale: Mapping[str, Tensor]
+    square: Mapping[str, Tensor]
+
+    def weights(self) -> Gaussian:
+        """Mean and precision of the weights w, which are not Gaussian."""
+        mean = {name: self.scale[name] * mu for name, mu in self.mean.items()}
+        second = {name: self.square[name] * (mu.square() + self.variance[name]) for name, mu in self.mean.items()}
+        return Gaussian(mean, {name: (s - mean[name].square()).reciprocal() for name, s in second.items()})
+
+
+@dataclass(frozen=True)
+class Laplace(Conjugate):
+    """A Gaussian whose precision is the diagonal of cH + D: the likelihood's `curvature` and the `prior` precision.
+
+    `curvature` is the diagonal of cH. With Kronecker factors, `precision` is that of the posterior that is
+    diagonal in their eigenbasis, not the sum of the two. `whole` is cH itself, off the diagonal too.
+    """
+
+    curvature: Mapping[str, Tensor]
+    whole: Curvature
+
+    @cached_property
+    def marginal_precision(self) -> Mapping[str, Tensor]:
+        """1 / [(cH + D)⁻¹]_ii; the variance of weight i is that share (1 - γ_i) / δ_i which is left of the prior's."""
+        if isinstance(self.whole, Diagonal):
+            return self.precision
+        prior = flat(self.prior)
+        left = (1 - self.whole.determined(prior)).clamp_min_(LEAST_SHARE)
+        return named(prior.div_(left), self.mean)
+
+    @cached_property
+    def covariance(self) -> Tensor | None:
+        """(cH + D)⁻¹ of a whole curvature."""
+        return self.whole.covariance(flat(self.prior))
+
+    @classmethod
+    def at(cls, mode: Mapping[str, Tensor], curvature: Curvature, prior_precision: Tensor) -> Laplace:
+        """The approximation at a mode, with the tempered curvature cH and δ of every parameter, shape (P,)."""
+        diagonal = curvature.precision(torch.zeros_like(prior_precision))
+        vectors = (curvature.precision(prior_precision), prior_precision, diagonal)
+        precision, prior, diagonal = (named(vector, mode) for vector in vectors)
+        mean = {name: value.detach().double() for name, value in mode.items()}
+        return cls(mean, precision, prior, diagonal, curvature)

@@ -1,0 +1,160 @@
+"""The diagonal of the curvature of the summed negative log likelihood, from per-example gradients.
+
+For an output Hessian written as a sum (or expectation) of outer products, diag(p) - p p' = Σ_k v_k v_k',
+the generalised Gauss-Newton diagonal of one example is Σ_k (∂(f·v_k)/∂θ)², f the network's output
+(Schraudolph, "Fast curvature matrix-vector products", Neural Computation 14, 2002; Martens, JMLR 21, 2020).
+The kinds differ in the vectors, and so in backward passes per example; C outputs:
+
+    ggn         all roots of `output_vectors`: C - 1 passes (Gaussian: C)    exact
+    rademacher  one sum of all roots with random signs: 1 pass               unbiased
+    topk        the first k roots, and such a sum of the others: k + 1       unbiased, exact from k = C - 1
+    mc          e_y - p, y drawn from p: 1 pass                              unbiased (the true Fisher by sampling)
+    ef          e_y - p, y the label: 1 pass                                 the empirical Fisher, biased
+
+For sequences of T targets an example is a sequence, the vectors of its tokens go back together where they are drawn,
+else one by one, T times as many; "ef" squares the gradient of the whole sequence.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ...architectures.running.modes import evaluating
+from ...architectures.units.prunable import trainable
+from ...datasets.data import Likelihood
+from ...datasets.errors import UsageError
+from ..gradients import one_by_one as fallback
+from ..gradients.footprint import BATCH, Footprint, SavedBytes, per_example
+from ..gradients.interception import ParameterUses
+from ..gradients.one_by_one import one_by_one
+from .output_vectors import CurvatureKind, check_passes, check_request, check_targets, combined, draws, passes
+from .squared_gradients import BUFFER, SquaredGradients
+
+__all__ = [
+    "CurvatureKind",
+    "diagonal",
+    "predicted_bytes",
+    "send_back",
+    "trainable",
+]
+
+# Bytes that a batch may take.
+MEMORY = 1 << 30
+
+
+def diagonal(
+    network: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    likelihood: Likelihood = "categorical",
+    kind: CurvatureKind = "ggn",
+    generator: torch.Generator | None = None,
+    top: int = 1,
+    memory: int = MEMORY,
+) -> dict[str, Tensor]:
+    """Curvature diagonal of the negative log likelihood, summed over the examples.
+
+    Args:
+        network: evaluated in evaluation mode; left as it was. Returns (N, C), or (N, T, C) for sequences of targets.
+        x: inputs of shape (N, ...).
+        y: labels (N,) or (N, T), or targets (N, C).
+        likelihood: "categorical", or "gaussian" with unit noise.
+        kind: the vectors sent backward; "mc", "rademacher" and "topk" draw from `generator` (on the CPU).
+        generator: required by the kinds that draw.
+        top: k of "topk", the roots that are sent one by one.
+        memory: bytes that a batch may take, by `predicted_bytes`; at least one example is in it. The size of
+            the batches changes nothing in the result but rounding.
+
+    Returns:
+        float64 tensors by the name of every trainable parameter.
+
+    Raises:
+        UsageError: no examples, nothing trainable, targets that do not fit the outputs or the likelihood, an
+            unknown kind or likelihood, or no generator for a kind that draws.
+        NotApplicable: sequences that would take more than `MOST_PASSES` backward passes each.
+        ArithmeticError: outputs or a curvature that are not finite.
+    """
+    parameters = trainable(network)
+    collected = SquaredGradients(parameters)
+    strays = send_back(collected, network, x, y, likelihood, kind, generator, top, memory)
+    sums = collected.sums() | strays
+    for name, total in sums.items():
+        if not torch.isfinite(total.sum()):
+            raise _diverged(f"the curvature of {name!r}")
+    return sums
+
+
+def send_back(
+    sink: ParameterUses,
+    network: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    likelihood: Likelihood,
+    kind: CurvatureKind,
+    generator: torch.Generator | None,
+    top: int = 1,
+    memory: int = MEMORY,
+) -> dict[str, Tensor]:
+    """Let `sink` collect all backward passes of all examples; as `diagonal`, which see.
+
+    Returns:
+        Exact sums of squares, float64, of the parameters in `sink.fallback`.
+    """
+    check_request(likelihood, kind, generator, top)
+    if not len(x) or len(x) != len(y):
+        raise UsageError(f"the curvature needs at least one example and one target for each, got {len(x)} and {len(y)}")
+    if not sink.parameters:
+        raise UsageError("the curvature needs trainable parameters, but all are frozen")
+    strays: dict[str, Tensor] = {}
+    with evaluating(network), torch.no_grad():
+        footprint, outputs = _tried_out(sink, network, x, likelihood, kind, top)
+        check_targets(outputs, y, likelihood)
+        check_passes(outputs, likelihood, kind, top)
+        drawn = draws((len(x), *outputs.shape[1:]), likelihood, kind, generator)
+        size = footprint.batch(memory, BATCH)
+        for part_x, part_y, part_drawn in zip(x.split(size), y.split(size), drawn.split(size), strict=True):
+            outputs = sink.forward(network, part_x)
+            if not torch.isfinite(outputs.detach().sum()):
+                raise _diverged("the output of the network")
+            vectors = combined(outputs.detach(), part_y, likelihood, kind, part_drawn, top)
+            sink.backward(outputs, vectors)
+            lost = {name: sink.parameters[name] for name in sorted(sink.fallback)}
+            for name, squares in one_by_one(network, lost, part_x, vectors).items() if lost else ():
+                strays[name] = strays.get(name, 0) + squares
+    return strays
+
+
+def predicted_bytes(
+    network: nn.Module,
+    x: Tensor,
+    likelihood: Likelihood = "categorical",
+    kind: CurvatureKind = "ggn",
+    top: int = 1,
+    batch: int = BATCH,
+) -> int:
+    """About what `diagonal` will take beside the network and the data, in batches of that size.
+
+    From the forward pass of one example: the tensors that autograd keeps for every example, gradients on
+    their way, buffers, and the sums.
+    """
+    with evaluating(network), torch.no_grad():
+        sink = SquaredGradients(trainable(network))
+        return _tried_out(sink, network, x, likelihood, kind, top)[0].of(min(batch, len(x)))
+
+
+def _tried_out(
+    sink: ParameterUses, network: nn.Module, x: Tensor, likelihood: Likelihood, kind: CurvatureKind, top: int
+) -> tuple[Footprint, Tensor]:
+    """What to expect of batches, and the outputs of the first example."""
+    saved = SavedBytes([x, *network.parameters(), *network.buffers()])
+    with saved.recorded():
+        outputs = sink.try_out(network, x)
+    vectors = passes(outputs, likelihood, kind, top)
+    sums = sum(p.numel() * (8 + p.element_size()) for p in sink.parameters.values())
+    buffers = 4 * BUFFER * outputs.element_size() + (4 * fallback.CHUNK_BYTES if sink.fallback else 0)
+    return Footprint(sums + buffers, per_example(saved, x[:1], outputs, vectors)), outputs.detach()
+
+
+def _diverged(what: str) -> ArithmeticError:
+    return ArithmeticError(f"{what} is not finite: the network has diverged, lower the learning rate")

@@ -1,0 +1,1 @@
+"""Laplace approximations: MAP training, the evidence, and the priors that it fits."""

@@ -1,0 +1,77 @@
+"""The methods of sparse Bayesian LSTMs: weights alone (W), with neurons (W+N), and with gates (W+G+N)."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from .closed_forms.posteriors import Gaussian
+from .pruner import Pruner, register
+from .structured_dropout.factored import Ties
+from .structured_dropout.lstm import RecurrentDropout
+from .structured_dropout.lstm_account import account
+from .structured_dropout.structures import Kind
+from .structured_dropout.worth import worth
+from .variational.weight_dropout import Form
+
+
+@register("lstm-w")
+def lstm_w(
+    threshold: float = 3.0,
+    form: Form = "exact",
+    warm_up: tuple[int, int] = (5, 20),
+    kl: float = 1.0,
+    start: float = -3.0,
+    lr_factor: float = 1.0,
+    words: bool = False,
+) -> Pruner[Gaussian]:
+    """Sparse variational dropout of LSTMs, noise tied over the sequence (Lobacheva, Chirkova, Vetrov 2017).
+
+    With `words`, the vocabulary has factors too, which learn `lr_factor` times faster than the weights.
+    """
+    return _pruner((), threshold, form, warm_up, kl, start, lr_factor, words)
+
+
+@register("lstm-wn")
+def lstm_wn(
+    threshold: float = 3.0,
+    form: Form = "exact",
+    warm_up: tuple[int, int] = (5, 20),
+    kl: float = 1.0,
+    start: float = -3.0,
+    lr_factor: float = 1.0,
+    words: bool | None = None,
+    ties: Ties = "example",
+) -> Pruner[Gaussian]:
+    """LSTM dropout of weights and neurons: factors on inputs and states (Chirkova, Lobacheva, Vetrov 2018).
+
+    Embedded words have factors, one-hot ones only with `words`. Factors learn `lr_factor` times faster than weights.
+    """
+    return _pruner(("input", "neuron"), threshold, form, warm_up, kl, start, lr_factor, words, ties)
+
+
+@register("lstm-wgn")
+def lstm_wgn(
+    threshold: float = 3.0,
+    form: Form = "exact",
+    warm_up: tuple[int, int] = (5, 20),
+    kl: float = 1.0,
+    start: float = -3.0,
+    lr_factor: float = 1.0,
+    words: bool | None = None,
+    ties: Ties = "example",
+) -> Pruner[Gaussian]:
+    """LSTM dropout of weights, gates and neurons (Lobacheva, Chirkova, Markovich, Vetrov 2020).
+
+    Embedded words have factors, one-hot ones only with `words`. Factors learn `lr_factor` times faster than weights.
+    """
+    return _pruner(("input", "neuron", "gate"), threshold, form, warm_up, kl, start, lr_factor, words, ties)
+
+
+def _pruner(
+    kinds: tuple[Kind, ...], threshold: float, form: Form, warm_up: tuple[int, int], kl: float, start: float,
+    lr_factor: float, words: bool | None, ties: Ties = "example",
+) -> Pruner[Gaussian]:  # fmt: skip
+    inference = partial(
+        RecurrentDropout, kl, warm_up, form=form, start=start, kinds=kinds, words=words, ties=ties, lr_factor=lr_factor
+    )
+    return Pruner(inference, worth, keep_above=-threshold, report=partial(account, threshold=threshold))

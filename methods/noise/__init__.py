@@ -1,0 +1,1 @@
+"""Multiplicative noise on structures, and the layers that carry it."""

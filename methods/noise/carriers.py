@@ -1,0 +1,173 @@
+"""Where noise on structures sits: on what a layer reads from them, or on what it writes to a residual stream."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from ...architectures.layers.axes import Reader, channel_axis, input_axis
+from ...architectures.units.slices import Elementwise, Group, Slice
+from ...architectures.units.vector import Units
+from ...datasets.errors import NotApplicable, UsageError
+
+
+@dataclass(frozen=True, eq=False)
+class Carrier(ABC):
+    """A layer on whose inputs or outputs the noise of structures sits.
+
+    Attributes:
+        layer: name of the module.
+        owner: the structure that owns each position, shape (width,); `structures` where there is none.
+        structures: their number in the network.
+        channels: the axis of the positions in what carries the noise.
+    """
+
+    layer: str
+    owner: Tensor
+    structures: int
+    channels: int
+
+    @abstractmethod
+    def hook(self, network: nn.Module, noise: Callable[[Tensor], Tensor]) -> RemovableHandle:
+        """Multiply what carries the noise by `noise` of it, at every call of the layer."""
+
+    @abstractmethod
+    def fold(self, network: nn.Module, values: Tensor) -> None:
+        """Multiply, in place, the parameters of the layer by the value of each structure; `values`: (structures,)."""
+
+    def positions(self, values: Tensor) -> Tensor:
+        """`values` of the structures, shape (..., structures), for every position; 1 where no structure owns it."""
+        if self.run is not None:
+            return values[..., slice(*self.run)]
+        return torch.cat([values, values.new_ones(*values.shape[:-1], 1)], -1).index_select(-1, self.owner)
+
+    def last(self, x: Tensor) -> Tensor:
+        """A view of what carries the noise with the axis of the positions last."""
+        return x.movedim(self.channels, -1)
+
+    def multiplied(self, x: Tensor, noise: Tensor) -> Tensor:
+        """What carries the noise, times `noise`: shape (1 or examples, width), or that of `last(x)`.
+
+        Raises UsageError where a layer does not get the examples along its first axis.
+        """
+        if len(noise) not in (1, len(x)):
+            raise UsageError(
+                f"{self.layer!r} is called on {len(x)} rows for {len(noise)} examples, so that they cannot have "
+                "noise of their own: choose draws: minibatch (ties: minibatch for group-variational-dropout)"
+            )
+        if noise.dim() < x.dim():
+            shape = [len(noise), *[1] * (x.dim() - 1)]
+            shape[self.channels] = -1
+            noise = noise.view(shape)
+        elif self.channels not in (-1, x.dim() - 1):
+            noise = noise.movedim(-1, self.channels)
+        return x * noise.to(x.dtype)
+
+    def _scale(self, parameter: Tensor, values: Tensor, axis: int) -> None:
+        shape = [-1 if i == axis else 1 for i in range(parameter.dim())]
+        parameter.data.mul_(self.positions(values).to(parameter.dtype).view(shape))
+
+    @cached_property
+    def owned(self) -> Tensor:
+        """Whether a structure owns the position; boolean, shape (width,)."""
+        return self.owner < self.structures
+
+    @cached_property
+    def run(self) -> tuple[int, int] | None:
+        """First structure and the one behind the last, where consecutive structures own one position each."""
+        first, width = int(self.owner[0]), len(self.owner)
+        consecutive = torch.arange(first, first + width, device=self.owner.device)
+        inside = first + width <= self.structures
+        return (first, first + width) if inside and torch.equal(self.owner, consecutive) else None
+
+
+class Reading(Carrier):
+    """A linear layer or convolution that reads structures; values fold into the columns of its weight."""
+
+    def hook(self, network: nn.Module, noise: Callable[[Tensor], Tensor]) -> RemovableHandle:
+        """Multiply the inputs."""
+
+        def multiply(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+            return self.multiplied(inputs[0], noise(inputs[0])), *inputs[1:]
+
+        return network.get_submodule(self.layer).register_forward_pre_hook(multiply)
+
+    def fold(self, network: nn.Module, values: Tensor) -> None:
+        """Multiply the columns that read each structure."""
+        module = network.get_submodule(self.layer)
+        self._scale(module.get_parameter("weight"), values, input_axis(module))
+
+
+class Writing(Carrier):
+    """A layer or norm that writes to a residual stream; values fold into the rows of its weight and its bias."""
+
+    def hook(self, network: nn.Module, noise: Callable[[Tensor], Tensor]) -> RemovableHandle:
+        """Multiply the outputs."""
+
+        def multiply(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+            return self.multiplied(output, noise(output))
+
+        return network.get_submodule(self.layer).register_forward_hook(multiply)
+
+    def fold(self, network: nn.Module, values: Tensor) -> None:
+        """Multiply the row and the bias of each structure."""
+        module = network.get_submodule(self.layer)
+        for parameter in (module.weight, module.bias):
+            if isinstance(parameter, Tensor):
+                self._scale(parameter, values, 0)
+
+
+def carriers(network: nn.Module, units: Units) -> list[Carrier]:
+    """Every layer that reads some of the structures `units`, or writes those that leave on that side only.
+
+    What reads several groups comes once. Raises NotApplicable for a group that no linear layer or ungrouped
+    convolution reads, or a recurrent layer too.
+    """
+    found: dict[tuple[type[Carrier], str], Tensor] = {}
+    offset = 0
+    for group in units.groups:
+        kind, pieces = (Writing, _written(group)) if group.spread else (Reading, _read(network, group))
+        for layer, piece in pieces.items():
+            blank = piece.index.new_full((piece.shape[piece.axis],), units.n)
+            structures = torch.arange(offset, offset + group.size, device=piece.index.device)
+            found.setdefault((kind, layer), blank)[piece.index] = structures.unsqueeze(1)
+        offset += group.size
+    return [
+        kind(layer, owner, units.n, channel_axis(network.get_submodule(layer)))
+        for (kind, layer), owner in found.items()
+    ]
+
+
+def _read(network: nn.Module, group: Group) -> dict[str, Slice]:
+    """The slices of a group that are inputs of a weight, by the name of the module."""
+    pieces = {p.name.rpartition(".")[0]: p for p in group.slices if is_read(network, p) and isinstance(p, Slice)}
+    if not pieces or _recurrent(network, group):
+        what = "a recurrent layer" if pieces else "no linear layer or convolution"
+        raise NotApplicable(f"{what} reads the group {group.name!r}: it cannot carry this noise")
+    return pieces
+
+
+def _written(group: Group) -> dict[str, Slice]:
+    """The rows of the layer behind which the group's units become zeros, by its name."""
+    name = f"{group.spread}.weight"
+    return {group.spread: next(p for p in group.slices if p.name == name and isinstance(p, Slice))}
+
+
+def _recurrent(network: nn.Module, group: Group) -> bool:
+    modules = (network.get_submodule(piece.name.rpartition(".")[0]) for piece in group.slices)
+    return any(isinstance(module, nn.RNNBase) for module in modules)
+
+
+def is_read(network: nn.Module, piece: Slice | Elementwise) -> bool:
+    """Whether the piece is an input of the weight of a linear layer or ungrouped convolution."""
+    path, _, leaf = piece.name.rpartition(".")
+    module = network.get_submodule(path)
+    ungrouped = isinstance(module, Reader) and getattr(module, "groups", 1) == 1
+    return ungrouped and leaf == "weight" and isinstance(piece, Slice) and piece.axis == input_axis(module)

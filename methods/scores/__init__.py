@@ -1,0 +1,1 @@
+"""What scores share: a scratch copy to differentiate, inclusion odds, signal over noise."""

@@ -1,0 +1,62 @@
+"""What gradient-based scores share: a scratch copy of the network, its mode, a small balanced batch, the loss."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ...architectures.running.modes import differentiable_attention, unfused
+from ...architectures.units.prunable import prunable
+from ...datasets.data import Split
+from ..pruner import State
+
+BatchNormMode = Literal["train", "eval"]
+
+
+@contextmanager
+def scratch(network: nn.Module, mode: BatchNormMode) -> Iterator[tuple[nn.Module, dict[str, Tensor]]]:
+    """A copy of `network` to differentiate, and its prunable weights; the network itself stays untouched.
+
+    `mode` is that of the whole copy: in "train" BatchNorm uses (and is differentiated through) the statistics
+    of the batch, in "eval" its running ones. Dropout is off in both.
+    """
+    replica = copy.deepcopy(network).train(mode == "train")
+    for module in replica.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.eval()
+    with differentiable_attention(), unfused(), torch.enable_grad():
+        yield replica, dict(prunable(replica))
+
+
+def gradients_of(value: Tensor, weights: list[Tensor], create_graph: bool = False) -> tuple[Tensor, ...]:
+    """Gradients of a scalar; zero for weights that it does not depend on, such as those of an unused layer."""
+    return torch.autograd.grad(value, weights, create_graph=create_graph, allow_unused=True, materialize_grads=True)
+
+
+def balanced_batch(train: Split, size: int, generator: torch.Generator) -> Split:
+    """`size` random examples, as evenly over the classes as they allow; the whole split if it is smaller.
+
+    Sequences of targets have no class.
+    """
+    shuffled = torch.randperm(len(train), generator=generator)
+    if train.y.dim() == 1:
+        shuffled = shuffled[_rank_within_class(train.y.cpu()[shuffled]).argsort(stable=True)]
+    return train[shuffled[:size].to(train.x.device)]
+
+
+def scoring_batch(state: State, size: int) -> Split:
+    """The batch on which a score differentiates the loss, drawn with the state's generator."""
+    return balanced_batch(state.train, size, state.generator)
+
+
+def _rank_within_class(labels: Tensor) -> Tensor:
+    """How many earlier examples have the same label, for each example."""
+    order = labels.argsort(stable=True)
+    counts = torch.bincount(labels)
+    starts = counts.cumsum(0) - counts
+    return torch.empty_like(labels).scatter_(0, order, torch.arange(len(labels)) - starts[labels[order]])

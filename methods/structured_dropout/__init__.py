@@ -1,0 +1,1 @@
+"""Variational dropout with factors on structures, in feed-forward networks and LSTMs."""

@@ -1,0 +1,1 @@
+"""Variational inference over weights, their scales and their gates."""
