@@ -1,8 +1,10 @@
 """bayesprune: a comparative benchmark of Bayesian pruning methods for neural networks.
 
 >>> import bayesprune as bp
->>> sorted(bp.__all__)  # doctest: +ELLIPSIS
-['Pruned', 'Pruner', 'State', 'check', 'load', 'prune', 'register', 'results', 'run', 'select_features']
+>>> bp.Pruner(bp.MAP, score=lambda state: state.units.gather(state.weights())).when
+'after'
+
+Everything that scripts and plug-ins need is an attribute of this module; where it lives may change.
 """
 
 from importlib import import_module as _import_module
@@ -10,26 +12,44 @@ from typing import Any as _Any
 
 __version__ = "0.1.0"
 
-# Attributes load on first use, so that `import bayesprune` and the command line never wait for torch.
+# Attributes load on first use, so that `import bayesprune` and the command line never wait for torch. After a colon:
+# the name at home, where it is another one, or nothing for the module itself.
 _HOMES = {
-    "Pruned": "bench.api",
+    # one's own network
+    "Pruned": "bench.face.prune",
+    "left_out": "architectures.discovery.units_of",
+    "load": "bench.face.prune",
+    "prune": "bench.face.prune",
+    "select_features": "bench.features.select_features",
+    "units": "architectures.discovery.units_of",
+    # the benchmark
+    "check": "bench.contract",
+    "doctor": "bench.doctor.diagnosis:diagnose",
+    "load_dataset": "datasets.load:load",
+    "results": "bench.results.frames",
+    "run": "bench.harness.run_matrix",
+    # new methods
+    "Conjugate": "methods.closed_forms.posteriors",
+    "Gaussian": "methods.closed_forms.posteriors",
+    "Inference": "methods.pruner",
+    "Laplace": "methods.closed_forms.posteriors",
+    "MAP": "methods.laplace.map",
+    "NotApplicable": "datasets.errors",
     "Pruner": "methods.pruner",
     "State": "methods.pruner",
-    "check": "bench.check",
-    "load": "bench.api",
-    "prune": "bench.api",
+    "UsageError": "datasets.errors",
+    "curvature": "methods.curvature:",
     "register": "methods.pruner",
-    "results": "bench.store",
-    "run": "bench.harness",
-    "select_features": "bench.features",
 }
-__all__ = ["Pruned", "Pruner", "State", "check", "load", "prune", "register", "results", "run", "select_features"]
+__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> _Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'bayesprune' has no attribute {name!r}; it offers {', '.join(__all__)}")
-    return getattr(_import_module(f"bayesprune.{_HOMES[name]}"), name)
+    home, colon, at_home = _HOMES[name].partition(":")
+    module = _import_module(f"bayesprune.{home}")
+    return module if colon and not at_home else getattr(module, at_home or name)
 
 
 def __dir__() -> list[str]:

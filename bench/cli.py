@@ -89,12 +89,13 @@ def run(
     part = _shard(shard)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        from . import harness, plan
+        from .harness.dry_run import describe
+        from .harness.run_matrix import run as run_matrix
 
         if dry_run:
-            click.echo(plan.describe(matrix, out, jobs, part, retry_failed, device, plugins))
+            click.echo(describe(matrix, out, jobs, part, retry_failed, device, plugins))
             return
-        table = harness.run(
+        table = run_matrix(
             matrix, out, jobs=jobs, shard=part, retry_failed=retry_failed, device=device, plugins=plugins, progress=_bar
         )
     except KeyboardInterrupt:
@@ -113,8 +114,8 @@ def run(
 def report(results: tuple[str, ...], out: str, title: str) -> None:
     """Make figures, tables and one self-contained page from RESULTS folders (shards are merged)."""
     from ..reports.build import report as build
-    from .store import Store
-    from .store import results as read
+    from .results.frames import results as read
+    from .results.store import Store
 
     frame = read(*results)
     # a shard alone lacks, as it must, what the others have
@@ -161,7 +162,7 @@ def check(name_or_file: str, verbose: bool) -> None:
     scores, exact counts, monotone in the sparsity, never reads the test split, leaves the network as it was,
     removed weights stay removed. Exit code 0 if every promise is kept, 1 if not.
     """
-    from .check import verdicts
+    from .contract import verdicts
 
     kept, broken = Counter[str](), []
     for verdict in verdicts(name_or_file):
@@ -214,10 +215,11 @@ def doctor(
         bayesprune doctor --architecture resnet --option depth=8
         bayesprune doctor --architecture timm/vit_tiny_patch16_224 --resize 32 --batch 8
     """
-    from . import doctor as clinic
+    from .doctor import diagnosis
+    from .spec.option_text import parsed
 
-    found = clinic.diagnose(architecture, clinic.parsed(options), dataset, batch, resize, limit)
-    click.echo(clinic.as_json(found) if as_json else clinic.describe(found))
+    found = diagnosis.diagnose(architecture, parsed(options), dataset, batch, resize, limit)
+    click.echo(diagnosis.as_json(found) if as_json else diagnosis.describe(found))
 
 
 @main.command()
@@ -260,12 +262,12 @@ def prune(
             --method opd --sparsity 0.5 --structured --finetune 5 --out small.safetensors
         bayesprune prune --network lenet5 --data digits --method snip --finetune 10 --out sparse.safetensors
     """
-    from . import own_network
-    from .doctor import parsed
+    from .face.prune_to_file import prune_to_file
+    from .spec.option_text import parsed
 
     settings = {"batch_norm": "reestimate" if reestimate_batch_norm else "keep", "structured": structured or False,
                 "budget": {"of": of, "round_to": round_to, "at_least": at_least}}  # fmt: skip
-    _, told = own_network.prune_to_file(
+    _, told = prune_to_file(
         out, architecture, parsed(options), checkpoint, data, seed, {"lr": lr, "batch_size": batch_size}, onnx,
         method=method, sparsity=_sparsity(sparsity), finetune=finetune, **settings,
         **parsed(method_options, "--method-option"),
@@ -331,7 +333,7 @@ def _lines(total: int) -> Callable[[int], None]:
 
 
 def _summary(folder: Path) -> int:
-    from .store import results
+    from .results.frames import results
 
     frame = results(folder)
     counts = frame["status"].value_counts()
@@ -366,7 +368,7 @@ def _entries(registry: Registry) -> str:
 
 
 def _matrices() -> str:
-    from .shipped import shipped_matrices
+    from .spec.shipped import shipped_matrices
 
     return "\n".join(f"  {name:<20}  {summary}" for name, summary in shipped_matrices().items())
 

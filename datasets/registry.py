@@ -25,6 +25,7 @@ from types import ModuleType
 from typing import Any
 
 from .errors import PluginError, UsageError, one_line, unknown
+from .former_names import allow_former_names
 from .seal import sealed
 
 BUILT_IN = "built-in"
@@ -205,6 +206,7 @@ class Registry:
     def _import(self, load: Callable[[], Any], module: str, origin: str) -> None:
         before = dict(self._builders)
         self._loading = origin
+        allow_former_names()
         try:
             with sealed():
                 load()

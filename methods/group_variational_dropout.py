@@ -2,8 +2,8 @@
 
 The factors of Chirkova, Lobacheva, Vetrov (EMNLP 2018, arXiv 1810.10927), who have them on the neurons of recurrent
 networks, on every neuron, filter, head and hidden unit: what the network reads from a structure is multiplied by its
-factor, which folds into the weights that read it (as in `noise.carriers`). A structure leaves when its factor does, or when no
-weight reads it any more.
+factor, which folds into the weights that read it (as in `noise.carriers`). A structure leaves when its factor does, or
+when no weight reads it any more.
 """
 
 from __future__ import annotations

@@ -11,16 +11,18 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup
 
-from ..bench.store import IDENTITY, RESULTS, SECONDS, csv_text
+from ..bench.results.columns import IDENTITY, RESULTS, SECONDS
+from ..bench.results.frames import csv_text
 from ..datasets.atomic import write_atomically
 from ..datasets.errors import UsageError
-from . import render, summary
+from . import summary
+from .drawing.panels import Drawing, save
 from .figures import drawings
-from .frame import prepare
-from .layout import Drawing, save
-from .ranking import rankings
-from .render import Table
+from .records.frame import Records, prepare
+from .records.ranking import Ranking, rankings
 from .tables import tables
+from .writing import render
+from .writing.render import Table
 
 TRACEBACKS = 20
 PIXELS_PER_INCH = 135  # on the page; the figures are drawn for the narrower columns of a paper
@@ -44,31 +46,34 @@ def report(frame: pd.DataFrame, out: Path | str, *, title: str = "Pruning report
     top, under "Read with care". Raises UsageError if `out` cannot be a folder.
     """
     out = _folder(Path(out))
-    prepared = prepare(frame)
-    images = [_image(drawing, out / "figures") for drawing in drawings(prepared)]
-    found = tables(prepared)
+    records = prepare(frame)
+    ranked = rankings(records)
+    images = [_image(drawing, out / "figures") for drawing in drawings(records, ranked)]
+    found = tables(records, ranked)
     for table in found:
         _write(out / "tables" / f"{table.name}.md", render.markdown(table))
         _write(out / "tables" / f"{table.name}.tex", render.latex(table))
     _write(out / "results.csv", _csv(frame))
-    _write(out / "index.html", page(prepared, images, found, title, missing))
+    _write(out / "index.html", page(records, ranked, images, found, title, missing))
     return out / "index.html"
 
 
-def page(frame: pd.DataFrame, images: list[_Image], found: list[Table], title: str, missing: Sequence[str] = ()) -> str:
+def page(
+    records: Records, ranked: Sequence[Ranking], images: list[_Image], found: list[Table], title: str,
+    missing: Sequence[str] = (),
+) -> str:  # fmt: skip
     """The page as HTML; every text of the records and of `missing` is escaped."""
-    ranked = rankings(frame)
     return _template().render(
         title=title,
-        facts=summary.facts(frame),
-        headlines=summary.headlines(frame, ranked),
-        doubts=[*missing, *summary.doubts(frame, ranked)],
+        facts=summary.facts(records),
+        headlines=summary.headlines(records, ranked),
+        doubts=[*missing, *summary.doubts(records, ranked)],
         incomplete=bool(missing),
-        missing=summary.missing_controls(frame),
+        missing=summary.missing_controls(records),
         images=images,
         tables=[(table, Markup(render.html_table(table))) for table in found if table.name != "failures"],  # noqa: S704
         failures=[(table, Markup(render.html_table(table))) for table in found if table.name == "failures"],  # noqa: S704
-        tracebacks=_tracebacks(frame),
+        tracebacks=_tracebacks(records),
     )
 
 
@@ -86,9 +91,9 @@ def _image(drawing: Drawing, folder: Path) -> _Image:
     return _Image(drawing, f"data:image/svg+xml;base64,{data}", round(PIXELS_PER_INCH * drawing.figure.get_figwidth()))
 
 
-def _tracebacks(frame: pd.DataFrame) -> list[tuple[str, str]]:
+def _tracebacks(records: Records) -> list[tuple[str, str]]:
     """One (cell, traceback) for each different traceback of the failed cells."""
-    failed = frame[(frame["status"] == "failed") & (frame["traceback"] != "")].drop_duplicates("traceback")
+    failed = records[(records["status"] == "failed") & (records["traceback"] != "")].drop_duplicates("traceback")
     names = failed[["method", "dataset", "architecture", "units"]].agg(" · ".join, axis=1) if len(failed) else []
     return list(zip(names, failed["traceback"], strict=True))[:TRACEBACKS]
 

@@ -7,13 +7,11 @@ import re
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-import pandas as pd
 
-from . import statistics as st
-from .captions import no_difference
-from .deployment import structure_doubts
-from .frame import (
+from .records import statistics as st
+from .records.frame import (
     Panel,
+    Records,
     dense_by_seed,
     done,
     labels,
@@ -26,33 +24,39 @@ from .frame import (
     span,
     targets,
 )
-from .metrics import METRICS, PRIMARY, RELATIVE
-from .ranking import BASELINE, Ranking, Standing
-from .results_table import interval_text
-from .tables import capital, p_text
+from .records.metrics import METRICS, PRIMARY, RELATIVE
+from .records.ranking import BASELINE, Ranking, Standing
+from .topics.savings import structure_doubts
+from .writing.numbers import capital, interval_text, p_text
+from .writing.sentences import no_difference
 
 
-def facts(frame: pd.DataFrame) -> list[tuple[str, str]]:
-    """What ran, where and with what, as (name, text); expects a prepared frame."""
-    counts = frame["status"].value_counts()
+def facts(records: Records) -> list[tuple[str, str]]:
+    """What ran, where and with what, as (name, text)."""
+    counts = records["status"].value_counts()
     cells = ", ".join(f"{int(counts.get(status, 0))} {status}" for status in ("done", "failed", "skipped"))
     found = [
-        ("Cells", f"{len(frame)}: {cells}"),
-        ("Data sets", _listed(frame["dataset"])),
-        ("Architectures", _listed(frame["architecture"])),
-        ("Methods", _listed(frame["label"])),
-        ("Units", _listed(frame["units"])),
-        ("Sparsities", _sparsities(frame)),
+        ("Cells", f"{len(records)}: {cells}"),
+        ("Data sets", _listed(records["dataset"])),
+        ("Architectures", _listed(records["architecture"])),
+        ("Methods", _listed(records["label"])),
+        ("Units", _listed(records["units"])),
+        ("Sparsities", _sparsities(records)),
         (
             "Seeds",
-            f"{_listed(map(str, frame['seed']))} (n = {span(seed_counts(frame))} per result)" if len(frame) else "",
+            f"{_listed(map(str, records['seed']))} (n = {span(seed_counts(records))} per result)"
+            if len(records)
+            else "",
         ),
-        ("Inference", _listed(frame["inference"])),
-        ("Predictive", _listed(frame["predictive"])),
-        ("Hardware", "; ".join(filter(None, (_listed(frame["device"]), _listed(frame["host_cpu"]), _threads(frame))))),
-        ("Versions", _versions(frame)),
-        ("Revision", _listed(frame["git_revision"])),
-        ("Started", _started(frame)),
+        ("Inference", _listed(records["inference"])),
+        ("Predictive", _listed(records["predictive"])),
+        (
+            "Hardware",
+            "; ".join(filter(None, (_listed(records["device"]), _listed(records["host_cpu"]), _threads(records)))),
+        ),
+        ("Versions", _versions(records)),
+        ("Revision", _listed(records["git_revision"])),
+        ("Started", _started(records)),
     ]
     return [(name, text) for name, text in found if text]
 
@@ -64,44 +68,44 @@ def _listed(values: Iterable[str]) -> str:
     )
 
 
-def _sparsities(frame: pd.DataFrame) -> str:
-    chosen = ["chosen by the method"] if frame["auto"].any() else []
-    return ", ".join([*map(percent, targets(frame)), *chosen])
+def _sparsities(records: Records) -> str:
+    chosen = ["chosen by the method"] if records["auto"].any() else []
+    return ", ".join([*map(percent, targets(records)), *chosen])
 
 
-def _versions(frame: pd.DataFrame) -> str:
-    texts = {part: _listed(frame[f"version_{part}"]) for part in ("bayesprune", "torch", "python")}
+def _versions(records: Records) -> str:
+    texts = {part: _listed(records[f"version_{part}"]) for part in ("bayesprune", "torch", "python")}
     return "; ".join(f"{part} {text}" for part, text in texts.items() if text)
 
 
-def _started(frame: pd.DataFrame) -> str:
+def _started(records: Records) -> str:
     """The first and the last time; skipped cells have none."""
-    times = sorted(set(frame["started"]) - {""})
+    times = sorted(set(records["started"]) - {""})
     return " to ".join(dict.fromkeys([*times[:1], *times[-1:]]))
 
 
-def _threads(frame: pd.DataFrame) -> str:
-    counts = sorted({int(n) for n in frame["threads"].dropna()})
+def _threads(records: Records) -> str:
+    counts = sorted({int(n) for n in records["threads"].dropna()})
     return f"{', '.join(map(str, counts))} thread{'s' * (counts != [1])}" if counts else ""
 
 
 # ---------------------------------------------------------------- the finding
 
 
-def headlines(frame: pd.DataFrame, rankings: Sequence[Ranking]) -> list[str]:
+def headlines(records: Records, rankings: Sequence[Ranking]) -> list[str]:
     """The finding in sentences, one entry per kind of units; or why there is none."""
-    if len(pruned(frame)) == 0:
+    if len(pruned(records)) == 0:
         return [
             "There are no results of pruned networks yet."
-            + (" Every cell failed or was skipped." if len(frame) else " The results are empty.")
+            + (" Every cell failed or was skipped." if len(records) else " The results are empty.")
         ]
-    found = [_headline(frame, ranking) for ranking in rankings]
+    found = [_headline(records, ranking) for ranking in rankings]
     return found or ["No two results can be compared: no panel has a method with a value at a target sparsity."]
 
 
-def _headline(frame: pd.DataFrame, ranking: Ranking) -> str:
+def _headline(records: Records, ranking: Ranking) -> str:
     best = ranking.standings[0]
-    scope = f"Units: {ranking.units}. " if frame["units"].nunique() > 1 else ""
+    scope = f"Units: {ranking.units}. " if records["units"].nunique() > 1 else ""
     if len(ranking.standings) == 1:
         return (
             f"{scope}Only one method has comparable results: {_kept(ranking, [best])}. {ranking.left_out_text}".strip()
@@ -155,26 +159,32 @@ def _caution(ranking: Ranking) -> str:
 # ---------------------------------------------------------------- doubts
 
 
-def doubts(frame: pd.DataFrame, rankings: Sequence[Ranking]) -> list[str]:
+def doubts(records: Records, rankings: Sequence[Ranking]) -> list[str]:
     """Reasons not to believe too much: few seeds and blocks, values that are missing, records that do not match."""
-    counts = seed_counts(frame)
+    counts = seed_counts(records)
     found = [*st.few_seeds(min(counts)), *st.thin_intervals(int(np.median(counts)))] if counts else []
     found += [text for ranking in rankings for text in ranking.comparison.warnings]
-    found += [*_failed(frame), *_missing_values(frame), *structure_doubts(frame), *_twins(frame), *_mixed(frame)]
+    found += [
+        *_failed(records),
+        *_missing_values(records),
+        *structure_doubts(records),
+        *_twins(records),
+        *_mixed(records),
+    ]
     return list(dict.fromkeys(found))
 
 
-def _failed(frame: pd.DataFrame) -> list[str]:
-    count = int((frame["status"] == "failed").sum())
+def _failed(records: Records) -> list[str]:
+    count = int((records["status"] == "failed").sum())
     verb = "cell failed and is" if count == 1 else "cells failed and are"
     return [f"{count} {verb} missing from figures and means; the table of failures gives the reasons."] if count else []
 
 
-def _missing_values(frame: pd.DataFrame) -> list[str]:
+def _missing_values(records: Records) -> list[str]:
     """Metrics that some done cells lack although others of the same likelihood have them."""
     found = []
     for name, kind in (("accuracy", "categorical"), ("rmse", "gaussian"), ("nll", ""), ("ece", "categorical")):
-        rows = done(frame)
+        rows = done(records)
         rows = rows[rows["likelihood"].str.contains(kind)] if kind else rows
         count = int(rows[name].isna().sum())
         if count and (name in PRIMARY or count < len(rows)):
@@ -182,9 +192,9 @@ def _missing_values(frame: pd.DataFrame) -> list[str]:
     return found
 
 
-def _twins(frame: pd.DataFrame) -> list[str]:
+def _twins(records: Records) -> list[str]:
     cell = ["dataset", "architecture", "units", "label", "seed", "target", "auto"]
-    count = int(done(frame).duplicated(cell).sum())
+    count = int(done(records).duplicated(cell).sum())
     if not count:
         return []
     verb = "result repeats" if count == 1 else "results repeat"
@@ -202,8 +212,8 @@ _ORIGIN = {
 }
 
 
-def _mixed(frame: pd.DataFrame) -> list[str]:
-    rows = done(frame)
+def _mixed(records: Records) -> list[str]:
+    rows = done(records)
     found = [word for column, word in _ORIGIN.items() if len(set(rows[column]) - {""}) > 1]
     return (
         [f"The records come from several {', '.join(found)}: seconds and last digits may not compare."] if found else []
@@ -213,13 +223,15 @@ def _mixed(frame: pd.DataFrame) -> list[str]:
 # ---------------------------------------------------------------- controls
 
 
-def missing_controls(frame: pd.DataFrame) -> list[str]:
-    """Which of the standard controls are not there, and where; expects a prepared frame."""
-    there = panels(frame)
-    found = [_control("dense", [p for p in there if not len(dense_by_seed(frame, p, panel_metric(frame, p)))], there)]
+def missing_controls(records: Records) -> list[str]:
+    """Which of the standard controls are not there, and where."""
+    there = panels(records)
+    found = [
+        _control("dense", [p for p in there if not len(dense_by_seed(records, p, panel_metric(records, p)))], there)
+    ]
     for name in ("random", BASELINE):
-        found.append(_control(name, [p for p in there if name not in set(p.rows(pruned(frame))["label"])], there))
-    return [text for text in (*found, _layer_ratios(frame)) if text]
+        found.append(_control(name, [p for p in there if name not in set(p.rows(pruned(records))["label"])], there))
+    return [text for text in (*found, _layer_ratios(records)) if text]
 
 
 def _control(name: str, missing: Sequence[Panel], there: Sequence[Panel]) -> str:
@@ -233,9 +245,9 @@ def _control(name: str, missing: Sequence[Panel], there: Sequence[Panel]) -> str
     return f"{name}{where}"
 
 
-def _layer_ratios(frame: pd.DataFrame) -> str:
+def _layer_ratios(records: Records) -> str:
     """Random masks with a method's own layer ratios show whether its scores do more than choose those ratios."""
-    names = labels(pruned(frame))
+    names = labels(pruned(records))
     have = {match.group(1) for name in names if (match := re.search(r"^random.*like=['\"]?([\w.+-]+)", name))}
     lacking = [name for name in names if not name.startswith("random") and re.split(r"[(\[ ]", name)[0] not in have]
     return f"random with the layer ratios of the method, random(like=…), for: {', '.join(lacking)}" if lacking else ""

@@ -39,7 +39,8 @@ def forget_plugins():
 @pytest.fixture
 def coarse(monkeypatch, tmp_path):
     """Coarse pictures in one format: these tests read texts and lines, not pixels."""
-    from bayesprune.reports import layout, style
+    from bayesprune.reports.drawing import panels as layout
+    from bayesprune.reports.drawing import style
 
     sheet = tmp_path / "coarse.mplstyle"
     sheet.write_text(re.sub(r"savefig.dpi: .*", "savefig.dpi: 20", style.SHEET.read_text()))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from bayesprune.architectures.build import build
-from bayesprune.bench.training import Training
+from bayesprune.bench.spec.settings import Training
 from bayesprune.datasets.data import Split
 from bayesprune.datasets.errors import UsageError
 from bayesprune.datasets.load import load
@@ -94,7 +94,7 @@ def test_a_network_of_ones_own_is_cut_certified_saved_and_loaded(data, tmp_path)
 @pytest.mark.parametrize("of", ["parameters", "flops"])
 def test_a_sparsity_may_be_a_share_of_parameters_or_operations(data, of):
     from bayesprune.architectures.build import build
-    from bayesprune.bench.evaluate import flops
+    from bayesprune.bench.evaluation.flops import flops
 
     network = build("mlp", (6,), 3, seed=0, widths=[40, 30])
     pruned = bp.prune(network, data, "magnitude", 0.6, structured=True, budget={"of": of, "at_least": 2})
@@ -126,7 +126,7 @@ def test_regression_and_seeds(data):
 
 
 def test_training_settings_reach_the_fine_tuning(data):
-    from bayesprune.bench.training import DivergedError
+    from bayesprune.bench.training.loop import DivergedError
 
     with pytest.raises(DivergedError):
         bp.prune(Own(), data, sparsity=0.5, finetune=3, training=Training(optimizer="sgd", lr=1e20))
@@ -177,7 +177,7 @@ def test_mistakes_are_one_clear_sentence(data, change, message, monkeypatch):
     def run(*args):
         raise AssertionError("work began")
 
-    monkeypatch.setattr("bayesprune.bench.api.mask_for", run)
+    monkeypatch.setattr("bayesprune.bench.face.prune.mask_for", run)
     with pytest.raises(UsageError, match=message) as caught:
         bp.prune(**{"network": Own(), "data": data} | change)
     assert "\n" not in str(caught.value)

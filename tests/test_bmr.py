@@ -8,9 +8,10 @@ import torch
 from bayesprune.architectures.build import build
 from bayesprune.architectures.discovery.units_of import group_units, weight_units
 from bayesprune.architectures.units.mask import Mask
-from bayesprune.bench.check import TINY, check_on
-from bayesprune.bench.training import Training, leave
-from bayesprune.bench.training import train as fit
+from bayesprune.bench.contract import TINY, check_on
+from bayesprune.bench.spec.settings import Training
+from bayesprune.bench.training.loop import leave
+from bayesprune.bench.training.loop import train as fit
 from bayesprune.datasets.data import Split
 from bayesprune.datasets.errors import UsageError
 from bayesprune.datasets.load import load

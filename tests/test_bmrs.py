@@ -13,9 +13,10 @@ from bayesprune.architectures.compaction.compact import compact
 from bayesprune.architectures.discovery.units_of import group_units, weight_units
 from bayesprune.architectures.running.modes import evaluating
 from bayesprune.architectures.units.mask import Mask
-from bayesprune.bench.check import TINY, check_on
-from bayesprune.bench.run import Choice
-from bayesprune.bench.training import Training, train
+from bayesprune.bench.contract import TINY, check_on
+from bayesprune.bench.spec.run import Choice
+from bayesprune.bench.spec.settings import Training
+from bayesprune.bench.training.loop import train
 from bayesprune.datasets.errors import UsageError
 from bayesprune.datasets.load import load
 from bayesprune.methods.bmrs import delta_f_lognormal, delta_f_loguniform

@@ -7,11 +7,11 @@ import pytest
 import torch
 from bayesprune.architectures.build import build as build_network
 from bayesprune.architectures.discovery.units_of import group_units, weight_units
-from bayesprune.bench.gradual import gradual_share, is_pruned_after, pruning_span
-from bayesprune.bench.pruning import Workbench
-from bayesprune.bench.run import Choice, Run
-from bayesprune.bench.store import Store
-from bayesprune.bench.training import Finetune, Training
+from bayesprune.bench.pruning.gradual import gradual_share, is_pruned_after, pruning_span
+from bayesprune.bench.pruning.schedules import Workbench
+from bayesprune.bench.results.store import Store
+from bayesprune.bench.spec.run import Choice, Run
+from bayesprune.bench.spec.settings import Finetune, Training
 from bayesprune.datasets.errors import UsageError
 from bayesprune.datasets.load import load
 from bayesprune.methods.build import build as build_pruner

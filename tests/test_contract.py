@@ -1,14 +1,13 @@
 """Every registered pruner keeps the contract on every tiny architecture; broken ones are found out."""
 
 import pytest
-from bayesprune.bench.check import TINY, check, check_on
+from bayesprune.bench.contract import TINY, check, check_on
 from bayesprune.datasets.errors import UsageError
 from bayesprune.methods import registry
 
 HEAD = """
 from functools import partial
-from bayesprune.methods.gaussian import MAP
-from bayesprune.methods.pruner import Pruner, register
+from bayesprune import MAP, Pruner, register
 """
 
 # Every method, one of each kind for a name with a placeholder.

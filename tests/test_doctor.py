@@ -21,7 +21,7 @@ def invoke(*arguments):
 
 
 def problem(**options):
-    from bayesprune.bench.probes import Problem
+    from bayesprune.bench.doctor.probes import Problem
 
     rng = np.random.default_rng(0)
     x = rng.standard_normal((6, 1, 8, 8)).astype(np.float32)
@@ -90,7 +90,7 @@ def test_what_cannot_be_built_is_a_usage_error(arguments, words):
 
 
 def test_a_crash_a_hang_and_greed_for_memory_end_the_trial_and_no_more():
-    from bayesprune.bench.probes import Lost, Prober, Trial
+    from bayesprune.bench.doctor.probes import Lost, Prober, Trial
 
     with Prober(problem(), 10**9, 60) as prober:
         with pytest.raises(Lost, match="its process died: SIGSEGV"):
@@ -108,7 +108,7 @@ def test_a_crash_a_hang_and_greed_for_memory_end_the_trial_and_no_more():
 
 
 def test_an_absent_package_is_said_to_be_absent(monkeypatch):
-    from bayesprune.bench.probes import Trial, attempt
+    from bayesprune.bench.doctor.probes import Trial, attempt
 
     monkeypatch.setitem(sys.modules, "laplace.curvature.backpack", None)
     answer = attempt(problem(), Trial("diag", "ef", "BackPackEF"))
@@ -118,7 +118,7 @@ def test_an_absent_package_is_said_to_be_absent(monkeypatch):
 
 def test_the_difference_is_relative_to_the_largest_entry_of_a_parameter():
     import torch
-    from bayesprune.bench.probes import _difference
+    from bayesprune.bench.doctor.probes import _difference
     from bayesprune.methods.curvature.diagonal import diagonal
 
     given = problem()
@@ -148,7 +148,7 @@ def odd(input_shape, outputs):
 def test_parameters_with_a_slow_pass_are_named():
     from dataclasses import replace
 
-    from bayesprune.bench.probes import expected
+    from bayesprune.bench.doctor.probes import expected
 
     names, size = expected(problem())
     assert names == []
@@ -160,8 +160,8 @@ def test_parameters_with_a_slow_pass_are_named():
 
 
 def test_predictions_by_hand():
-    from bayesprune.bench.doctor import predicted_bytes
-    from bayesprune.bench.probes import Trial
+    from bayesprune.bench.doctor.memory import predicted_bytes
+    from bayesprune.bench.doctor.probes import Trial
     from bayesprune.methods.curvature import kronecker
 
     network = problem().network()
@@ -179,15 +179,15 @@ def test_predictions_by_hand():
 
 
 def test_what_needs_too_much_memory_is_never_started():
-    from bayesprune.bench.doctor import _answer
-    from bayesprune.bench.probes import Prober, Trial
+    from bayesprune.bench.doctor.diagnosis import _answer
+    from bayesprune.bench.doctor.probes import Prober, Trial
 
     answer = _answer(Prober(problem(), 0, 0), Trial("diag", "ggn", "CurvlinopsGGN"), 14 * 10**9, 2 * 10**9)
     assert (answer.result, answer.reason) == ("skipped", "needs about 14 GB, 2 GB are free")
 
 
 def test_free_memory_heeds_the_control_group(tmp_path):
-    from bayesprune.bench.doctor import _group_bytes, free_bytes
+    from bayesprune.bench.doctor.memory import _group_bytes, free_bytes
 
     (tmp_path / "memory.max").write_text("1000\n")
     (tmp_path / "memory.current").write_text("400\n")
@@ -201,7 +201,7 @@ def test_free_memory_heeds_the_control_group(tmp_path):
 
 
 def test_text_is_aligned_and_reasons_take_one_short_line():
-    from bayesprune.bench.doctor import Diagnosis, Finding, describe
+    from bayesprune.bench.doctor.diagnosis import Diagnosis, Finding, describe
 
     findings = (
         Finding("diag", "bayesprune", "ggn", "works", 0.5, 1.0, None, 100, ""),
@@ -227,6 +227,6 @@ def test_text_is_aligned_and_reasons_take_one_short_line():
 
 @pytest.mark.parametrize(("count", "text"), [(5, "5 B"), (1234, "1.23 kB"), (56e6, "56 MB"), (7.8e12, "7.8 TB")])
 def test_sizes(count, text):
-    from bayesprune.bench.doctor import size_text
+    from bayesprune.bench.doctor.diagnosis import size_text
 
     assert size_text(count) == text

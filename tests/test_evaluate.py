@@ -9,8 +9,9 @@ from bayesprune.architectures.compaction.compact import compact
 from bayesprune.architectures.discovery.units_of import group_units, weight_units
 from bayesprune.architectures.running.cost import Cost, count_passes, measured
 from bayesprune.architectures.units.mask import Mask
-from bayesprune.bench.evaluate import evaluate, flops
-from bayesprune.bench.seeding import derived, seeded, stream
+from bayesprune.bench.evaluation.evaluate import evaluate
+from bayesprune.bench.evaluation.flops import flops
+from bayesprune.bench.training.seeding import derived, seeded, stream
 from bayesprune.datasets.load import load
 from torch import nn
 

@@ -7,10 +7,10 @@ import bayesprune as bp
 import numpy as np
 import pytest
 import torch
-from bayesprune.bench.features import _ESTIMATORS
-from bayesprune.bench.selected import Selected
-from bayesprune.bench.stability import stability
-from bayesprune.bench.training import Training
+from bayesprune.bench.features.select_features import _ESTIMATORS
+from bayesprune.bench.features.selected import Selected
+from bayesprune.bench.features.stability import stability
+from bayesprune.bench.spec.settings import Training
 from bayesprune.datasets.errors import UsageError
 from bayesprune.datasets.load import load
 from bayesprune.datasets.sparse_function import design
@@ -148,7 +148,7 @@ def test_controls_have_no_probability():
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_what_cannot_be_is_refused_before_any_work(change, message, monkeypatch):
-    monkeypatch.setattr("bayesprune.bench.features.train", lambda *_: pytest.fail("training began"))
+    monkeypatch.setattr("bayesprune.bench.features.select_features.train", lambda *_: pytest.fail("training began"))
     x, y = linear_table()
     arguments = {"x": x, "y": y, "method": "pip", **QUICK, **change}
     for name, value in (("x", x), ("y", y)):

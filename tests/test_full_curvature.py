@@ -11,8 +11,8 @@ from bayesprune.architectures.discovery.units_of import group_units, weight_unit
 from bayesprune.architectures.units.mask import Mask
 from bayesprune.architectures.units.slices import Group, Slice
 from bayesprune.architectures.units.vector import Units
-from bayesprune.bench.check import check_on
-from bayesprune.bench.run import Choice
+from bayesprune.bench.contract import check_on
+from bayesprune.bench.spec.run import Choice
 from bayesprune.datasets.data import Split
 from bayesprune.datasets.errors import UsageError
 from bayesprune.methods.build import build as build_pruner

@@ -8,7 +8,7 @@ from bayesprune.architectures.compaction.compact import compact
 from bayesprune.architectures.discovery.units_of import group_units, weight_units
 from bayesprune.architectures.running.modes import evaluating
 from bayesprune.architectures.units.mask import Mask
-from bayesprune.bench.check import TINY
+from bayesprune.bench.contract import TINY
 from bayesprune.datasets.data import Split
 from bayesprune.datasets.errors import NotApplicable, UsageError
 from bayesprune.datasets.load import load

@@ -11,13 +11,17 @@ import time
 import pandas as pd
 import pytest
 import torch
-from bayesprune.bench import cell, fits, harness, pruning, workers
-from bayesprune.bench.budget import Budget
-from bayesprune.bench.matrix import Matrix
-from bayesprune.bench.run import Choice
-from bayesprune.bench.store import csv_text, results
-from bayesprune.bench.training import Finetune, Training
+from bayesprune.bench.harness import cell, workers
+from bayesprune.bench.harness import run_matrix as harness
+from bayesprune.bench.pruning import schedules as pruning
+from bayesprune.bench.results.frames import csv_text, results
+from bayesprune.bench.spec.budget import Budget
+from bayesprune.bench.spec.matrix import Matrix
+from bayesprune.bench.spec.run import Choice
+from bayesprune.bench.spec.settings import Finetune, Training
+from bayesprune.bench.training import fits
 from bayesprune.datasets.errors import UsageError
+from bayesprune.methods import registry as methods
 
 DIGITS = {"name": "digits", "subset": 150}
 MLP = {"name": "mlp", "widths": [16]}
@@ -146,8 +150,7 @@ def test_nothing_is_done_twice(reference, monkeypatch):
 BROKEN = """
 import os
 from functools import partial
-from bayesprune.methods.gaussian import MAP
-from bayesprune.methods.pruner import Pruner, register
+from bayesprune import MAP, Pruner, register
 
 def magnitude(state):
     return state.units.gather({n: w.abs() for n, w in state.weights().items()})
@@ -185,7 +188,7 @@ def plugin(tmp_path):
 
 
 def test_a_failing_method_is_recorded_and_the_rest_goes_on_then_retried(tmp_path, plugin):
-    harness.methods.load_plugin(plugin)
+    methods.load_plugin(plugin)
     m = matrix(methods=["breaks", "peeks", "magnitude"], seeds=[0])
     harness.run(m, tmp_path / "r", jobs=1, plugins=[plugin])
     frame = results(tmp_path / "r").set_index("method")
@@ -204,7 +207,7 @@ def test_a_failing_method_is_recorded_and_the_rest_goes_on_then_retried(tmp_path
 @pytest.mark.slow
 def test_a_dying_worker_costs_only_its_own_cells(tmp_path, plugin):
     m = matrix(methods=["dies", "magnitude", "snip"], seeds=[0])
-    harness.methods.load_plugin(plugin)
+    methods.load_plugin(plugin)
     harness.run(m, tmp_path / "r", jobs=2, plugins=[plugin])
     frame = results(tmp_path / "r").set_index("method")
     assert set(frame.loc["dies", "status"]) == {"failed"}
@@ -435,12 +438,12 @@ def noisy(rate: float = 0.1):
 def test_an_inference_with_parameters_and_closure_hooks_survives_store_and_copies(tmp_path):
     path = tmp_path / "noisy_method.py"
     path.write_text(NOISY)
-    harness.methods.load_plugin(path)
+    methods.load_plugin(path)
     m = matrix(methods=["noisy", {"name": "noisy", "when": "before"}], seeds=[0], sparsity=[0.5, "auto"])
     harness.run(m, tmp_path / "r", jobs=1, plugins=[path])
     frame = results(tmp_path / "r")
     assert set(frame["status"]) == {"done"}, frame["traceback"].tolist()
-    from bayesprune.bench.check import TINY, check_on
+    from bayesprune.bench.contract import TINY, check_on
 
     for verdict in check_on("noisy", TINY[0], "weights"):
         if verdict.promise != "runs from training to fine-tuning":  # there the epochs are others
@@ -460,7 +463,7 @@ def test_an_inference_that_is_no_dataclass_is_refused(tmp_path):
     (tmp_path / "plain_method.py").write_text(
         NOISY.replace("@dataclass\n", "").replace("    rate: float = 0.1\n", INIT, 1)
     )
-    harness.methods.load_plugin(tmp_path / "plain_method.py")
+    methods.load_plugin(tmp_path / "plain_method.py")
     with pytest.raises(UsageError, match="decorated with @dataclass"):
         matrix(methods=["noisy"]).cells()
 

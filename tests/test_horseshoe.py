@@ -7,7 +7,7 @@ import torch
 from bayesprune.architectures.build import build
 from bayesprune.architectures.discovery.units_of import group_units, weight_units
 from bayesprune.architectures.units.prunable import prunable
-from bayesprune.bench.check import TINY, check_on
+from bayesprune.bench.contract import TINY, check_on
 from bayesprune.datasets.data import Split
 from bayesprune.methods.build import build as build_pruner
 from bayesprune.methods.closed_forms.lognormal import kl_gradients, kl_to_gamma, moments, regularised

@@ -6,8 +6,8 @@ from bayesprune.architectures.build import build
 from bayesprune.architectures.discovery.units_of import group_units, weight_units
 from bayesprune.architectures.units.features import feature_units
 from bayesprune.architectures.units.mask import Mask
-from bayesprune.bench.select import decided
-from bayesprune.bench.training import leave
+from bayesprune.bench.pruning.select import decided
+from bayesprune.bench.training.loop import leave
 from bayesprune.datasets.data import Split
 from bayesprune.datasets.errors import UsageError
 from bayesprune.methods.build import build as build_pruner

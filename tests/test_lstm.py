@@ -17,10 +17,11 @@ from bayesprune.architectures.saved.export import export
 from bayesprune.architectures.saved.plan import Architecture
 from bayesprune.architectures.units.mask import Mask
 from bayesprune.architectures.units.prunable import prunable, trainable
-from bayesprune.bench import evaluate as evaluation
-from bayesprune.bench import harness
-from bayesprune.bench.matrix import load_matrix
-from bayesprune.bench.training import Training, train
+from bayesprune.bench.evaluation import evaluate as evaluation
+from bayesprune.bench.harness import run_matrix as harness
+from bayesprune.bench.spec.matrix import load_matrix
+from bayesprune.bench.spec.settings import Training
+from bayesprune.bench.training.loop import train
 from bayesprune.datasets.data import Split
 from bayesprune.datasets.errors import NotApplicable, UsageError
 from bayesprune.datasets.load import load

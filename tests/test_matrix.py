@@ -1,9 +1,9 @@
 """Matrix files: what they expand to, and what they refuse, with file and line."""
 
 import pytest
-from bayesprune.bench.matrix import Matrix, load_matrix
-from bayesprune.bench.run import Choice, Run
-from bayesprune.bench.shipped import shipped_matrices
+from bayesprune.bench.spec.matrix import Matrix, load_matrix
+from bayesprune.bench.spec.run import Choice, Run
+from bayesprune.bench.spec.shipped import shipped_matrices
 from bayesprune.datasets.errors import UsageError
 
 GOOD = """\

@@ -7,8 +7,9 @@ import torch
 from bayesprune.architectures.build import build
 from bayesprune.architectures.discovery.units_of import weight_units
 from bayesprune.architectures.units.mask import Mask
-from bayesprune.bench.adabelief import AdaBelief
-from bayesprune.bench.training import DivergedError, Training, train
+from bayesprune.bench.spec.settings import Training
+from bayesprune.bench.training.adabelief import AdaBelief
+from bayesprune.bench.training.loop import DivergedError, train
 from bayesprune.datasets.data import Split
 from bayesprune.datasets.errors import UsageError
 from bayesprune.methods.build import build as build_pruner

@@ -7,7 +7,8 @@ import torch
 from bayesprune.architectures.build import build
 from bayesprune.architectures.discovery.units_of import group_units, weight_units
 from bayesprune.architectures.units.mask import Mask
-from bayesprune.bench.select import keep_count, select, shuffled_within_layers
+from bayesprune.bench.pruning.ranking import keep_count
+from bayesprune.bench.pruning.select import select, shuffled_within_layers
 from bayesprune.datasets.data import Split
 from bayesprune.datasets.errors import UsageError
 from bayesprune.methods.build import build as build_pruner

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from bayesprune.bench import metrics
+from bayesprune.bench.evaluation import metrics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm

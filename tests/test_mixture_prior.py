@@ -6,7 +6,8 @@ import pytest
 import torch
 from bayesprune.architectures.build import build
 from bayesprune.architectures.discovery.units_of import group_units, weight_units
-from bayesprune.bench.training import Training, train
+from bayesprune.bench.spec.settings import Training
+from bayesprune.bench.training.loop import train
 from bayesprune.datasets.data import Split
 from bayesprune.datasets.errors import UsageError
 from bayesprune.methods.build import build as build_pruner

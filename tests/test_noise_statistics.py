@@ -7,10 +7,11 @@ import torch
 from bayesprune.architectures.build import build
 from bayesprune.architectures.discovery.units_of import weight_units
 from bayesprune.architectures.running.batch_norm import reestimate_batch_norm
-from bayesprune.bench import metrics
-from bayesprune.bench.evaluate import brief
-from bayesprune.bench.monte_carlo import EXAMPLES, monte_carlo
-from bayesprune.bench.training import Training, train
+from bayesprune.bench.evaluation import metrics
+from bayesprune.bench.evaluation.evaluate import brief
+from bayesprune.bench.evaluation.monte_carlo import EXAMPLES, monte_carlo
+from bayesprune.bench.spec.settings import Training
+from bayesprune.bench.training.loop import train
 from bayesprune.datasets.load import load
 from bayesprune.methods.build import build as build_pruner
 from bayesprune.methods.horseshoe import Horseshoe

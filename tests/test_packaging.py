@@ -16,9 +16,9 @@ import bayesprune
 import pytest
 import torch
 from bayesprune.architectures import registry as architectures
-from bayesprune.bench import store
-from bayesprune.bench.check import PROMISES, TINY, check_on
-from bayesprune.bench.matrix import Matrix, load_matrix
+from bayesprune.bench.contract import PROMISES, TINY, check_on
+from bayesprune.bench.results import columns as record_columns
+from bayesprune.bench.spec.matrix import Matrix, load_matrix
 from bayesprune.datasets import registry as datasets
 from bayesprune.methods import registry as methods
 from bayesprune.methods.build import build
@@ -69,7 +69,9 @@ def test_root_docstring():
 
 
 def test_the_face_has_every_name_it_promises():
-    assert all(callable(getattr(bayesprune, name)) for name in bayesprune.__all__)
+    assert all(getattr(bayesprune, name) for name in bayesprune.__all__)
+    assert callable(bayesprune.curvature.diagonal)
+    assert callable(bayesprune.doctor)
     with pytest.raises(AttributeError, match="offers"):
         bayesprune.prone  # noqa: B018
 
@@ -278,7 +280,13 @@ def test_tables_of_the_readme_are_those_of_the_registries(kind):
 
 
 def test_the_readme_names_every_column_of_a_record():
-    columns = (*store.IDENTITY, *store.RESULTS, *store.SECONDS, *store.COSTS, "traceback")
+    columns = (
+        *record_columns.IDENTITY,
+        *record_columns.RESULTS,
+        *record_columns.SECONDS,
+        *record_columns.COSTS,
+        "traceback",
+    )
     assert [c for c in columns if f"`{c}`" not in README] == []
 
 
@@ -321,7 +329,7 @@ def test_the_vision_transformer_of_the_readme_becomes_smaller(tmp_path, monkeypa
 def plugin(tmp_path, monkeypatch):
     """The plug-in of the README, loaded from a file for the time of a test."""
     file = tmp_path / "my_evidence.py"
-    file.write_text(block("python", '@register("my-'))
+    file.write_text(block("python", 'register("my-'))
     monkeypatch.setattr(methods, "_builders", dict(methods._builders))
     return file
 

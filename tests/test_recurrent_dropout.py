@@ -12,7 +12,8 @@ from bayesprune.architectures.compaction.compact import compact
 from bayesprune.architectures.discovery.units_of import group_units, weight_units
 from bayesprune.architectures.lstm import LSTM
 from bayesprune.architectures.units.mask import Mask
-from bayesprune.bench.training import Training, leave, train
+from bayesprune.bench.spec.settings import Training
+from bayesprune.bench.training.loop import leave, train
 from bayesprune.datasets.data import Split
 from bayesprune.datasets.errors import NotApplicable, UsageError
 from bayesprune.methods.build import build as build_pruner

@@ -6,7 +6,7 @@ import pytest
 import torch
 from bayesprune.architectures.build import build
 from bayesprune.architectures.discovery.units_of import group_units, weight_units
-from bayesprune.bench.check import TINY, check_on
+from bayesprune.bench.contract import TINY, check_on
 from bayesprune.datasets.data import Split
 from bayesprune.datasets.errors import UsageError
 from bayesprune.methods.build import build as build_pruner

@@ -11,8 +11,7 @@ from bayesprune.datasets.registry import BUILT_IN, Registry
 from bayesprune.methods import registry as methods
 
 PLUGIN = """
-from bayesprune.methods.gaussian import MAP
-from bayesprune.methods.pruner import Pruner, register
+from bayesprune import MAP, Pruner, register
 
 @register("{name}")
 def build(strength: float = 2.0):

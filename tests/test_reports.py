@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from bayesprune.reports.layout import FORMATS as ALL_FORMATS
+from bayesprune.reports.drawing.panels import FORMATS as ALL_FORMATS
+from bayesprune.reports.records.frame import prepare
+from bayesprune.reports.records.ranking import rankings
 
 SPARSITIES = (0.5, 0.75, 0.9, 0.95, 0.98, 0.99)
 METHODS = ("magnitude", "random", "opd", "grasp", "snip", "synflow", "lamp", "random(like=opd)")
@@ -112,7 +114,8 @@ SMALL = {"datasets": ("digits",), "architectures": ("mlp",), "methods": ("magnit
 
 def coarsen(patch, folder, formats=("svg",)):
     """Coarse pictures, and few formats: these tests read texts, not pixels."""
-    from bayesprune.reports import layout, style
+    from bayesprune.reports.drawing import panels as layout
+    from bayesprune.reports.drawing import style
 
     sheet = folder / "coarse.mplstyle"
     text = re.sub(r"savefig.dpi: .*", "savefig.dpi: 20", style.SHEET.read_text())
@@ -228,14 +231,14 @@ def test_the_same_frame_gives_the_same_bytes(tmp_path):
 
 
 def test_all_formats_of_a_figure_have_the_same_bytes_every_time(monkeypatch, tmp_path):
-    from bayesprune.reports import layout
-    from bayesprune.reports.curves import curves
+    from bayesprune.reports.drawing import panels as layout
+    from bayesprune.reports.topics.curves import curves
 
     monkeypatch.setattr(layout, "FORMATS", ALL_FORMATS)
     contents = []
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        layout.save(layout.Drawing("x", "", "", curves(frame_of(), "accuracy")), tmp_path / name)
+        layout.save(layout.Drawing("x", "", "", curves(prepare(frame_of()), "accuracy")), tmp_path / name)
         contents.append([(tmp_path / name / f"x.{suffix}").read_bytes() for suffix in ("svg", "pdf", "png")])
     assert contents[0] == contents[1]
 
@@ -284,9 +287,9 @@ class Blocked:
 sys.meta_path.insert(0, Blocked())
 import pandas as pd
 from pathlib import Path
-from bayesprune.reports import (build, captions, curves, figures, frame, heatmap, layout, metrics, operating, points,
-                                ranking, render, results_table, statistics, style, summary, tables)
-layout.FORMATS.pop("pdf")
+from bayesprune.reports import build, figures, summary, tables
+from bayesprune.reports.drawing import panels
+panels.FORMATS.pop("pdf")
 build.report(pd.read_pickle(sys.argv[1]), Path(sys.argv[2]))
 assert "matplotlib.pyplot" not in sys.modules
 """
@@ -336,12 +339,12 @@ def test_latex_tables_are_small_and_never_wider_than_the_text(everything):
 
 
 def headline_of(frame):
-    from bayesprune.reports.frame import prepare
-    from bayesprune.reports.ranking import rankings
+    from bayesprune.reports.records.frame import prepare
+    from bayesprune.reports.records.ranking import rankings
     from bayesprune.reports.summary import headlines
 
     prepared = prepare(frame)
-    (text,) = headlines(prepared, rankings(prepared))
+    (text,) = headlines(prepare(prepared), rankings(prepare(prepared)))
     return text
 
 
@@ -400,12 +403,12 @@ def test_one_seed_has_no_interval_over_seeds(tmp_path, unsaved):
 def test_every_sentence_of_the_headline_begins_with_a_capital():
     frames = [frame_of(), frame_of(seeds=(0,)), frame_of(methods=("opd",)), frame_of(methods=METHODS[:4]), full(),
               blocks_of({"magnitude": 0.8, "random": 0.7}, 5), blocks_of({"a": 0.8, "b": 0.7, "c": 0.6}, 12)]  # fmt: skip
-    from bayesprune.reports.frame import prepare
-    from bayesprune.reports.ranking import rankings
+    from bayesprune.reports.records.frame import prepare
+    from bayesprune.reports.records.ranking import rankings
     from bayesprune.reports.summary import headlines
 
     for frame in map(prepare, frames):
-        for text in headlines(frame, rankings(frame)):
+        for text in headlines(prepare(frame), rankings(prepare(frame))):
             assert all(sentence[0].isupper() for sentence in re.split(r"(?<=\.) ", text)), text
 
 
@@ -470,11 +473,11 @@ def test_odd_frames_give_a_sensible_page(name, tmp_path, unsaved):
     "name", ["one seed", "only self-chosen", "self-chosen nothing", "one shared value", "no numbers"]
 )
 def test_figures_of_odd_frames_can_be_rendered(name):
+    from bayesprune.reports.drawing.style import sheet
     from bayesprune.reports.figures import drawings
-    from bayesprune.reports.style import sheet
 
     with sheet():
-        for drawing in drawings(EDGES[name][0]()):
+        for drawing in drawings(prepare(EDGES[name][0]()), rankings(prepare(EDGES[name][0]()))):
             drawing.figure.draw_without_rendering()
 
 
@@ -495,11 +498,11 @@ def test_hostile_and_awkward_names_are_escaped(tmp_path, unsaved):
 
 
 def test_mathematics_in_a_name_is_not_read_as_mathematics(tmp_path):
-    from bayesprune.reports.curves import curves
-    from bayesprune.reports.layout import Drawing, save
+    from bayesprune.reports.drawing.panels import Drawing, save
+    from bayesprune.reports.topics.curves import curves
 
     frame = frame_of(methods=("$\\nonsense{$", "$"), datasets=("$\\frac$",), seeds=(0,))
-    assert save(Drawing("x", "", "", curves(frame)), tmp_path).startswith(b"<?xml")
+    assert save(Drawing("x", "", "", curves(prepare(frame))), tmp_path).startswith(b"<?xml")
 
 
 # ---------------------------------------------------------------------- figures
@@ -510,10 +513,10 @@ def axes_of(figure):
 
 
 def test_curves_show_the_mean_at_each_realised_sparsity_and_the_dense_line():
-    from bayesprune.reports.curves import curves
+    from bayesprune.reports.topics.curves import curves
 
     frame = frame_of(methods=("magnitude",), sparsities=(0.5, 0.75))
-    (axis,) = axes_of(curves(frame, "accuracy"))
+    (axis,) = axes_of(curves(prepare(frame), "accuracy"))
     line = next(line for line in axis.lines if len(line.get_xdata()) == 2 and line.get_marker() == "o")
     own = frame[frame["method"] == "magnitude"].groupby("sparsity")["accuracy"].mean()
     np.testing.assert_allclose(line.get_xdata(), [1, 2])  # halvings of the network
@@ -524,13 +527,13 @@ def test_curves_show_the_mean_at_each_realised_sparsity_and_the_dense_line():
 
 
 def test_collapsed_points_are_open_and_chosen_ones_are_stars():
-    from bayesprune.reports.curves import curves
+    from bayesprune.reports.topics.curves import curves
 
     rows = [
         *records(("digits",), ("mlp",), ("random",), (0.5, 0.99)),
         record("opd", "mlp", "digits", 0, 0.8, auto=True),
     ]
-    (axis,) = axes_of(curves(pd.DataFrame(rows), "accuracy"))
+    (axis,) = axes_of(curves(prepare(pd.DataFrame(rows)), "accuracy"))
     opened = [line for line in axis.lines if line.get_markerfacecolor() == "white" and line.get_marker() == "p"]
     np.testing.assert_allclose(opened[0].get_xdata(), -np.log2(1 - 0.99))
     star = next(line for line in axis.lines if line.get_marker() == "*")
@@ -538,8 +541,8 @@ def test_collapsed_points_are_open_and_chosen_ones_are_stars():
 
 
 def test_many_panels_fill_several_pages_without_loss():
-    from bayesprune.reports.frame import Panel
-    from bayesprune.reports.layout import pages
+    from bayesprune.reports.drawing.panels import pages
+    from bayesprune.reports.records.frame import Panel
 
     panels = [Panel(f"d{i}", "mlp", "weights") for i in range(20)]
     split = pages(panels)
@@ -549,12 +552,13 @@ def test_many_panels_fill_several_pages_without_loss():
 
 
 def test_legend_stands_below_all_axes_and_text_stays_inside_the_figure():
-    from bayesprune.reports.curves import curves
-    from bayesprune.reports.style import sheet
+    from bayesprune.reports.drawing.style import sheet
+    from bayesprune.reports.topics.curves import curves
 
     with sheet():
         figure = curves(
-            frame_of(methods=tuple(f"method-{i}-with-a-long-name-{'y' * 30}" for i in range(9)), seeds=(0,)), "accuracy"
+            prepare(frame_of(methods=tuple(f"method-{i}-with-a-long-name-{'y' * 30}" for i in range(9)), seeds=(0,))),
+            "accuracy",
         )
         figure.draw_without_rendering()
         legend = figure.legends[0].get_window_extent()
@@ -568,7 +572,7 @@ def test_legend_stands_below_all_axes_and_text_stays_inside_the_figure():
 
 
 def test_styles_are_fixed_distinct_and_the_same_in_any_company():
-    from bayesprune.reports.style import BUILT_IN, styles
+    from bayesprune.reports.drawing.style import BUILT_IN, styles
 
     pairs = [(style.color, style.marker) for style in BUILT_IN.values()]
     assert len(set(pairs)) == len(pairs)
@@ -590,7 +594,8 @@ def test_styles_are_fixed_distinct_and_the_same_in_any_company():
 
 
 def test_layer_names_and_densities_stay_short():
-    from bayesprune.reports.heatmap import density_text, short_names
+    from bayesprune.reports.drawing.axes import short_names
+    from bayesprune.reports.topics.densities import density_text
 
     assert short_names(["layers.0.weight", "head.weight"]) == ["layers.0", "head"]
     long = short_names([f"backbone.encoder.stage.{i}.convolution.weight" for i in range(3)])
@@ -607,7 +612,8 @@ def test_layer_names_and_densities_stay_short():
 
 
 def test_layers_keep_their_order_and_sorted_ones_are_ordered_by_number():
-    from bayesprune.reports.heatmap import in_order, layer_densities
+    from bayesprune.reports.drawing.axes import in_order
+    from bayesprune.reports.topics.densities import layer_densities
 
     assert in_order(["stem", "b.10", "b.2", "head"]) == ["stem", "b.10", "b.2", "head"]
     assert in_order(["b.1.w", "b.10.w", "b.2.w", "head"]) == ["b.1.w", "b.2.w", "b.10.w", "head"]
@@ -620,7 +626,7 @@ def test_layers_keep_their_order_and_sorted_ones_are_ordered_by_number():
 
 
 def test_tick_labels_are_thinned_but_keep_the_largest():
-    from bayesprune.reports.layout import thinned
+    from bayesprune.reports.drawing.panels import thinned
 
     kept = thinned([0.5, 0.9, 0.95, 0.96, 0.97, 0.98, 0.99], gap=0.1)
     assert kept[-1] == 0.99
@@ -631,7 +637,7 @@ def test_tick_labels_are_thinned_but_keep_the_largest():
 
 
 def test_one_name_with_two_inferences_becomes_two_methods():
-    from bayesprune.reports.frame import labels, prepare
+    from bayesprune.reports.records.frame import labels, prepare
 
     other = frame_of(dense=False).assign(inference="SpaM")
     assert labels(prepare(pd.concat([frame_of(), other])))[:2] == ["magnitude [MAP(precision=1.0)]", "magnitude [SpaM]"]
@@ -639,7 +645,7 @@ def test_one_name_with_two_inferences_becomes_two_methods():
 
 
 def test_preparing_twice_changes_nothing():
-    from bayesprune.reports.frame import prepare
+    from bayesprune.reports.records.frame import prepare
 
     once = prepare(full())
     pd.testing.assert_frame_equal(prepare(once), once)
@@ -656,8 +662,8 @@ def exact(values, metric="accuracy", **more):
 
 
 def test_areas_ranks_and_improvement_by_hand():
-    from bayesprune.reports.frame import prepare
-    from bayesprune.reports.ranking import rankings
+    from bayesprune.reports.records.frame import prepare
+    from bayesprune.reports.records.ranking import rankings
 
     frame = exact({("magnitude", 0.5): [0.6, 0.7], ("magnitude", 0.875): [0.4, 0.5], ("opd", 0.5): [0.8, 0.8],
                    ("opd", 0.875): [0.4, 0.2]})  # fmt: skip
@@ -672,8 +678,8 @@ def test_areas_ranks_and_improvement_by_hand():
 
 
 def test_improvement_compares_the_areas_relative_to_dense_that_stand_beside_it():
-    from bayesprune.reports.frame import prepare
-    from bayesprune.reports.ranking import rankings
+    from bayesprune.reports.records.frame import prepare
+    from bayesprune.reports.records.ranking import rankings
 
     frame = exact({("magnitude", 0.5): [0.6, 0.69], ("opd", 0.5): [0.5, 0.5]})
     frame["dense_accuracy"] = frame["seed"].map({0: 0.6, 1: 0.9})
@@ -685,15 +691,15 @@ def test_improvement_compares_the_areas_relative_to_dense_that_stand_beside_it()
 
 
 def test_areas_weigh_halvings_alike():
-    from bayesprune.reports.ranking import area
+    from bayesprune.reports.records.ranking import area
 
     np.testing.assert_allclose(area(np.array([1.0, 0.5, 0.0]), [0.5, 0.75, 0.9375]), (0.75 * 1 + 0.25 * 2) / 3)
     np.testing.assert_allclose(area(np.array([0.3]), [0.9]), 0.3)
 
 
 def test_lower_rmse_ranks_first():
-    from bayesprune.reports.frame import prepare
-    from bayesprune.reports.ranking import rankings
+    from bayesprune.reports.records.frame import prepare
+    from bayesprune.reports.records.ranking import rankings
 
     frame = exact({("magnitude", 0.5): [1.6, 1.6], ("opd", 0.5): [1.0, 1.0]}, metric="rmse", gaussian=True)
     (ranking,) = rankings(prepare(frame))
@@ -702,7 +708,7 @@ def test_lower_rmse_ranks_first():
 
 
 def test_complete_part_gives_up_a_sparsity_before_a_method():
-    from bayesprune.reports.ranking import complete_part
+    from bayesprune.reports.records.ranking import complete_part
 
     there = np.ones((4, 3, 6), dtype=bool)
     there[2, 1, 5] = False
@@ -713,8 +719,8 @@ def test_complete_part_gives_up_a_sparsity_before_a_method():
 
 
 def test_methods_are_compared_on_common_blocks_only():
-    from bayesprune.reports.frame import prepare
-    from bayesprune.reports.ranking import rankings
+    from bayesprune.reports.records.frame import prepare
+    from bayesprune.reports.records.ranking import rankings
 
     rows = records(("a", "b", "c"), ("mlp",), ("magnitude", "opd"), (0.9,)) + records(
         ("a",), ("mlp",), ("lamp",), (0.9,)
@@ -726,8 +732,8 @@ def test_methods_are_compared_on_common_blocks_only():
 
 
 def test_operating_points_are_paired_with_magnitude_interpolated():
-    from bayesprune.reports.frame import prepare
-    from bayesprune.reports.operating import operating_points
+    from bayesprune.reports.records.frame import prepare
+    from bayesprune.reports.topics.operating import operating_points
 
     frame = exact({("magnitude", 0.5): [0.8, 0.9], ("magnitude", 0.875): [0.6, 0.7]})
     chosen = [record("opd", "mlp", "digits", s, p, auto=True) | {"accuracy": 0.9} for s, p in enumerate((0.75, 0.99))]
@@ -738,30 +744,30 @@ def test_operating_points_are_paired_with_magnitude_interpolated():
 
 
 def test_bold_marks_the_best_and_what_cannot_be_told_from_it():
-    from bayesprune.reports.results_table import results
+    from bayesprune.reports.topics.results import results
 
     frame = exact(
         {("magnitude", 0.9): [0.90, 0.91, 0.92], ("opd", 0.9): [0.91, 0.92, 0.93], ("random", 0.9): [0.5, 0.51, 0.52]}
     )
-    bold = {cells[0].text: cells[1].bold for cells in results(frame).rows}
+    bold = {cells[0].text: cells[1].bold for cells in results(prepare(frame)).rows}
     assert bold == {"magnitude": True, "opd": True, "random": False}
-    texts = {cells[0].text: cells[1].text for cells in results(frame).rows}
+    texts = {cells[0].text: cells[1].text for cells in results(prepare(frame)).rows}
     assert texts["magnitude"] == "91.0 ± 1.0"
-    single = results(frame[frame["seed"] == 0]).rows
+    single = results(prepare(frame[frame["seed"] == 0])).rows
     assert not any(cell.bold for cells in single for cell in cells)
 
 
 def test_cost_counts_every_part_and_the_flops_of_the_mask():
-    from bayesprune.reports.tables import cost
+    from bayesprune.reports.topics.cost import cost_table
 
     frame = frame_of(methods=("opd",), sparsities=(0.95,), seeds=(0,), dense=False)
     frame = frame.assign(seconds_train=10.0, seconds_score=2.0, seconds_finetune=1.0)
-    texts = [cell.text for cell in cost(frame).rows[0]]
+    texts = [cell.text for cell in cost_table(prepare(frame)).rows[0]]
     assert texts == ["opd", "10.00", "2.00", "1.00", "13.00", "30.0", "1.0", "5.0", "400.0", "5.0", "1"]
 
 
 def test_missing_controls_are_named():
-    from bayesprune.reports.frame import prepare
+    from bayesprune.reports.records.frame import prepare
     from bayesprune.reports.summary import missing_controls
 
     frame = frame_of(methods=("opd", "grasp", "random(like=opd)"), dense=False).assign(dense_accuracy=np.nan)
@@ -772,7 +778,7 @@ def test_missing_controls_are_named():
 
 
 def test_records_from_several_machines_are_flagged():
-    from bayesprune.reports.frame import prepare
+    from bayesprune.reports.records.frame import prepare
     from bayesprune.reports.summary import doubts
 
     frame = frame_of()

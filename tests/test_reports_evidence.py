@@ -7,6 +7,7 @@ from itertools import product
 import numpy as np
 import pandas as pd
 import pytest
+from bayesprune.reports.records.frame import prepare
 
 PRIORS = ("scalar", "layerwise", "unitwise", "parameterwise")
 EVIDENCES = dict(zip(PRIORS, (-2342.0, -2284.0, -1973.0, -1335.0), strict=True))
@@ -67,7 +68,7 @@ def relearned(frame, change):
 
 
 def prepared(frame):
-    from bayesprune.reports.frame import prepare
+    from bayesprune.reports.records.frame import prepare
 
     return prepare(frame)
 
@@ -75,7 +76,7 @@ def prepared(frame):
 def evidence_drawings(frame):
     from bayesprune.reports.figures import learned as drawings
 
-    return {drawing.name: drawing for drawing in drawings(prepared(frame))}
+    return {drawing.name: drawing for drawing in drawings(prepare(prepared(frame)))}
 
 
 pytestmark = pytest.mark.usefixtures("coarse")
@@ -91,7 +92,7 @@ def unsaved(monkeypatch):
 
 def rendered(frame):
     """The names of the evidence's figures, each laid out as for a file."""
-    from bayesprune.reports.style import sheet
+    from bayesprune.reports.drawing.style import sheet
 
     with sheet():
         found = evidence_drawings(frame)
@@ -141,7 +142,7 @@ def test_old_frames_lack_the_columns_and_show_nothing_of_what_needs_them(columns
 
 
 def test_the_same_frame_gives_the_same_bytes_in_any_order_of_rows(tmp_path):
-    from bayesprune.reports.layout import save
+    from bayesprune.reports.drawing.panels import save
 
     frame = records(criteria=("opd",), sparsities=(0.9, 0.95))
     contents = []
@@ -261,7 +262,7 @@ def test_names_are_read_neither_as_mathematics_nor_as_markup(tmp_path):
 
 
 def test_sixty_tensors_have_room_for_their_names():
-    from bayesprune.reports.style import sheet
+    from bayesprune.reports.drawing.style import sheet
 
     names = [
         f"blocks.{b}.{part}.{kind}"
@@ -286,7 +287,7 @@ def test_sixty_tensors_have_room_for_their_names():
 
 @pytest.mark.parametrize(("value", "text"), [(1e-3, "10⁻³"), (1.0, "10⁰"), (1e12, "10¹²"), (50.0, "50"), (0.0, "0")])
 def test_powers_of_ten_need_no_mathematics(value, text):
-    from bayesprune.reports.evidence import power
+    from bayesprune.reports.drawing.axes import power
 
     assert power(value) == text
 
@@ -439,7 +440,7 @@ def test_how_the_evidence_was_raised_does_not_part_it():
 
 
 def test_the_table_by_hand():
-    from bayesprune.reports.evidence import evidence
+    from bayesprune.reports.topics.evidence import evidence
 
     values = {0: -100.0, 1: -104.0}
     frame = records(("opd", "magnitude"), ("scalar",), (0, 1))
@@ -447,15 +448,17 @@ def test_the_table_by_hand():
     frame = relearned(
         frame, lambda v: v | {"log_evidence": values[next(seeds)], "effective_parameters": 50.0, "parameters": 200}
     )
-    table = evidence(frame)
+    table = evidence(prepare(frame))
     assert [section.heading for section in table.sections] == ["digits · mlp"]
     texts = [[cell.text for cell in cells] for cells in table.rows]
     assert texts == [["scalar", "diag", "-102.0 ± 2.8", "50.0 ± 0.0", "25.00 ± 0.00", "2"]]
 
 
 def test_the_table_has_dashes_for_what_is_not_known():
-    from bayesprune.reports.evidence import evidence
+    from bayesprune.reports.topics.evidence import evidence
 
     frame = relearned(records(seeds=(0,)), lambda value: {"prior": value["prior"], "log_evidence": math.nan})
-    assert {tuple(cell.text for cell in cells[1:]) for cells in evidence(frame).rows} == {("–", "–", "–", "–", "1")}
-    assert evidence(pd.DataFrame()).rows == []
+    assert {tuple(cell.text for cell in cells[1:]) for cells in evidence(prepare(frame)).rows} == {
+        ("–", "–", "–", "–", "1")
+    }
+    assert evidence(prepare(pd.DataFrame())).rows == []

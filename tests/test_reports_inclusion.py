@@ -3,7 +3,8 @@
 import numpy as np
 import pandas as pd
 import pytest
-from bayesprune.reports.inclusion import selections
+from bayesprune.reports.records.frame import prepare
+from bayesprune.reports.topics.inclusion import selections
 
 TRUTH = [0.9, 0.1, 0.6]
 
@@ -19,7 +20,7 @@ def record(method="pip", seed=0, features=TRUTH, **more):
 
 def drawings(records):
     from bayesprune.reports.figures import included
-    from bayesprune.reports.frame import prepare
+    from bayesprune.reports.records.frame import prepare
 
     return included(prepare(pd.DataFrame(records)))
 
@@ -66,14 +67,14 @@ def test_numbers_of_selected_features_and_their_stability():
         record("pip-laplace", seed=1, features=[0.1] * 4),
         record("magnitude", features=None),
     ]
-    table = selections(pd.DataFrame(records))
+    table = selections(prepare(pd.DataFrame(records)))
     (section,) = table.sections
     assert [[cell.text for cell in cells] for cells in section.rows] == [
         ["pip", "4", "2.5 ± 0.7", "2", "3", f"{1 - 0.125 / (0.625 * 0.375):.2f}", "2"],
         ["pip-gates", "4", "2.0", "2", "2", "–", "1"],
         ["pip-laplace", "4", "0.0 ± 0.0", "0", "0", "–", "2"],
     ]
-    assert not selections(pd.DataFrame([record(features=None)])).rows
+    assert not selections(prepare(pd.DataFrame([record(features=None)]))).rows
 
 
 @pytest.mark.parametrize("records", [[record(features=None)], [record(features=[])], [record(status="failed")]])

@@ -5,12 +5,20 @@ import itertools
 import numpy as np
 import pandas as pd
 import pytest
-from bayesprune.reports import captions
 from bayesprune.reports.build import report
 from bayesprune.reports.figures import recurrent
-from bayesprune.reports.frame import prepare
-from bayesprune.reports.recurrent import GATES, account_panels, accounts, gates, kept, remains
-from bayesprune.reports.render import markdown
+from bayesprune.reports.records.frame import prepare
+from bayesprune.reports.topics.recurrent import (
+    GATES,
+    account_panels,
+    accounts,
+    gates,
+    gates_caption,
+    kept,
+    kept_caption,
+    remains,
+)
+from bayesprune.reports.writing.render import markdown
 
 METHODS = ("lstm-w", "lstm-wn", "lstm-wgn")
 
@@ -61,18 +69,18 @@ def test_layers_add_up(frame):
 
 
 def test_the_figures_show_the_means(frame):
-    (axis,) = gates(frame).axes
+    (axis,) = gates(prepare(frame)).axes
     heights = {tuple(np.round(line.get_ydata(), 6)) for line in axis.lines}
     assert heights == {tuple(np.round([(n / 10 + n / 11) / 2 for n in (4, 3, 8, 0)], 6))}
     assert [text.get_text() for text in axis.get_xticklabels()] == list(GATES)
-    (axis,) = kept(frame).axes
+    (axis,) = kept(prepare(frame)).axes
     assert [text.get_text() for text in axis.get_xticklabels()] == ["words", "inputs", "neurons"]
     assert list(axis.lines[0].get_ydata()) == [30.0, 15.0, 21.0]
 
 
 def test_a_marker_at_the_top_is_not_cut_off(frame):
     frame["reports"] = [[account(10, (10, 10, 10, 10))]] * len(frame)
-    (axis,) = gates(frame).axes
+    (axis,) = gates(prepare(frame)).axes
     assert axis.get_ylim() == pytest.approx((0, 1.08))
 
 
@@ -80,26 +88,26 @@ def test_what_a_network_does_not_have_is_left_out(frame):
     without = account(10, (4, 3, 8, 0))
     without["alive"].pop("inputs dimensions")
     frame["reports"] = [[without]] * len(frame)
-    (axis,) = kept(frame).axes
+    (axis,) = kept(prepare(frame)).axes
     assert [text.get_text() for text in axis.get_xticklabels()] == ["words", "neurons"]
-    assert "–" in markdown(remains(frame))
+    assert "–" in markdown(remains(prepare(frame)))
 
 
 def test_nothing_left_is_drawn(frame):
     frame["reports"] = [[account(0, (0, 0, 0, 0), 0) | {"compression": None, "compression_published": None}]] * len(
         frame
     )
-    assert len(gates(frame).axes) == 1
-    assert "| lstm\\-w" in markdown(remains(frame)).replace("lstm-w", "lstm\\-w")
+    assert len(gates(prepare(frame)).axes) == 1
+    assert "| lstm\\-w" in markdown(remains(prepare(frame))).replace("lstm-w", "lstm\\-w")
 
 
 def test_the_table_and_the_captions_say_what_is_counted(frame):
-    text = markdown(remains(frame))
+    text = markdown(remains(prepare(frame)))
     assert "130.5 ± 0.7" in text
     assert "110.5 ± 0.7" in text
     assert "1.43 ± 0.10" in text
-    assert "2 seeds" in captions.gates(prepare(frame))
-    assert "frequent" in captions.kept(prepare(frame))
+    assert "2 seeds" in gates_caption(prepare(frame))
+    assert "frequent" in kept_caption(prepare(frame))
 
 
 def test_other_frames_have_no_such_page(frame, tmp_path, coarse):

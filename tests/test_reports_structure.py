@@ -9,6 +9,7 @@ from itertools import pairwise, product
 import numpy as np
 import pandas as pd
 import pytest
+from bayesprune.reports.records.frame import prepare
 
 METHODS = ("magnitude", "opd", "random")
 SPARSITIES = (0.3, 0.5, 0.7)
@@ -36,18 +37,18 @@ def records(methods=METHODS, seeds=(0, 1, 2), sparsities=SPARSITIES, **more):
 
 
 def prepared(frame):
-    from bayesprune.reports.frame import prepare
+    from bayesprune.reports.records.frame import prepare
 
     return prepare(frame)
 
 
 def drawn(frame):
     """The figures of structured pruning by name, each laid out as for a file."""
+    from bayesprune.reports.drawing.style import sheet
     from bayesprune.reports.figures import removed
-    from bayesprune.reports.style import sheet
 
     with sheet():
-        found = {drawing.name: drawing for drawing in removed(prepared(frame))}
+        found = {drawing.name: drawing for drawing in removed(prepare(prepared(frame)))}
         for drawing in found.values():
             drawing.figure.draw_without_rendering()
     return found
@@ -61,16 +62,16 @@ def marked(axis, marker):
 
 def cells(frame):
     """The rows of the table as dictionaries from column to text."""
-    from bayesprune.reports.deployment import structure
+    from bayesprune.reports.topics.savings import structure
 
-    table = structure(frame)
+    table = structure(prepare(frame))
     return [dict(zip(table.columns, (cell.text for cell in cells), strict=True)) for cells in table.rows]
 
 
 def doubts(frame):
-    from bayesprune.reports.deployment import structure_doubts
+    from bayesprune.reports.topics.savings import structure_doubts
 
-    return structure_doubts(prepared(frame))
+    return structure_doubts(prepare(prepared(frame)))
 
 
 pytestmark = pytest.mark.usefixtures("coarse")
@@ -110,7 +111,7 @@ def test_the_same_records_in_any_order_give_the_same_bytes(tmp_path):
 
 
 def test_nothing_here_imports_torch():
-    code = "import sys, bayesprune.reports.structure, bayesprune.reports.deployment; assert 'torch' not in sys.modules"
+    code = "import sys, bayesprune.reports.topics.savings_figures, bayesprune.reports.topics.savings; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -268,8 +269,8 @@ def test_verdicts_follow_from_the_interval(low, high, expected):
 
 
 def test_verdicts_are_those_of_the_measurement():
-    from bayesprune.bench.latency import Speedup
-    from bayesprune.reports.deployment import verdict
+    from bayesprune.bench.evaluation.latency import Speedup
+    from bayesprune.reports.topics.savings import verdict
 
     for low, high, _ in LIMITS[:-1]:
         assert verdict(low, high) == Speedup(1, 1.0, 1.0, low, high).verdict
@@ -315,4 +316,4 @@ def test_doubts_reach_the_summary():
     from bayesprune.reports.summary import doubts as all_doubts
 
     frame = prepared(records(("opd",), speedup=0.5))
-    assert any("no faster at batch 64" in text for text in all_doubts(frame, []))
+    assert any("no faster at batch 64" in text for text in all_doubts(prepare(frame), []))

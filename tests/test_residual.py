@@ -14,9 +14,9 @@ from bayesprune.architectures.layers.spread import SpreadGroupNorm, SpreadLinear
 from bayesprune.architectures.saved import bundle
 from bayesprune.architectures.units.mask import Mask
 from bayesprune.architectures.units.vector import Units
-from bayesprune.bench import harness
-from bayesprune.bench.run import Choice
-from bayesprune.bench.store import results
+from bayesprune.bench.harness import run_matrix as harness
+from bayesprune.bench.results.frames import results
+from bayesprune.bench.spec.run import Choice
 from bayesprune.datasets.errors import NotApplicable, UsageError
 from bayesprune.datasets.load import load
 from bayesprune.methods.build import build as build_pruner
@@ -430,7 +430,7 @@ def test_prune_takes_the_kind(data):
 
 def test_old_records_keep_their_keys():
     """Kinds of units are new; cells that existed before are what they were."""
-    from bayesprune.bench.run import Run
+    from bayesprune.bench.spec.run import Run
 
     cell = Run(dataset=Choice(name="digits"), architecture=Choice(name="mlp"), method=Choice(name="magnitude"),
                sparsity=0.5, seed=0, units="groups")  # fmt: skip

@@ -6,8 +6,11 @@ import pytest
 import torch
 from bayesprune.architectures.build import build
 from bayesprune.architectures.discovery.units_of import group_units, weight_units
-from bayesprune.bench.budget import Budget, mask_for
-from bayesprune.bench.select import ScoreError, apportion, decided, keep_count, select
+from bayesprune.bench.pruning.allocation import apportion
+from bayesprune.bench.pruning.mask_for import mask_for
+from bayesprune.bench.pruning.ranking import ScoreError, keep_count
+from bayesprune.bench.pruning.select import decided, select
+from bayesprune.bench.spec.budget import Budget
 from bayesprune.datasets.data import Split
 from bayesprune.datasets.errors import UsageError
 from bayesprune.methods.lamp import lamp_scores

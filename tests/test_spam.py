@@ -9,7 +9,8 @@ from bayesprune.architectures.build import build
 from bayesprune.architectures.compaction.compact import compact
 from bayesprune.architectures.discovery.units_of import group_units, weight_units
 from bayesprune.architectures.units.mask import Mask
-from bayesprune.bench.training import Training, train
+from bayesprune.bench.spec.settings import Training
+from bayesprune.bench.training.loop import train
 from bayesprune.datasets.data import Split
 from bayesprune.datasets.errors import UsageError
 from bayesprune.datasets.load import load
@@ -364,9 +365,9 @@ def test_masked_and_compacted_networks_agree_without_training(digits):
 @pytest.mark.slow
 def test_spam_networks_on_digits_survive_one_shot_pruning_where_map_does_not(tmp_path):
     """Dhahri et al., claims C1 and C2 on a small case: MLP 64-100-100-10, 90 % pruned, no fine-tuning."""
-    from bayesprune.bench.harness import run
-    from bayesprune.bench.matrix import load_matrix
-    from bayesprune.bench.store import results
+    from bayesprune.bench.harness.run_matrix import run
+    from bayesprune.bench.results.frames import results
+    from bayesprune.bench.spec.matrix import load_matrix
 
     wanted = ("spam-opd(kind=ggn)", "spam-magnitude(kind=ggn)", "opd", "magnitude")
     shipped = load_matrix("spam-digits").model_copy(update={"seeds": [0, 1], "sparsity": [0.9]})

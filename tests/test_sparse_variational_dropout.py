@@ -8,11 +8,11 @@ import torch
 from bayesprune.architectures.build import build
 from bayesprune.architectures.discovery.units_of import group_units, weight_units
 from bayesprune.architectures.units.mask import Mask
-from bayesprune.bench import harness
-from bayesprune.bench.matrix import Matrix
-from bayesprune.bench.store import results
-from bayesprune.bench.training import Finetune, Training
-from bayesprune.bench.training import train as fit
+from bayesprune.bench.harness import run_matrix as harness
+from bayesprune.bench.results.frames import results
+from bayesprune.bench.spec.matrix import Matrix
+from bayesprune.bench.spec.settings import Finetune, Training
+from bayesprune.bench.training.loop import train as fit
 from bayesprune.datasets.data import Split
 from bayesprune.datasets.errors import UsageError
 from bayesprune.methods.build import build as build_pruner

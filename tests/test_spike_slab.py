@@ -7,7 +7,7 @@ import pytest
 import torch
 from bayesprune.architectures.build import build
 from bayesprune.architectures.discovery.units_of import group_units, weight_units
-from bayesprune.bench.select import decided
+from bayesprune.bench.pruning.select import decided
 from bayesprune.datasets.data import Split
 from bayesprune.datasets.errors import UsageError
 from bayesprune.methods.build import build as build_pruner

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from bayesprune.reports import statistics as st
+from bayesprune.reports.records import statistics as st
 from scipy import stats
 
 # Demšar (2006, JMLR 7), table 6: AUC of C4.5 with four settings on 14 data sets. The two 0.975 of the last but one

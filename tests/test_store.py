@@ -5,7 +5,8 @@ import threading
 
 import numpy as np
 import pytest
-from bayesprune.bench.store import SCHEMA, Store, csv_text, results
+from bayesprune.bench.results.frames import csv_text, results
+from bayesprune.bench.results.store import SCHEMA, Store
 from bayesprune.datasets import atomic
 from bayesprune.datasets.atomic import write_atomically
 from bayesprune.datasets.errors import UsageError

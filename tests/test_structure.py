@@ -16,7 +16,8 @@ from bayesprune.architectures.compaction.certificate import certify
 from bayesprune.architectures.compaction.compact import compact
 from bayesprune.architectures.running.batch_norm import reestimate_batch_norm
 from bayesprune.architectures.saved.export import export
-from bayesprune.bench.training import Training, train
+from bayesprune.bench.spec.settings import Training
+from bayesprune.bench.training.loop import train
 from bayesprune.datasets.data import Split
 from bayesprune.methods.laplace.map import MAP
 from safetensors import torch as safetensors

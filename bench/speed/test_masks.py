@@ -5,7 +5,8 @@ import torch
 from bayesprune.architectures.build import build
 from bayesprune.architectures.discovery.units_of import weight_units
 from bayesprune.architectures.units.mask import Mask
-from bayesprune.bench.select import keep_count, select
+from bayesprune.bench.pruning.ranking import keep_count
+from bayesprune.bench.pruning.select import select
 from bayesprune.datasets.load import load
 from bayesprune.methods.laplace.map import MAP
 from bayesprune.methods.magnitude import magnitude

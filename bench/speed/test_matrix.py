@@ -5,10 +5,10 @@ import time
 from pathlib import Path
 
 import pytest
-from bayesprune.bench import harness
-from bayesprune.bench.matrix import Matrix
-from bayesprune.bench.store import results
-from bayesprune.bench.training import Finetune, Training
+from bayesprune.bench.harness import run_matrix as harness
+from bayesprune.bench.results.frames import results
+from bayesprune.bench.spec.matrix import Matrix
+from bayesprune.bench.spec.settings import Finetune, Training
 
 BOUND = 4.0
 SPARSITY = [0.5, 0.75, 0.9, 0.95, 0.98, 0.99]

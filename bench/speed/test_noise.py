@@ -11,7 +11,8 @@ from bayesprune.architectures.build import build
 from bayesprune.architectures.compaction.compact import compact
 from bayesprune.architectures.discovery.units_of import group_units, weight_units
 from bayesprune.architectures.units.mask import Mask
-from bayesprune.bench.training import Training, train
+from bayesprune.bench.spec.settings import Training
+from bayesprune.bench.training.loop import train
 from bayesprune.datasets.data import Split
 from bayesprune.methods.bmrs import delta_f_lognormal, delta_f_loguniform
 from bayesprune.methods.closed_forms.truncated_lognormal import noise_snr

@@ -10,8 +10,8 @@ from bayesprune.architectures.build import build
 from bayesprune.architectures.compaction.compact import compact
 from bayesprune.architectures.discovery.units_of import group_units, weight_units
 from bayesprune.architectures.units.mask import Mask
-from bayesprune.bench.evaluate import flops
-from bayesprune.bench.latency import speedups
+from bayesprune.bench.evaluation.flops import flops
+from bayesprune.bench.evaluation.latency import speedups
 from bayesprune.datasets.data import Split
 from bayesprune.methods.build import build as build_pruner
 from bayesprune.methods.structured_dropout.lstm_noise import written_out

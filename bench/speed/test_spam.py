@@ -4,7 +4,8 @@ import pytest
 import torch
 from bayesprune.architectures.build import build
 from bayesprune.architectures.discovery.units_of import weight_units
-from bayesprune.bench.training import Training, train
+from bayesprune.bench.spec.settings import Training
+from bayesprune.bench.training.loop import train
 from bayesprune.datasets.data import Split
 from bayesprune.methods.closed_forms.curvature_matrix import Diagonal
 from bayesprune.methods.closed_forms.posteriors import Laplace

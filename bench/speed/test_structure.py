@@ -15,8 +15,8 @@ from bayesprune.architectures.compaction.compact import compact
 from bayesprune.architectures.discovery.units_of import group_units, groups_of, units
 from bayesprune.architectures.units.mask import Mask
 from bayesprune.architectures.units.vector import Units
-from bayesprune.bench.evaluate import flops
-from bayesprune.bench.latency import speedups
+from bayesprune.bench.evaluation.flops import flops
+from bayesprune.bench.evaluation.latency import speedups
 from bayesprune.datasets.load import load
 from torch import nn
 

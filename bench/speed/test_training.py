@@ -5,7 +5,8 @@ import torch
 from bayesprune.architectures.build import build
 from bayesprune.architectures.discovery.units_of import weight_units
 from bayesprune.architectures.units.mask import Mask
-from bayesprune.bench.training import Training, train
+from bayesprune.bench.spec.settings import Training
+from bayesprune.bench.training.loop import train
 from bayesprune.datasets.data import Split
 from bayesprune.datasets.load import load
 from bayesprune.methods.laplace.map import MAP

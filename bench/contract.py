@@ -1,0 +1,269 @@
+"""The contract that every pruner keeps, tested on tiny networks of every family.
+
+`bayesprune check NAME_OR_FILE` runs it for a method author, the test suite for every registered method.
+"""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..datasets.data import Data
+from ..datasets.errors import NotApplicable, UsageError
+from ..datasets.load import load
+from ..datasets.seal import TestSplitError, sealed
+from ..methods import registry
+from .pruning.ranking import checked_scores, keep_count
+from .pruning.schedules import Workbench
+from .results.store import Store
+from .spec.run import Choice, Run
+from .spec.settings import Finetune, Training
+from .training.fits import train_one
+from .training.seeding import seeded
+
+TINY = (
+    Choice(name="mlp", options={"widths": [16, 12]}),
+    Choice(name="lenet5"),
+    Choice(name="resnet", options={"width": 8}),
+    Choice(name="resnet", options={"width": 8, "norm": "group"}),
+    Choice(name="resnet", options={"width": 8, "norm": "fixup"}),
+    Choice(name="vit", options={"dim": 16, "depth": 1}),
+    Choice(name="mixer", options={"dim": 16, "depth": 1}),
+    Choice(name="lstm", options={"hidden": 8}),
+)
+SPARSITIES = (0.3, 0.5, 0.75)
+MOST_TIES = 0.5
+
+
+class Broken(AssertionError):
+    """A promise of the contract that the pruner does not keep."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One promise on one network; `problem` is empty if it is kept, or if the method is not for such networks."""
+
+    method: str
+    architecture: str
+    units: str
+    promise: str
+    problem: str = ""
+    traceback: str = ""
+    not_applicable: str = ""
+
+
+def check(name_or_file: str | Path, **options: Any) -> list[Verdict]:
+    """Test the contract on a registered method, or on every method that a plug-in file registers.
+
+    Raises UsageError for an unknown name, a file that does not load or one that registers nothing.
+    """
+    return list(verdicts(name_or_file, **options))
+
+
+def verdicts(name_or_file: str | Path, **options: Any) -> Iterator[Verdict]:
+    """The verdicts of `check`, one by one as they are reached."""
+    for method in _methods(name_or_file):
+        for architecture in TINY:
+            for granularity in ("weights", "groups"):
+                yield from check_on(method, architecture, granularity, **options)
+
+
+def check_on(method: str, architecture: Choice, granularity: str, **options: Any) -> Iterator[Verdict]:
+    """The verdicts for one method on one network."""
+    data = load("digits", 0, subset=120)
+    with tempfile.TemporaryDirectory() as folder:
+        bench = _workbench(method, architecture, granularity, options, data, Store(folder))
+        for promise, test in PROMISES.items():
+            yield _verdict(bench, promise, test)
+
+
+def _verdict(bench: Workbench, promise: str, test: Callable[[Workbench], None]) -> Verdict:
+    place = (bench.run.method.label, bench.run.architecture.label, bench.run.units, promise)
+    try:
+        test(bench)
+    except Broken as problem:
+        return Verdict(*place, str(problem))
+    except NotApplicable as reason:
+        return Verdict(*place, not_applicable=str(reason))
+    except TestSplitError as problem:
+        return Verdict(*place, f"{problem}; a method sees only state.train", traceback.format_exc())
+    except Exception as problem:
+        return Verdict(*place, f"raised {type(problem).__name__}: {problem}", traceback.format_exc())
+    return Verdict(*place)
+
+
+def _methods(name_or_file: str | Path) -> list[str]:
+    path = Path(name_or_file)
+    if path.suffix != ".py" and not path.is_file():
+        registry.resolve(str(name_or_file))
+        return [str(name_or_file)]
+    module = registry.load_plugin(path).__name__
+    found = [name for name, entry in registry.catalogue().items() if entry.module == module]
+    if not found:
+        raise UsageError(f"plug-in {path} registers no method; decorate a function with @register('name')")
+    return found
+
+
+def _workbench(
+    method: str, architecture: Choice, granularity: str, options: dict[str, Any], data: Data, store: Store
+) -> Workbench:
+    run = Run(
+        dataset=Choice(name="digits", options={"subset": 120}),
+        architecture=architecture,
+        method=Choice(name=method, options=options),
+        sparsity=0.5,
+        seed=0,
+        units=granularity,  # pyright: ignore[reportArgumentType]
+        training=Training(epochs=2, lr=3e-3),
+        finetune=Finetune(epochs=1),
+    )
+    return Workbench(run, data, store, torch.device("cpu"))
+
+
+# ---------------------------------------------------------------------- the promises
+
+
+def scores_rank(bench: Workbench) -> None:
+    """Scores have shape (units.n,), are finite, and do not tie most units of a trained network.
+
+    Not of an untrained one: where an initialisation has zeros (Fixup), gradients may vanish for good reason.
+    """
+    checked_scores(bench.first_scores[0], bench.units)
+    scores = checked_scores(bench.score(*bench.fit.restore(bench.data, bench.device))[0], bench.units)
+    ties = 1 - len(scores.unique()) / len(scores)
+    if ties > MOST_TIES:
+        raise Broken(f"{ties:.0%} of the scores equal another one; a score that saturates or is clamped cannot rank")
+
+
+def scores_repeat(bench: Workbench) -> None:
+    """The same seed gives bit-identical scores."""
+    first, second = (bench.score(*bench.start())[0] for _ in range(2))
+    if not torch.equal(first, second):
+        raise Broken("two calls under one seed gave different scores; draw from state.generator")
+
+
+def fits_come_back(bench: Workbench) -> None:
+    """A stored and restored fit gives the scores of the network that was just trained.
+
+    Every cell is scored on a restored fit, so what `tensors` forgets is lost.
+    """
+    network, inference, _ = train_one(bench.run, bench.data, bench.fit.inference, bench.device)
+    fresh = checked_scores(bench.score(network, inference)[0], bench.units)
+    restored = checked_scores(bench.score(*bench.fit.restore(bench.data, bench.device))[0], bench.units)
+    if not torch.equal(fresh, restored):
+        raise Broken(
+            "the scores differ after the fit was stored and restored; tensors() must return all that was learned"
+        )
+
+
+def network_untouched(bench: Workbench) -> None:
+    """Scoring leaves the network bit-identical: tensors, modes, gradients, hooks."""
+    network, inference = bench.start()
+    before = _fingerprint(network)
+    bench.score(network, inference)
+    changed = sorted(name for name, value in _fingerprint(network).items() if not _same(before.get(name), value))
+    if changed:
+        raise Broken(f"scoring changed {', '.join(changed[:3])} of the network it was given; work on a copy")
+
+
+def test_sealed(bench: Workbench) -> None:
+    """Neither training nor scoring reads the test split (both run sealed)."""
+    bench.score(*bench.start())
+
+
+def noise_declared(bench: Workbench) -> None:
+    """An inference that draws noise in training mode says so by `stochastic`."""
+    network, inference = bench.fit.restore(bench.data, bench.device)
+    if inference.stochastic:
+        return
+    network.train()
+    with torch.no_grad():
+        first, second = (_outputs_under(bench, network, seed) for seed in range(2))
+    if not torch.equal(first, second):
+        raise Broken("two passes in training mode differ; set stochastic = True, so that BatchNorm is measured anew")
+
+
+def _outputs_under(bench: Workbench, network: nn.Module, seed: int) -> Tensor:
+    with sealed(), seeded(seed, "noise"):
+        return network(bench.data.train.x[:8])
+
+
+def counts_exact(bench: Workbench) -> None:
+    """Every target sparsity keeps exactly the asked number of units, and masks have the parameters' shapes."""
+    network, _ = bench.start()
+    for sparsity, mask in _masks(bench):
+        if mask.count != keep_count(bench.units.n, sparsity):
+            raise Broken(
+                f"{mask.count} units kept at sparsity {sparsity}, expected {keep_count(bench.units.n, sparsity)}"
+            )
+        for name, tensor in mask.tensors.items():
+            if tensor.shape != network.get_parameter(name).shape:
+                raise Broken(f"the mask of {name!r} has shape {tuple(tensor.shape)}")
+
+
+def sparsity_monotone(bench: Workbench) -> None:
+    """What a higher sparsity keeps, a lower one keeps too (with one ranking; allocations and rounds may differ)."""
+    if bench.pruner.allocation != "global" or bench.pruner.rounds > 1:
+        return
+    masks = [mask for _, mask in _masks(bench)]
+    for lower, higher in itertools.pairwise(masks):
+        if bool((higher.kept & ~lower.kept).any()):
+            raise Broken("a unit kept at a higher sparsity was removed at a lower one")
+
+
+def trains_to_the_end(bench: Workbench) -> None:
+    """A whole cell runs: the count is exact, removed weights are zero, outputs finite, no hooks remain."""
+    outcome = bench.prune(0.6)
+    if outcome.mask.count != keep_count(bench.units.n, 0.6):
+        raise Broken(f"{outcome.mask.count} units kept at the end, expected {keep_count(bench.units.n, 0.6)}")
+    for name, mask in outcome.mask.tensors.items():
+        if bool((outcome.network.get_parameter(name).detach()[~mask] != 0).any()):
+            raise Broken(f"training revived removed weights of {name!r}")
+    if not bool(torch.isfinite(outcome.network(bench.data.train.x[:8])).all()):
+        raise Broken("the pruned network's outputs are not finite")
+    if hooks := _hooks(outcome.network):
+        raise Broken(f"hooks remain on {', '.join(hooks)} after training; remove them in detach")
+
+
+PROMISES: dict[str, Callable[[Workbench], None]] = {
+    "never reads the test split": test_sealed,
+    "scores are finite and rank": scores_rank,
+    "deterministic under a seed": scores_repeat,
+    "a stored fit gives the same scores": fits_come_back,
+    "scoring leaves the network as it was": network_untouched,
+    "noise in training is declared": noise_declared,
+    "mask shapes and exact counts": counts_exact,
+    "monotone in the sparsity": sparsity_monotone,
+    "runs from training to fine-tuning": trains_to_the_end,
+}
+
+
+def _masks(bench: Workbench) -> Iterator[tuple[float, Any]]:
+    scores, state, _ = bench.first_scores
+    for sparsity in SPARSITIES:
+        yield sparsity, bench.mask(scores, state, sparsity)
+
+
+def _fingerprint(network: nn.Module) -> dict[str, Any]:
+    tensors: dict[str, Any] = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    modes = {f"mode of {name or 'the network'}": module.training for name, module in network.named_modules()}
+    gradients = {f"gradient of {n}": None if p.grad is None else p.grad.clone() for n, p in network.named_parameters()}
+    flags = {f"requires_grad of {n}": p.requires_grad for n, p in network.named_parameters()}
+    return tensors | modes | gradients | flags | {"hooks": _hooks(network)}
+
+
+def _hooks(network: nn.Module) -> list[str]:
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_state_dict_hooks")
+    return [name or "the network" for name, module in network.named_modules() if any(getattr(module, k) for k in kinds)]
+
+
+def _same(a: Any, b: Any) -> bool:
+    return torch.equal(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else a is b or a == b

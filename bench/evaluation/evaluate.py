@@ -1,0 +1,163 @@
+"""Evaluation: what a network, already trained and pruned, is worth. Only this file reads the test split.
+
+The predictive distribution is the plug-in one: the network's outputs at its final weights. Temperature and
+observation noise are fitted on the validation split.
+
+A language model's tokens are examples of their own here: accuracy, NLL, calibration and the detection of foreign
+tokens are means over tokens. Its outputs (sequences, tokens, vocabulary) are large: of each split the first sequences
+are evaluated whose outputs hold at most `EVALUATED` numbers, and of those the first `KEPT` numbers are stored.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...architectures.running.modes import evaluating
+from ...datasets.data import Data, Split
+from . import metrics
+
+BATCH = 1024
+EVALUATED = 1 << 25  # numbers: 256 MiB in double precision
+KEPT = 1 << 21  # numbers: 4 MiB in half precision
+KEPT_BYTES = 1 << 29  # of shifted copies, per worker
+SEVERITIES = range(1, 6)
+PREDICTIVE = "plug-in"
+
+
+def evaluate(network: nn.Module, data: Data, shift: bool = True) -> tuple[dict[str, Any], Tensor]:
+    """All metrics of `network` on `data`, and the test outputs (N, outputs) as float16 on the CPU.
+
+    Without `shift`, those on corrupted test inputs, which take most of the time, are left out. Of a language model
+    come the outputs (n, T, outputs) of the first sequences.
+    """
+    with evaluating(network), torch.no_grad():
+        outputs = _test_outputs(network, data)
+        values = (
+            _gaussian(network, data, outputs)
+            if data.likelihood == "gaussian"
+            else _categorical(network, data, outputs, shift)
+        )
+        stored = outputs[: max(1, KEPT // outputs[0].numel())] if outputs.dim() == 3 else outputs
+        return values, stored.half().cpu()
+
+
+def predict(network: nn.Module, split: Split) -> Tensor:
+    """Outputs of `network` in its present mode, float64, shape (N, outputs) or (N, T, outputs)."""
+    return torch.cat([network(x).double() for x, _ in split.batches(BATCH)])
+
+
+def evaluated(split: Split, outputs: int) -> Split:
+    """The examples that are evaluated: of a language model the first whose outputs fit, else all."""
+    return split[: max(2, EVALUATED // (split.y[0].numel() * outputs))] if split.terms > len(split) else split
+
+
+def predicted(network: nn.Module, split: Split, outputs: int) -> tuple[Tensor, Tensor]:
+    """Logits (n, outputs) and labels (n,), or real targets (n, outputs), of the likelihood's terms, as `evaluated`."""
+    part = evaluated(split, outputs)
+    return predict(network, part).flatten(0, -2), part.y if part.y.is_floating_point() else part.y.flatten()
+
+
+def _test_outputs(network: nn.Module, data: Data) -> Tensor:
+    outputs = predict(network, evaluated(data.test, data.outputs))
+    if not torch.isfinite(outputs).all():
+        raise ArithmeticError("the network's outputs on the test split are not finite; lower the learning rate")
+    return outputs
+
+
+def brief(network: nn.Module, data: Data) -> dict[str, float]:
+    """The metrics of the dense control: accuracy, NLL and ECE, or RMSE and NLL."""
+    with evaluating(network), torch.no_grad():
+        outputs = _test_outputs(network, data)
+        if data.likelihood == "gaussian":
+            return _gaussian(network, data, outputs)
+        found = _of_categories(outputs, data)
+        return {k: v for k, v in found.items() if k in ("accuracy", "nll", "ece", "bpc", "perplexity")}
+
+
+def validation_nll(network: nn.Module, data: Data) -> float:
+    """Negative log likelihood on the validation split: what hyperparameters may be chosen by."""
+    with evaluating(network), torch.no_grad():
+        outputs, y = predicted(network, data.validation, data.outputs)
+        if data.likelihood == "gaussian":
+            assert data.target_std is not None
+            return metrics.gaussian(outputs, y, _residual_std(outputs, y), data.target_std)["nll"]
+        return metrics.negative_log_likelihood(outputs, y)
+
+
+def digest(tensor: Tensor) -> str:
+    """SHA-256 of a tensor's bytes: equal runs have equal digests."""
+    return hashlib.sha256(tensor.cpu().contiguous().numpy().tobytes()).hexdigest()
+
+
+def _categorical(network: nn.Module, data: Data, outputs: Tensor, shift: bool) -> dict[str, Any]:
+    temperature = metrics.fitted_temperature(*predicted(network, data.validation, data.outputs))
+    scaled = _of_categories(outputs / temperature, data)
+    foreign, _ = predicted(network, data.ood, data.outputs)
+    return {
+        **_of_categories(outputs, data),
+        "nll_scaled": scaled["nll"],
+        "ece_scaled": scaled["ece"],
+        "temperature": temperature,
+        "ood_auroc": metrics.ood_auroc(outputs.flatten(0, -2), foreign),
+        **(_under_shift(network, data) if shift else {}),
+    }
+
+
+def _of_categories(outputs: Tensor, data: Data) -> dict[str, float]:
+    """Metrics of test outputs (N, C) or (N, T, C); per token for a language model, and how many there were."""
+    found = metrics.categorical(outputs.flatten(0, -2), data.test.y[: len(outputs)].flatten())
+    if outputs.dim() == 2:
+        return found
+    return {**found, **metrics.language_model(found["nll"]), "test_terms": outputs[..., 0].numel()}
+
+
+def _under_shift(network: nn.Module, data: Data) -> dict[str, Any]:
+    found = {f"{kind}/{severity}": _shifted(network, split, data) for kind, severity, split in _shifted_tests(data)}
+    return {
+        "shift": found,
+        "shift_accuracy": _mean(s["accuracy"] for s in found.values()),
+        "shift_ece": _mean(s["ece"] for s in found.values()),
+    }
+
+
+def _gaussian(network: nn.Module, data: Data, outputs: Tensor) -> dict[str, float]:
+    assert data.target_std is not None
+    noise = _residual_std(predict(network, data.validation), data.validation.y)
+    return metrics.gaussian(outputs, data.test.y, noise, data.target_std)
+
+
+def _residual_std(outputs: Tensor, y: Tensor) -> Tensor:
+    return (outputs - y).square().mean(0).sqrt().clamp_min(1e-6)
+
+
+def _shifted_tests(data: Data) -> Iterable[tuple[str, int, Split]]:
+    """All shifted copies: kept for the next network if they are small, else made one at a time."""
+    copies = len(data.shifts) * len(SEVERITIES)
+    return _kept_copies(data) if copies * data.test.x.nbytes <= KEPT_BYTES else _made_copies(data)
+
+
+def _made_copies(data: Data) -> Iterator[tuple[str, int, Split]]:
+    for kind in data.shifts:
+        for severity in SEVERITIES:
+            yield kind, severity, data.shifted(kind, severity)
+
+
+@lru_cache(maxsize=1)
+def _kept_copies(data: Data) -> list[tuple[str, int, Split]]:
+    return list(_made_copies(data))
+
+
+def _shifted(network: nn.Module, split: Split, data: Data) -> dict[str, float]:
+    values = metrics.categorical(*predicted(network, split, data.outputs))
+    return {"accuracy": values["accuracy"], "ece": values["ece"]}
+
+
+def _mean(values: Iterator[float]) -> float | None:
+    listed = list(values)
+    return sum(listed) / len(listed) if listed else None

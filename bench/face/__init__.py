@@ -1,0 +1,1 @@
+"""What the package offers for a network of one's own."""

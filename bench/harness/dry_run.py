@@ -1,0 +1,102 @@
+"""The dry run: what a matrix would do, and about how long it would take on this machine."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from ...datasets.errors import UsageError
+from ...methods.build import build as build_pruner
+from ...methods.pruner import Pruner
+from ..evaluation.evaluate import evaluate
+from ..results.store import OWN_NAMES, Store
+from ..spec.run import Run
+from ..training.fits import attached, inference_of
+from ..training.loop import train
+from ..training.seeding import stream
+from .planned import pending, planned, tasks_of
+from .provenance import repeatable, resolved_device
+from .workers import Task, data_of
+
+
+def describe(
+    matrix: str,
+    out: str,
+    jobs: int | None,
+    shard: tuple[int, int],
+    retry_failed: bool,
+    device: str,
+    plugins: Sequence[str],
+) -> str:
+    """What `run` with these arguments would do; raises the same UsageErrors, and writes nothing."""
+    place = resolved_device(device)
+    cells = planned(matrix, shard, plugins).cells
+    todo = pending(cells, Store(out), retry_failed, mend=False) if _is_store(out) else cells
+    tasks = tasks_of(todo)
+    seconds = estimate(tasks, place)
+    jobs = min(jobs or os.cpu_count() or 1, max(1, len(todo)))
+    counts = Counter((r.dataset.label, r.architecture.label) for r in todo)
+    lines = [f"  {dataset} x {architecture}: {n} cells" for (dataset, architecture), n in counts.items()]
+    note = "measured on one epoch per network; the true time may be half or twice that"
+    return "\n".join([
+        f"{len(cells)} cells, {len(cells) - len(todo)} of them finished, {len(todo)} to run in {out}:",
+        *lines,
+        f"{len({t.fit for t in tasks})} networks to train and share, {jobs} jobs on {place}",
+        f"estimated time: {_duration(seconds / jobs)} ({note})",
+    ])  # fmt: skip
+
+
+def _is_store(out: str) -> bool:
+    """Whether results stand in the folder; raises what a run would raise if it cannot become one."""
+    path = Path(out)
+    if (path / "store.json").is_file():
+        return True
+    if path.exists() and (not path.is_dir() or any(p.name not in OWN_NAMES for p in path.iterdir())):
+        raise UsageError(f"{path} is not empty and not a results folder (it has no store.json); choose another --out")
+    return False
+
+
+def estimate(tasks: Sequence[Task], device: torch.device) -> float:
+    """Seconds of work for one job: epochs and evaluations, each measured once per network."""
+    speed: dict[tuple[str, str], tuple[float, float]] = {}
+    total, fits = 0.0, set()
+    for task in tasks:
+        first = task.runs[0]
+        place = (first.dataset.label, first.architecture.label)
+        if place not in speed:
+            speed[place] = _measure(first, device)
+        epoch, evaluation = speed[place]
+        total += sum(_epochs(r) * epoch + evaluation for r in task.runs)
+        if task.fit not in fits:
+            fits.add(task.fit)
+            total += (first.training.epochs * len(inference_of(first).candidates()) + first.finetune.epochs) * epoch
+    return total
+
+
+def _epochs(run: Run) -> int:
+    pruner: Pruner = build_pruner(run.method.name, **run.method.options)
+    return run.finetune.epochs + (0 if pruner.when == "after" else run.training.epochs)
+
+
+def _measure(run: Run, device: torch.device) -> tuple[float, float]:
+    """Seconds of one epoch and of one evaluation."""
+    data = data_of(run, str(device))
+    network, inference = attached(run, data, inference_of(run).candidates()[0], device)
+    with repeatable(run, device):
+        train(network, data.train[:64], inference, run.training, 1, stream(run.seed, "warm-up"))
+        start = time.perf_counter()
+        train(network, data.train, inference, run.training, 1, stream(run.seed, "estimate"))
+        middle = time.perf_counter()
+        evaluate(network, data)
+    return middle - start, time.perf_counter() - middle
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"

@@ -1,0 +1,89 @@
+"""Where a result was computed: versions, device, processor; and what makes it repeatable there."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ... import __version__
+from ...datasets.errors import UsageError
+from ..spec.run import Run
+
+
+def provenance(run: Run, device: torch.device) -> dict[str, Any]:
+    """Versions and hardware."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    return {
+        "device": name,
+        "threads": run.threads,
+        "version_bayesprune": __version__,
+        "version_torch": str(torch.__version__),
+        "version_python": platform.python_version(),
+        "git_revision": git_revision(),
+        "host_cpu": _cpu_model(),
+    }
+
+
+@cache
+def git_revision() -> str | None:
+    """Revision of the package's own checkout, "-dirty" if it has uncommitted changes; None outside of one."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()  # noqa: S603
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+@cache
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+@contextmanager
+def repeatable(run: Run, device: torch.device) -> Iterator[None]:
+    """Arithmetic that gives the same bits again: a fixed number of threads, deterministic GPU algorithms.
+
+    With another number of threads, sums are added in another order.
+    """
+    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(run.threads)
+    if device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        torch.use_deterministic_algorithms(before[1])
+
+
+def resolved_device(device: str) -> torch.device:
+    """The device a name stands for; raises UsageError if it is not there."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+    except RuntimeError as error:
+        raise UsageError(f"device {device!r} does not exist; choose auto, cpu, cuda or cuda:0") from error
+    if place.type not in ("cpu", "cuda"):
+        raise UsageError(f"device {device!r} is not supported; choose auto, cpu, cuda or cuda:0")
+    if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
+        raise UsageError(
+            f"device {device!r} is not there: {torch.cuda.device_count()} CUDA devices are visible; try --device cpu"
+        )
+    return place

@@ -1,0 +1,102 @@
+"""Running a matrix: which cells are still to do, in which order, and what became of them.
+
+Work is cut in two kinds of tasks: training a network that several cells share (a fit), then all sparsities
+of one method on it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Any
+
+from ...datasets.atomic import write_atomically
+from ..results.frames import write_tables
+from ..results.store import Store, logger
+from ..spec.matrix import Matrix
+from ..spec.run import Run
+from . import cell
+from .planned import pending, planned, tasks_of
+from .provenance import provenance, resolved_device
+from .scheduling import Progress, work_off
+from .workers import Setting, local_executor
+
+
+def run(
+    matrix: str | Path | Matrix,
+    out: str | Path,
+    *,
+    jobs: int | None = None,
+    shard: tuple[int, int] = (1, 1),
+    retry_failed: bool = False,
+    device: str = "auto",
+    plugins: Sequence[str | Path] = (),
+    executor: Callable[[], Executor] | None = None,
+    progress: Callable[[int], Callable[[int], None]] | None = None,
+) -> Path:
+    """Run a matrix into a results folder and return the path of its results.csv.
+
+    Cells whose record stands in the folder are not run again, so that calling this twice resumes.
+
+    Args:
+        matrix: a matrix file, the name of a shipped matrix, or a Matrix.
+        out: the results folder, created if need be.
+        jobs: worker processes; as many as there are cores by default.
+        shard: (i, n) runs the i-th of n parts, for n machines; a fit is never split between parts.
+        retry_failed: run cells anew whose record says failed.
+        device: "auto", "cpu", "cuda" or "cuda:i".
+        plugins: files that register further methods.
+        executor: makes the executor, instead of `jobs` local processes.
+        progress: called with the number of cells to run; the function it returns with each advance.
+
+    Raises:
+        UsageError: before anything is written, for whatever the user can mend.
+    """
+    place = resolved_device(device)
+    plan = planned(matrix, shard, plugins)
+    store = Store(out)
+    note = {"matrix": plan.matrix.model_dump(mode="json"), "cells": [r.key for r in plan.every]}
+    write_atomically(store.folder / "matrix.json", json.dumps(note, indent=1).encode() + b"\n")
+    set_others_aside(plan.every, store)
+    todo = pending(plan.cells, store, retry_failed)
+    setting = Setting(store.folder.resolve(), str(place), plan.plugins)
+    jobs = min(jobs or os.cpu_count() or 1, max(1, len(todo)))
+    told = progress(len(todo)) if progress else lambda n: None
+    watch = Progress(len(todo), {r.key: store.folder / "cells" / f"{r.key}.json" for r in todo}, told)
+    for r in todo:
+        if r.key in plan.senseless:
+            store.write_record(cell.identity(r) | provenance(r, place) | cell.skip(plan.senseless[r.key]))
+    watch.update()
+    tasks = tasks_of([r for r in todo if r.key not in plan.senseless])
+    try:
+        work_off(tasks, setting, executor or (lambda: local_executor(jobs, setting)), jobs, store, watch)
+    finally:
+        path = write_tables(store.folder)
+    return path
+
+
+def set_others_aside(cells: Sequence[Run], store: Store) -> None:
+    """Cells look alike in tables whose settings or plug-ins differ: only those of the present matrix stay.
+
+    A folder that has seen another training schedule, or an older version of a plug-in, keeps those records
+    under superseded/, and gets them back when the matrix is as it was.
+    """
+    present = {_face(cell.identity(r)): r.key for r in cells}
+    for key in present.values():
+        store.restore(key)
+    others = [r["key"] for r in store.records() if present.get(_face(r), r["key"]) != r["key"]]
+    for key in others:
+        store.supersede(key)
+    if others:
+        logger.warning(
+            "%d records of other settings or plug-in versions went to %s", len(others), store.folder / "superseded"
+        )
+
+
+def _face(record: Mapping[str, Any]) -> tuple:
+    return tuple(
+        record[n] for n in ("dataset", "architecture", "method", "units", "sparsity_target", "sparsity_auto", "seed")
+    )

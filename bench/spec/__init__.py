@@ -1,0 +1,1 @@
+"""What is to be computed: matrices, cells and their settings."""

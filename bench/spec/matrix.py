@@ -1,0 +1,192 @@
+"""The matrix file: a product of lists, checked before anything runs, expanded into cells."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    PrivateAttr,
+    ValidationError,
+)
+
+from ...architectures.units.vector import Granularity
+from ...datasets.errors import UsageError, unknown
+from .budget import Budget
+from .run import Choice, Run
+from .settings import Finetune, Training
+from .shipped import find_matrix
+from .yaml_places import line_of, refuse_repeated_keys, written
+
+Sparsity = Annotated[float, Field(ge=0, lt=1)] | Literal["auto"]
+
+
+def _choice(value: Any) -> Any:
+    """`magnitude`, or `{name: magnitude, option: value}`, as a Choice."""
+    if isinstance(value, Choice):
+        return value
+    if isinstance(value, str):
+        return Choice(name=value)
+    if isinstance(value, Mapping) and isinstance(value.get("name"), str):
+        return Choice(name=value["name"], options={k: v for k, v in value.items() if k != "name"})
+    raise ValueError("give a name, or a mapping with a name and options")
+
+
+Choices = Annotated[list[Annotated[Choice, BeforeValidator(_choice)]], Field(min_length=1)]
+
+
+class Exclusion(BaseModel):
+    """Cells to leave out: those that match everything given; names match with or without options."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    dataset: str | None = None
+    architecture: str | None = None
+    method: str | None = None
+    sparsity: Sparsity | None = None
+    seed: NonNegativeInt | None = None
+    units: Granularity | None = None
+
+    def matches(self, run: Run) -> bool:
+        """Whether `run` is to be left out."""
+        named = ("dataset", "architecture", "method")
+        plain = all(getattr(self, n) in (None, getattr(run, n)) for n in ("sparsity", "seed", "units"))
+        return plain and all(
+            (wanted := getattr(self, n)) is None or wanted in (getattr(run, n).name, getattr(run, n).label)
+            for n in named
+        )
+
+
+class Matrix(BaseModel):
+    """Everything that a matrix file says."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    datasets: Choices
+    architectures: Choices
+    methods: Choices
+    sparsity: Annotated[list[Sparsity], Field(min_length=1)]
+    seeds: Annotated[list[NonNegativeInt], Field(min_length=1)]
+    units: Annotated[list[Granularity], Field(min_length=1)] = ["weights"]
+    budget: Budget = Budget()
+    training: Training = Training()
+    finetune: Finetune = Finetune()
+    shift: bool = True
+    threads: PositiveInt = 1
+    exclude: list[Exclusion] = []
+
+    _file: Path | None = PrivateAttr(None)
+    _node: Any = PrivateAttr(None)
+
+    def cells(self) -> list[Run]:
+        """The cells, each once; raises UsageError for names and options that nobody knows, or when none is left."""
+        from ...architectures import registry as architecture_registry
+        from ...datasets.load import options as dataset_options
+        from ...methods.build import options as method_options
+
+        datasets = self._checked("datasets", dataset_options)
+        architectures = self._checked("architectures", architecture_registry.options)
+        methods = self._checked("methods", method_options)
+        product = itertools.product(datasets, architectures, self.units, self.seeds, methods, self.sparsity)
+        runs = [
+            Run(
+                dataset=d,
+                architecture=a,
+                units=u,
+                seed=seed,
+                method=m,
+                sparsity=s,
+                budget=self.budget,
+                shift=self.shift,
+                training=self.training,
+                finetune=self.finetune,
+                threads=self.threads,
+            )
+            for d, a, u, seed, m, s in product
+        ]
+        self._refuse_idle_exclusions(runs)
+        kept = {run.key: run for run in runs if not any(e.matches(run) for e in self.exclude)}
+        if not kept:
+            raise UsageError("the matrix is empty: `exclude` leaves no cell")
+        return list(kept.values())
+
+    def _checked(self, kind: str, options: Callable[[str, Mapping[str, Any]], dict[str, Any]]) -> list[Choice]:
+        """The choices of one kind with checked options, without those at their default."""
+        checked = []
+        for i, choice in enumerate(getattr(self, kind)):
+            try:
+                checked.append(Choice(name=choice.name, options=options(choice.name, choice.options)))
+            except UsageError as error:
+                raise UsageError(f"{self._place(kind, i)}{error}") from error
+        return checked
+
+    def _refuse_idle_exclusions(self, runs: list[Run]) -> None:
+        for i, exclusion in enumerate(self.exclude):
+            if not any(exclusion.matches(run) for run in runs):
+                given = exclusion.model_dump(exclude_none=True)
+                raise UsageError(f"{self._place('exclude', i)}exclude {given} matches no cell; check the spelling")
+
+    def _place(self, *path: Any) -> str:
+        return f"{self._file}:{line_of(self._node, path)}: " if self._file else ""
+
+
+def load_matrix(name_or_path: str | Path) -> Matrix:
+    """Read a matrix file, or a shipped matrix by its name.
+
+    Raises UsageError, naming file and line, for a file that is absent, is not YAML, or says what a matrix
+    does not know.
+    """
+    path = find_matrix(name_or_path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: not a text file in UTF-8") from error
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        refuse_repeated_keys(path, node)
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise UsageError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', None) or error}") from error
+    if not isinstance(content, Mapping):
+        raise UsageError(f"{path}:1: a matrix is a mapping with the keys {', '.join(Matrix.model_fields)}")
+    try:
+        matrix = Matrix.model_validate(content)
+    except ValidationError as error:
+        raise _located(path, node, error) from error
+    matrix._file, matrix._node = path, node
+    return matrix
+
+
+def _located(path: Path, node: yaml.Node | None, error: ValidationError) -> UsageError:
+    first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")  # a misspelt key is also a missing one
+    place = list(written(node, first["loc"]))
+    where = f"{path}:{line_of(node, place)}"
+    name = ".".join(map(str, place))
+    if first["type"] == "extra_forbidden":
+        known = _fields_at(place[:-1])
+        return UsageError(f"{where}: {unknown('key', place[-1], known)}")
+    if first["type"] == "missing":
+        return UsageError(f"{where}: the key {name!r} is missing")
+    given = "" if isinstance(first["input"], Mapping) else f" (got {first['input']!r})"
+    message = first["msg"].removeprefix("Value error, ").lower()
+    if first["type"] == "too_short":
+        message = "the list is empty; name at least one"
+    if place and place[0] == "sparsity" and len(place) > 1:
+        message = "a sparsity is a number in [0, 1) or auto"
+    return UsageError(f"{where}: {name}: {message}{given}")
+
+
+def _fields_at(place: list[Any]) -> Iterable[str]:
+    model = {"training": Training, "finetune": Finetune, "exclude": Exclusion}.get(place[0] if place else "", Matrix)
+    return model.model_fields

@@ -1,0 +1,24 @@
+"""Options written on a command line, as values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+
+from ...datasets.errors import UsageError
+
+
+def parsed(options: Sequence[str], flag: str = "--option") -> dict[str, Any]:
+    """`depth=8` as {"depth": 8}; values as in a matrix file. Raises UsageError for anything else."""
+    found = {}
+    for text in options:
+        name, equals, value = text.partition("=")
+        try:
+            found[name] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            equals = ""
+        if not (name and equals):
+            raise UsageError(f"{flag} {text!r} is not valid; give name=value, such as depth=8")
+    return found

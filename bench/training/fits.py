@@ -1,0 +1,158 @@
+"""Fitted networks: trained once, kept by content key, shared by every criterion and sparsity.
+
+A fit also knows the dense control: the same network trained on, unpruned, for the epochs that the others
+spend on fine-tuning, so that every pruned result has an unpruned one of equal training to stand against.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...architectures.build import build as build_network
+from ...architectures.discovery.units_of import units
+from ...architectures.running.batch_norm import reestimate_batch_norm
+from ...architectures.running.cost import Cost, measured
+from ...architectures.units.mask import Mask
+from ...datasets.data import Data
+from ...datasets.seal import sealed
+from ...methods.build import build as build_pruner
+from ...methods.pruner import Inference
+from ..evaluation.evaluate import brief, validation_nll
+from ..results.store import Store
+from ..spec.run import Run, content_key
+from .loop import AfterEpoch, train
+from .seeding import derived, seeded, stream
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A trained network and its inference as plain tensors, what was learned, its cost, the dense control's metrics."""
+
+    run: Run
+    inference: Inference
+    network_state: dict[str, Tensor]
+    inference_state: dict[str, Tensor]
+    learned: dict[str, Any]
+    cost: Cost
+    dense: dict[str, float]
+
+    def restore(self, data: Data, device: torch.device) -> tuple[nn.Module, Inference]:
+        """A fresh network in the trained state, with a fresh inference attached to it.
+
+        Attached pairs are never copied: what `attach` bound, in hooks and closures, would still point at the
+        original.
+        """
+        network, inference = attached(self.run, data, self.inference, device)
+        network.load_state_dict(self.network_state)
+        with sealed():
+            inference.load_tensors({name: tensor.to(device) for name, tensor in self.inference_state.items()})
+        return network, inference
+
+
+def initial_network(run: Run, data: Data) -> nn.Module:
+    """The untrained network of a cell; equal for all methods under one seed."""
+    seed = derived(run.seed, "initialisation")
+    return build_network(run.architecture.name, data.input_shape, data.outputs, seed=seed, **run.architecture.options)
+
+
+def attached(run: Run, data: Data, inference: Inference, device: torch.device) -> tuple[nn.Module, Inference]:
+    """The untrained network, and a fresh inference of the same hyperparameters attached to it."""
+    network, inference = initial_network(run, data).to(device), replace(inference)
+    with sealed(), seeded(run.seed, "attach"):
+        inference.attach(network, units(network, "weights"), data.train)
+    return network, inference
+
+
+def inference_of(run: Run) -> Inference:
+    """A fresh inference of the cell's method, for its units."""
+    return build_pruner(run.method.name, **run.method.options).inference().for_units(run.units)
+
+
+def fit_key(run: Run, inference: Inference) -> str:
+    """Identity of a fit: whatever decides the trained network."""
+    cell = run.canonical()
+    shared = {n: cell.get(n) for n in ("dataset", "architecture", "seed", "training", "finetune", "threads")}
+    shipped = type(inference).__module__.startswith("bayesprune.")
+    sources = {n: s for n, s in cell.get("sources", {}).items() if n != "method" or not shipped}
+    return content_key({"fit": inference.identity(), "sources": sources, **shared})
+
+
+def fitted(run: Run, data: Data, store: Store, device: torch.device) -> Fit:
+    """The fit that `run` shares, from the store, or trained now and put there."""
+    inference = inference_of(run)
+    key = fit_key(run, inference)
+    return _load(key, run, inference, store) or _trained(key, run, data, inference, store, device)
+
+
+def _trained(key: str, run: Run, data: Data, inference: Inference, store: Store, device: torch.device) -> Fit:
+    candidates = inference.candidates()
+    trained = [train_one(run, data, candidate, device) for candidate in candidates]
+    total = sum((cost for *_, cost in trained), Cost())
+    losses = [validation_nll(network, data) for network, *_ in trained] if len(trained) > 1 else [0.0]
+    chosen = losses.index(min(losses))
+    network, attached_inference, _ = trained[chosen]
+    learned = attached_inference.learned(network)
+    fit = Fit(run, candidates[chosen], network.state_dict(), attached_inference.tensors(), learned, total, {})
+    fit = replace(fit, dense=_dense_control(run, data, fit, device))
+    _save(key, fit, chosen, store)
+    return fit
+
+
+def train_one(run: Run, data: Data, inference: Inference, device: torch.device) -> tuple[nn.Module, Inference, Cost]:
+    """Train the dense network of a cell under one inference; both come back still attached."""
+    network, inference = attached(run, data, inference, device)
+    settings = run.training
+    with measured(network, device) as cost, sealed(), seeded(run.seed, "training"):
+        train(network, data.train, inference, settings, settings.epochs, stream(run.seed, "data order"))
+    return network, inference, cost
+
+
+def _dense_control(run: Run, data: Data, fit: Fit, device: torch.device) -> dict[str, float]:
+    network, inference = fit.restore(data, device)
+    refine(run, data, network, inference, run.finetune.epochs)
+    with sealed():
+        inference.detach(network)
+    return brief(network, data)
+
+
+def refine(
+    run: Run, data: Data, network: nn.Module, inference: Inference, epochs: int, mask: Mask | None = None,
+    done: int = 0, after_epoch: AfterEpoch | None = None,
+) -> None:  # fmt: skip
+    """Train on after pruning, in place, with the fine-tuning's learning rate, `done` epochs of it being over."""
+    settings = run.training.model_copy(update={"lr": run.finetune.lr or run.training.lr})
+    purpose, past = f"fine-tuning {done}", run.training.epochs + done
+    with sealed(), seeded(run.seed, purpose):
+        if mask is not None and run.finetune.batch_norm == "reestimate":
+            reestimate_batch_norm(network, (x for x, _ in data.train.batches(settings.batch_size)))
+        generator = stream(run.seed, f"{purpose} order")
+        train(network, data.train, inference, settings, epochs, generator, mask, after_epoch, past)
+
+
+# ---------------------------------------------------------------------- store
+
+
+def _save(key: str, fit: Fit, chosen: int, store: Store) -> None:
+    parts = {"network": fit.network_state, "inference": fit.inference_state}
+    arrays = {
+        f"{p}/{n}": t.detach().cpu().contiguous().numpy() for p, tensors in parts.items() for n, t in tensors.items()
+    }
+    notes = {"cost": asdict(fit.cost), "dense": fit.dense, "learned": fit.learned, "candidate": chosen}
+    store.write_tensors("fits", key, arrays, notes)
+
+
+def _load(key: str, run: Run, inference: Inference, store: Store) -> Fit | None:
+    if (stored := store.read_tensors("fits", key)) is None:
+        return None
+    arrays, notes = stored
+    parts: dict[str, dict[str, Tensor]] = {"network": {}, "inference": {}}
+    for name, array in arrays.items():
+        part, _, rest = name.partition("/")
+        parts[part][rest] = torch.from_numpy(array)
+    chosen = inference.candidates()[notes["candidate"]]
+    cost = Cost(**notes["cost"])
+    return Fit(run, chosen, parts["network"], parts["inference"], notes["learned"], cost, notes["dense"])

@@ -1,0 +1,125 @@
+"""The one training loop: every network of every method is trained, fine-tuned and refined here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from ...architectures.running.batch_norm import reestimate_batch_norm
+from ...architectures.units.mask import Mask
+from ...datasets.data import Split
+from ...methods.closed_forms.likelihood import mean_loss
+from ...methods.pruner import Inference
+from ..spec.settings import Training
+from .adabelief import AdaBelief
+
+AfterEpoch = Callable[[int], Mask | None]
+
+
+class DivergedError(ArithmeticError):
+    """The training loss became infinite or NaN."""
+
+
+def train(
+    network: nn.Module,
+    split: Split,
+    inference: Inference,
+    settings: Training,
+    epochs: int,
+    generator: torch.Generator,
+    mask: Mask | None = None,
+    after_epoch: AfterEpoch | None = None,
+    past: int = 0,
+) -> None:
+    """Minimise mean negative log likelihood + penalty / N over `split`, in place; N counts its `terms`.
+
+    BatchNorm statistics that were collected under noise are then measured without it, see `without_noise`.
+
+    Args:
+        network: trained in place and left in training mode.
+        split: training examples, on the network's device.
+        inference: gives the penalty, its own parameters, and the update after each epoch.
+        settings: optimiser and schedule; its number of epochs is not read.
+        epochs: passes over the split.
+        generator: CPU generator of the data order.
+        mask: enforced from the start and after every optimiser step.
+        after_epoch: told the number of epochs done, may return a new mask, enforced from then on.
+        past: epochs of earlier phases, counted in what the inference and `after_epoch` are told.
+
+    Raises:
+        DivergedError: an epoch's loss was not finite.
+    """
+    parameters = [p for p in (*network.parameters(), *inference.parameters()) if p.requires_grad]
+    optimizer, scheduler = _optimizer(parameters, settings, epochs * steps_per_epoch(split, settings))
+    enforce = _enforcer(network, mask)
+    network.train()
+    for epoch in range(past + 1, past + epochs + 1):
+        penalise = inference.penalizer(network, 1 / split.terms)
+        total = torch.zeros((), device=split.x.device)
+        for x, y in split.batches(settings.batch_size, generator):
+            for parameter in parameters:  # as optimizer.zero_grad(), whose bookkeeping costs more than the penalty
+                parameter.grad = None
+            loss = mean_loss(network(x), y)
+            loss.backward()
+            penalise()
+            optimizer.step()
+            enforce()
+            if scheduler:
+                scheduler.step()
+            total += loss.detach()
+        if not math.isfinite(total.item()):
+            raise DivergedError(
+                f"the training loss became {total.item()} in epoch {epoch}; lower the learning rate {settings.lr}"
+            )
+        inference.update(network, split, epoch)
+        if after_epoch and (mask := after_epoch(epoch)):
+            enforce = _enforcer(network, mask)
+    if epochs:
+        without_noise(network, inference, split, settings)
+
+
+def without_noise(network: nn.Module, inference: Inference, split: Split, settings: Training) -> None:
+    """Give a network that was trained under noise the BatchNorm statistics that it has without: one pass, in place.
+
+    Running statistics of training are those of noisy activations, whose variance is larger. Training itself, which
+    normalises by the statistics of each batch, does not read them.
+    """
+    if inference.stochastic:
+        reestimate_batch_norm(network, (x for x, _ in split.batches(settings.batch_size)))
+
+
+def leave(network: nn.Module, inference: Inference, mask: Mask) -> None:
+    """Units leave: the inference is told first, then the network's weights become zero."""
+    inference.reduce(network, mask)
+    mask.apply_(network)
+
+
+def steps_per_epoch(split: Split, settings: Training) -> int:
+    """Optimiser steps in one pass over `split`."""
+    return len(split.batch_sizes(settings.batch_size))
+
+
+def _optimizer(parameters: list[nn.Parameter], settings: Training, steps: int):
+    optimizer = _OPTIMIZERS[settings.optimizer](parameters, settings)
+    cosine = settings.schedule == "cosine" and steps > 0
+    return optimizer, torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps) if cosine else None
+
+
+_OPTIMIZERS: dict[str, Callable[[list[nn.Parameter], Training], torch.optim.Optimizer]] = {
+    "adam": lambda parameters, s: torch.optim.Adam(parameters, s.lr, fused=True),
+    "sgd": lambda parameters, s: torch.optim.SGD(parameters, s.lr, momentum=s.momentum, fused=True),
+    "adabelief": lambda parameters, s: AdaBelief(parameters, s.lr),
+}
+
+
+def _enforcer(network: nn.Module, mask: Mask | None) -> Callable[[], None]:
+    if mask is None:
+        return _nothing
+    mask.apply_(network)
+    return mask.enforcer(network)
+
+
+def _nothing() -> None: ...

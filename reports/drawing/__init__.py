@@ -1,0 +1,1 @@
+"""How figures look: panels, axes, one fixed style for each method."""

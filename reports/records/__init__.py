@@ -1,0 +1,1 @@
+"""The records as reports read them, and the statistics over them."""
