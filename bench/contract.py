@@ -21,8 +21,8 @@ from ..datasets.errors import NotApplicable, UsageError
 from ..datasets.load import load
 from ..datasets.seal import TestSplitError, sealed
 from ..methods import registry
+from .harness.workbench import Workbench
 from .pruning.ranking import checked_scores, keep_count
-from .pruning.schedules import Workbench
 from .results.store import Store
 from .spec.run import Choice, Run
 from .spec.settings import Finetune, Training
@@ -136,8 +136,8 @@ def scores_rank(bench: Workbench) -> None:
 
     Not of an untrained one: where an initialisation has zeros (Fixup), gradients may vanish for good reason.
     """
-    checked_scores(bench.first_scores[0], bench.units)
-    scores = checked_scores(bench.score(*bench.fit.restore(bench.data, bench.device))[0], bench.units)
+    checked_scores(bench.engine.first.scores, bench.engine.units)
+    scores = checked_scores(bench.engine.score(*bench.fit.restore(bench.data, bench.device)).scores, bench.engine.units)
     ties = 1 - len(scores.unique()) / len(scores)
     if ties > MOST_TIES:
         raise Broken(f"{ties:.0%} of the scores equal another one; a score that saturates or is clamped cannot rank")
@@ -145,7 +145,7 @@ def scores_rank(bench: Workbench) -> None:
 
 def scores_repeat(bench: Workbench) -> None:
     """The same seed gives bit-identical scores."""
-    first, second = (bench.score(*bench.start())[0] for _ in range(2))
+    first, second = (bench.engine.score(*bench.engine.start()).scores for _ in range(2))
     if not torch.equal(first, second):
         raise Broken("two calls under one seed gave different scores; draw from state.generator")
 
@@ -156,8 +156,10 @@ def fits_come_back(bench: Workbench) -> None:
     Every cell is scored on a restored fit, so what `tensors` forgets is lost.
     """
     network, inference, _ = train_one(bench.run, bench.data, bench.fit.inference, bench.device)
-    fresh = checked_scores(bench.score(network, inference)[0], bench.units)
-    restored = checked_scores(bench.score(*bench.fit.restore(bench.data, bench.device))[0], bench.units)
+    fresh = checked_scores(bench.engine.score(network, inference).scores, bench.engine.units)
+    restored = checked_scores(
+        bench.engine.score(*bench.fit.restore(bench.data, bench.device)).scores, bench.engine.units
+    )
     if not torch.equal(fresh, restored):
         raise Broken(
             "the scores differ after the fit was stored and restored; tensors() must return all that was learned"
@@ -166,9 +168,9 @@ def fits_come_back(bench: Workbench) -> None:
 
 def network_untouched(bench: Workbench) -> None:
     """Scoring leaves the network bit-identical: tensors, modes, gradients, hooks."""
-    network, inference = bench.start()
+    network, inference = bench.engine.start()
     before = _fingerprint(network)
-    bench.score(network, inference)
+    bench.engine.score(network, inference)
     changed = sorted(name for name, value in _fingerprint(network).items() if not _same(before.get(name), value))
     if changed:
         raise Broken(f"scoring changed {', '.join(changed[:3])} of the network it was given; work on a copy")
@@ -176,7 +178,7 @@ def network_untouched(bench: Workbench) -> None:
 
 def test_sealed(bench: Workbench) -> None:
     """Neither training nor scoring reads the test split (both run sealed)."""
-    bench.score(*bench.start())
+    bench.engine.score(*bench.engine.start())
 
 
 def noise_declared(bench: Workbench) -> None:
@@ -198,11 +200,11 @@ def _outputs_under(bench: Workbench, network: nn.Module, seed: int) -> Tensor:
 
 def counts_exact(bench: Workbench) -> None:
     """Every target sparsity keeps exactly the asked number of units, and masks have the parameters' shapes."""
-    network, _ = bench.start()
+    network, _ = bench.engine.start()
     for sparsity, mask in _masks(bench):
-        if mask.count != keep_count(bench.units.n, sparsity):
+        if mask.count != keep_count(bench.engine.units.n, sparsity):
             raise Broken(
-                f"{mask.count} units kept at sparsity {sparsity}, expected {keep_count(bench.units.n, sparsity)}"
+                f"{mask.count} units kept at sparsity {sparsity}, expected {keep_count(bench.engine.units.n, sparsity)}"
             )
         for name, tensor in mask.tensors.items():
             if tensor.shape != network.get_parameter(name).shape:
@@ -211,7 +213,7 @@ def counts_exact(bench: Workbench) -> None:
 
 def sparsity_monotone(bench: Workbench) -> None:
     """What a higher sparsity keeps, a lower one keeps too (with one ranking; allocations and rounds may differ)."""
-    if bench.pruner.allocation != "global" or bench.pruner.rounds > 1:
+    if bench.engine.pruner.allocation != "global" or bench.engine.pruner.rounds > 1:
         return
     masks = [mask for _, mask in _masks(bench)]
     for lower, higher in itertools.pairwise(masks):
@@ -222,8 +224,8 @@ def sparsity_monotone(bench: Workbench) -> None:
 def trains_to_the_end(bench: Workbench) -> None:
     """A whole cell runs: the count is exact, removed weights are zero, outputs finite, no hooks remain."""
     outcome = bench.prune(0.6)
-    if outcome.mask.count != keep_count(bench.units.n, 0.6):
-        raise Broken(f"{outcome.mask.count} units kept at the end, expected {keep_count(bench.units.n, 0.6)}")
+    if outcome.mask.count != keep_count(bench.engine.units.n, 0.6):
+        raise Broken(f"{outcome.mask.count} units kept at the end, expected {keep_count(bench.engine.units.n, 0.6)}")
     for name, mask in outcome.mask.tensors.items():
         if bool((outcome.network.get_parameter(name).detach()[~mask] != 0).any()):
             raise Broken(f"training revived removed weights of {name!r}")
@@ -247,9 +249,8 @@ PROMISES: dict[str, Callable[[Workbench], None]] = {
 
 
 def _masks(bench: Workbench) -> Iterator[tuple[float, Any]]:
-    scores, state, _ = bench.first_scores
     for sparsity in SPARSITIES:
-        yield sparsity, bench.mask(scores, state, sparsity)
+        yield sparsity, bench.engine.mask(bench.engine.first, sparsity)
 
 
 def _fingerprint(network: nn.Module) -> dict[str, Any]:

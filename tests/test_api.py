@@ -177,7 +177,7 @@ def test_mistakes_are_one_clear_sentence(data, change, message, monkeypatch):
     def run(*args):
         raise AssertionError("work began")
 
-    monkeypatch.setattr("bayesprune.bench.face.prune.mask_for", run)
+    monkeypatch.setattr("bayesprune.bench.face.prune.run_engine", run)
     with pytest.raises(UsageError, match=message) as caught:
         bp.prune(**{"network": Own(), "data": data} | change)
     assert "\n" not in str(caught.value)

@@ -7,8 +7,11 @@ import pytest
 import torch
 from bayesprune.architectures.build import build as build_network
 from bayesprune.architectures.discovery.units_of import group_units, weight_units
+from bayesprune.architectures.running.cost import Cost
+from bayesprune.bench.harness.workbench import Workbench
+from bayesprune.bench.pruning.engine import Engine, Scored
 from bayesprune.bench.pruning.gradual import gradual_share, is_pruned_after, pruning_span
-from bayesprune.bench.pruning.schedules import Workbench
+from bayesprune.bench.pruning.schedules import prune
 from bayesprune.bench.results.store import Store
 from bayesprune.bench.spec.run import Choice, Run
 from bayesprune.bench.spec.settings import Finetune, Training
@@ -41,22 +44,24 @@ def run_of(sparsity="auto", epochs=EPOCHS, finetune=2, **method) -> Run:
     )
 
 
-class Watched(Workbench):
-    """Notes the epoch of every scoring, what was kept after it, and the weights of the divergences by then."""
+class Watched(Engine):
+    """Notes the epoch of every scoring, the inference, and what was kept after it."""
 
     def score(self, network, inference, part=0):
         self.__dict__.setdefault("epochs", []).append(part)
         self.inference = inference
         return super().score(network, inference, part)
 
-    def mask(self, scores, state, sparsity, among=None):
-        mask = super().mask(scores, state, sparsity, among)
+    def mask(self, scored, sparsity, among=None):
+        mask = super().mask(scored, sparsity, among)
         self.__dict__.setdefault("kept", []).append(mask.kept)
         return mask
 
 
 def watched(run, data, tmp_path) -> Watched:
-    return Watched(run, data, Store(tmp_path), torch.device("cpu"))
+    engine = Workbench(run, data, Store(tmp_path), torch.device("cpu")).engine
+    engine.__class__ = Watched
+    return engine
 
 
 # ---------------------------------------------------------------------- when
@@ -64,7 +69,7 @@ def watched(run, data, tmp_path) -> Watched:
 
 def test_its_own_decision_is_taken_after_every_epoch_of_training(data, tmp_path):
     bench = watched(run_of(), data, tmp_path)
-    outcome = bench.prune(None)
+    outcome = prune(bench, None)
     assert bench.epochs == [*range(1, EPOCHS + 1)]
     assert 0 < outcome.mask.count < bench.units.n
     assert torch.equal(outcome.mask.kept, bench.kept[-1])
@@ -73,13 +78,13 @@ def test_its_own_decision_is_taken_after_every_epoch_of_training(data, tmp_path)
 @pytest.mark.parametrize(("every", "epochs"), [(2, [2, 4, 6]), (4, [2, 6]), (50, [6])])
 def test_or_after_every_few(every, epochs, data, tmp_path):
     bench = watched(run_of(every=every), data, tmp_path)
-    bench.prune(None)
+    prune(bench, None)
     assert bench.epochs == epochs
 
 
 def test_what_has_left_stays_away_and_is_not_penalised(data, tmp_path):
     bench = watched(run_of(), data, tmp_path)
-    outcome = bench.prune(None)
+    outcome = prune(bench, None)
     assert all(not bool((later & ~earlier).any()) for earlier, later in zip(bench.kept, bench.kept[1:], strict=False))
     assert torch.equal(bench.inference.weights > 0, outcome.mask.kept)
     for name, mask in outcome.mask.tensors.items():
@@ -88,7 +93,7 @@ def test_what_has_left_stays_away_and_is_not_penalised(data, tmp_path):
 
 def test_a_sparsity_is_reached_gradually(data, tmp_path):
     bench = watched(run_of(sparsity=0.5), data, tmp_path)
-    outcome = bench.prune(0.5)
+    outcome = prune(bench, 0.5)
     assert bench.epochs == [2, 3, 4, 5, 6]
     kept = [int(mask.sum()) for mask in bench.kept]
     assert kept == sorted(kept, reverse=True)
@@ -96,8 +101,8 @@ def test_a_sparsity_is_reached_gradually(data, tmp_path):
 
 
 def test_spans_and_shares():
-    assert pruning_span(run_of(), True) == (1, EPOCHS)
-    assert pruning_span(run_of(epochs=30, finetune=10), False) == (10, 30)
+    assert pruning_span(EPOCHS, 0, True) == (1, EPOCHS)
+    assert pruning_span(30, 10, False) == (10, 30)
     assert [e for e in range(1, 50) if is_pruned_after(e, (10, 30), 5)] == [10, 15, 20, 25, 30]
     shares = [gradual_share(e, (10, 30)) for e in range(10, 31)]
     assert shares[-1] == 1
@@ -106,7 +111,7 @@ def test_spans_and_shares():
 
 
 def test_what_was_learned_is_told_for_the_pruned_network(data, tmp_path):
-    outcome = watched(run_of(), data, tmp_path).prune(None)
+    outcome = prune(watched(run_of(), data, tmp_path), None)
     assert len(outcome.learned["log_sigma"]) == 2
     assert all(math.isfinite(value) for value in outcome.learned["log_sigma"])
 
@@ -119,7 +124,7 @@ def test_a_layer_keeps_the_best_of_what_is_left_in_it(data, tmp_path):
     scores = -torch.arange(1.0, bench.units.n + 1).double()  # all below the threshold
     among = torch.ones(bench.units.n, dtype=torch.bool)
     among[:3] = False
-    kept = bench.mask(scores, state, None, among).kept
+    kept = bench.mask(Scored(scores, state, Cost()), None, among).kept
     assert kept.nonzero().flatten().tolist() == [3, 16]
 
 

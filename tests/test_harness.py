@@ -13,13 +13,14 @@ import pytest
 import torch
 from bayesprune.bench.harness import cell, workers
 from bayesprune.bench.harness import run_matrix as harness
+from bayesprune.bench.pruning import engine
 from bayesprune.bench.pruning import schedules as pruning
 from bayesprune.bench.results.frames import csv_text, results
 from bayesprune.bench.spec.budget import Budget
 from bayesprune.bench.spec.matrix import Matrix
 from bayesprune.bench.spec.run import Choice
 from bayesprune.bench.spec.settings import Finetune, Training
-from bayesprune.bench.training import fits
+from bayesprune.bench.training import fits, loop
 from bayesprune.datasets.errors import UsageError
 from bayesprune.methods import registry as methods
 
@@ -320,8 +321,8 @@ def test_online_pruning_gives_every_sparsity_in_one_run(tmp_path, monkeypatch):
     """Dhahri et al.: every ten epochs cut to s_e = 0.1 + 0.89 ⌊e/10⌋ / ⌊E/10⌋; what was cut may grow back."""
     assert [round(pruning.online_sparsity(e, 100), 3) for e in (10, 50, 59, 100)] == [0.189, 0.545, 0.545, 0.99]
     seen = []
-    scored = pruning.Workbench.score
-    monkeypatch.setattr(pruning.Workbench, "score", lambda self, *a: seen.append(a[2:]) or scored(self, *a))
+    scored = engine.Engine.score
+    monkeypatch.setattr(engine.Engine, "score", lambda self, *a: seen.append(a[2:]) or scored(self, *a))
     online = {"name": "spam-opd", "when": "online", "steps": 5}
     training = Training(epochs=20, lr=3e-3)
     m = matrix(methods=[online], seeds=[0], sparsity=[0.3, 0.5, 0.9], training=training)
@@ -494,14 +495,14 @@ def test_another_training_does_not_mix_with_the_first(tmp_path):
 
 def test_methods_are_paired_in_steps_and_learning_rates(tmp_path, monkeypatch):
     seen = {}
-    real = fits.train
+    real = loop.train
 
     def spy(network, split, inference, settings, epochs, *rest):
         seen.setdefault(current[0], []).append((settings.lr, epochs))
         return real(network, split, inference, settings, epochs, *rest)
 
-    monkeypatch.setattr(fits, "train", spy)
-    monkeypatch.setattr(pruning, "train", spy)
+    for module in (fits, loop, engine):
+        monkeypatch.setattr(module, "train", spy)
     for method in ({"name": "magnitude"}, {"name": "snip"}, {"name": "magnitude", "when": "during"}):
         current = [str(method)]
         m = matrix(methods=[method], seeds=[0], sparsity=[0.5], finetune=Finetune(epochs=1, lr=1e-5))

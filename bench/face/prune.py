@@ -10,31 +10,26 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from ...architectures.compaction.certificate import Certificate
 from ...architectures.discovery.units_of import units
-from ...architectures.running.batch_norm import reestimate_batch_norm
 from ...architectures.saved import bundle
 from ...architectures.units.mask import Mask
 from ...architectures.units.vector import Granularity
-from ...datasets.data import Split
 from ...datasets.errors import UsageError, unknown
 from ...methods.build import build as build_pruner
-from ...methods.pruner import Inference, Pruner, State
 from ..evaluation.deployment import CERTIFIED, compacted, count
 from ..evaluation.flops import flops
 from ..evaluation.latency import BATCHES, Speedup, speedups
-from ..pruning.mask_for import mask_for
-from ..pruning.ranking import keep_count, round_target
-from ..pruning.select import shuffled_within_layers
+from ..pruning.engine import Attached, Engine
+from ..pruning.ranking import keep_count
+from ..pruning.schedules import prune as run_engine
 from ..spec.budget import Budget
-from ..spec.settings import Training
-from ..training.loop import leave, train
-from ..training.seeding import seeded, stream
+from ..spec.settings import Finetune, Training
+from ..training.seeding import seeded
 from .inputs import (
     Examples,
     check_finetune,
@@ -188,28 +183,24 @@ def prune(
     parts = units(replica, granularity, split.x[:2])
     if target is not None and shares.of == "units":
         keep_count(parts.n, target)  # refuses what would remove everything, before any work
-    inference = pruner.inference().for_units(granularity)
-    inference.attach(replica, units(replica, "weights"), split)
-    check_learned(method, inference)
-    scores, mask = torch.empty(0), Mask(parts, torch.ones(parts.n, dtype=torch.bool))
-    with _bar(method, pruner.rounds + finetune, progress) as advance:
-        for i in range(pruner.rounds):
-            scores, mask = _round(replica, split, inference, pruner, mask, target, i, seed, shares)
-            if pruner.shuffle and i == pruner.rounds - 1:
-                mask = Mask(parts, shuffled_within_layers(mask.kept, parts, stream(seed, "shuffle")))
-                replica.load_state_dict(network.state_dict())  # what the method's own mask zeroed is back
-            leave(replica, inference, mask)
-            if batch_norm == "reestimate":
-                reestimate_batch_norm(replica, (x for x, _ in split.batches(64)))
-            advance(i)
-            settings, epochs = training or Training(), _share(pruner, finetune, i)
-            with seeded(seed, f"fine-tuning {i}"):
-                order = stream(seed, f"fine-tuning order {i}")
-                train(replica, split, inference, settings, epochs, order, mask, advance)
-    inference.detach(replica)
+
+    def start() -> Attached:
+        replica, inference = copy.deepcopy(network), pruner.inference().for_units(granularity)
+        with seeded(seed, "attach"):
+            inference.attach(replica, units(replica, "weights"), split)
+        return replica, inference
+
+    check_learned(method, start()[1])
+    # A method that prunes before training has no other training than the fine-tuning.
+    settings = (training or Training()).model_copy(update={"epochs": 0})
+    tuning = Finetune(epochs=finetune, batch_norm=batch_norm)
+    engine = Engine(pruner, parts, split, split.x.device, start, seed, shares, settings, tuning)
+    with _bar(method, pruner.rounds + finetune, progress) as engine.advance:
+        outcome = run_engine(engine, target)
+    pruned, mask = outcome.network.train(network.training), outcome.mask
     notes = {"method": method, "options": options, "sparsity": sparsity, "realised": mask.sparsity, "seed": seed,
              "finetune": finetune, "batch_norm": batch_norm, "budget": shares.model_dump()}  # fmt: skip
-    return Pruned(replica.train(network.training), mask, scores, split.x[:CERTIFIED], network, notes)
+    return Pruned(pruned, mask, outcome.scores, split.x[:CERTIFIED], network, notes)
 
 
 def _granularity(structured: bool | Granularity) -> Granularity:
@@ -230,31 +221,7 @@ def _checked_budget(budget: Budget | Mapping[str, Any] | None) -> Budget:
 
 
 @contextmanager
-def _bar(method: str, steps: int, progress: bool) -> Iterator[Callable[[int], None]]:
+def _bar(method: str, steps: int, progress: bool) -> Iterator[Callable[[], object]]:
     """A progress bar over rounds of pruning and epochs of fine-tuning; none where there is no terminal."""
     with tqdm(total=steps, desc=method, unit="step", disable=None if progress else True, dynamic_ncols=True) as bar:
-
-        def advance(_: int) -> None:
-            bar.update()
-
-        yield advance
-
-
-def _round(
-    network: nn.Module, split: Split, inference: Inference, pruner: Pruner, mask: Mask, sparsity: float | None,
-    i: int, seed: int, budget: Budget,
-) -> tuple[Tensor, Mask]:  # fmt: skip
-    """Scores and mask of one of the pruner's rounds; what left before stays away."""
-    parts = mask.units
-    with seeded(seed, f"score {i}"):
-        state = State(network, parts, split, inference, stream(seed, f"score {i} draws"))
-        scores = pruner.score(state)
-    target = round_target(sparsity, i, pruner.rounds)
-    return scores, mask_for(scores, state, pruner, target, mask.kept, budget)
-
-
-def _share(pruner: Pruner, epochs: int, i: int) -> int:
-    """Epochs of fine-tuning after round i: shared evenly, or all after the last if pruning comes before training."""
-    if pruner.when == "before":
-        return epochs if i == pruner.rounds - 1 else 0
-    return (i + 1) * epochs // pruner.rounds - i * epochs // pruner.rounds
+        yield bar.update

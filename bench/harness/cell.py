@@ -18,13 +18,14 @@ from ..evaluation.deployment import deployed
 from ..evaluation.evaluate import PREDICTIVE, digest, evaluate
 from ..evaluation.flops import flops
 from ..evaluation.monte_carlo import monte_carlo
+from ..pruning.engine import Outcome
 from ..pruning.ranking import keep_count
-from ..pruning.schedules import Outcome, Workbench
 from ..results.store import Store
 from ..spec.run import Run
 from ..training.fits import initial_network
 from ..training.seeding import stream
 from .provenance import provenance
+from .workbench import Workbench
 
 
 def execute(run: Run, bench: Workbench, store: Store) -> dict[str, Any]:
@@ -78,16 +79,16 @@ def identity(run: Run) -> dict[str, Any]:
 def _results(run: Run, bench: Workbench, store: Store) -> dict[str, Any]:
     sparsity = None if run.sparsity == "auto" else run.sparsity
     outcome = bench.prune(sparsity)
-    _check_mask(outcome, sparsity if run.budget.exact else None, bench.units)
+    _check_mask(outcome, sparsity if run.budget.exact else None, bench.engine.units)
     values, outputs = evaluate(outcome.network, bench.data, run.shift)
     draws = stream(run.seed, "posterior draws")
     store.write_tensors(
         "logits", run.key, {"outputs": outputs.numpy(), "y": bench.data.test.y[: len(outputs)].cpu().numpy()}, {}
     )
     return {
-        "when": bench.pruner.when,
+        "when": bench.engine.pruner.when,
         "inference": _label(bench.fit.inference),
-        "criterion": _criterion(bench.pruner),
+        "criterion": _criterion(bench.engine.pruner),
         "reports": outcome.reports or None,
         "learned": outcome.learned or None,
         "likelihood": bench.data.likelihood,

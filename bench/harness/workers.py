@@ -24,12 +24,12 @@ from ...datasets.data import Data
 from ...datasets.errors import UsageError
 from ...datasets.load import load
 from ...methods import registry as methods
-from ..pruning.schedules import Workbench
 from ..results.store import Store
 from ..spec.run import Choice, Run
 from ..training.fits import fitted
 from . import cell
 from .provenance import repeatable
+from .workbench import Workbench
 
 WATCH_SECONDS = 0.5
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import math
 
-from ..spec.run import Run
-
 # A given sparsity is reached at the ends of the epochs in this stretch of the whole training.
 GRADUAL_SPAN = (0.25, 0.75)
 
 
-def pruning_span(run: Run, decides: bool) -> tuple[int, int]:
-    """First and last epoch that pruning during training may follow."""
+def pruning_span(training: int, finetune: int, decides: bool) -> tuple[int, int]:
+    """First and last epoch that pruning may follow, of so many epochs of training and of fine-tuning."""
     if decides:
-        return 1, run.training.epochs
-    epochs = run.training.epochs + run.finetune.epochs
+        return 1, training
+    epochs = training + finetune
     start, end = (math.ceil(share * epochs) for share in GRADUAL_SPAN)
     return start, max(start, end)
 

@@ -14,9 +14,7 @@ from torch import Tensor, nn
 
 from ...architectures.build import build as build_network
 from ...architectures.discovery.units_of import units
-from ...architectures.running.batch_norm import reestimate_batch_norm
 from ...architectures.running.cost import Cost, measured
-from ...architectures.units.mask import Mask
 from ...datasets.data import Data
 from ...datasets.seal import sealed
 from ...methods.build import build as build_pruner
@@ -24,7 +22,7 @@ from ...methods.pruner import Inference
 from ..evaluation.evaluate import brief, validation_nll
 from ..results.store import Store
 from ..spec.run import Run, content_key
-from .loop import AfterEpoch, train
+from .loop import refine, train
 from .seeding import derived, seeded, stream
 
 
@@ -113,24 +111,10 @@ def train_one(run: Run, data: Data, inference: Inference, device: torch.device) 
 
 def _dense_control(run: Run, data: Data, fit: Fit, device: torch.device) -> dict[str, float]:
     network, inference = fit.restore(data, device)
-    refine(run, data, network, inference, run.finetune.epochs)
+    refine(network, data.train, inference, run.training, run.finetune, run.seed, run.finetune.epochs)
     with sealed():
         inference.detach(network)
     return brief(network, data)
-
-
-def refine(
-    run: Run, data: Data, network: nn.Module, inference: Inference, epochs: int, mask: Mask | None = None,
-    done: int = 0, after_epoch: AfterEpoch | None = None,
-) -> None:  # fmt: skip
-    """Train on after pruning, in place, with the fine-tuning's learning rate, `done` epochs of it being over."""
-    settings = run.training.model_copy(update={"lr": run.finetune.lr or run.training.lr})
-    purpose, past = f"fine-tuning {done}", run.training.epochs + done
-    with sealed(), seeded(run.seed, purpose):
-        if mask is not None and run.finetune.batch_norm == "reestimate":
-            reestimate_batch_norm(network, (x for x, _ in data.train.batches(settings.batch_size)))
-        generator = stream(run.seed, f"{purpose} order")
-        train(network, data.train, inference, settings, epochs, generator, mask, after_epoch, past)
 
 
 # ---------------------------------------------------------------------- store

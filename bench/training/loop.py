@@ -11,10 +11,12 @@ from torch import nn
 from ...architectures.running.batch_norm import reestimate_batch_norm
 from ...architectures.units.mask import Mask
 from ...datasets.data import Split
+from ...datasets.seal import sealed
 from ...methods.closed_forms.likelihood import mean_loss
 from ...methods.pruner import Inference
-from ..spec.settings import Training
+from ..spec.settings import Finetune, Training
 from .adabelief import AdaBelief
+from .seeding import seeded, stream
 
 AfterEpoch = Callable[[int], Mask | None]
 
@@ -79,6 +81,20 @@ def train(
             enforce = _enforcer(network, mask)
     if epochs:
         without_noise(network, inference, split, settings)
+
+
+def refine(
+    network: nn.Module, split: Split, inference: Inference, training: Training, finetune: Finetune, seed: int,
+    epochs: int, mask: Mask | None = None, done: int = 0, after_epoch: AfterEpoch | None = None,
+) -> None:  # fmt: skip
+    """Train on after pruning, in place, with the fine-tuning's learning rate, `done` epochs of it being over."""
+    settings = training.model_copy(update={"lr": finetune.lr or training.lr})
+    purpose = f"fine-tuning {done}"
+    with sealed(), seeded(seed, purpose):
+        if mask is not None and finetune.batch_norm == "reestimate":
+            reestimate_batch_norm(network, (x for x, _ in split.batches(settings.batch_size)))
+        order = stream(seed, f"{purpose} order")
+        train(network, split, inference, settings, epochs, order, mask, after_epoch, training.epochs + done)
 
 
 def without_noise(network: nn.Module, inference: Inference, split: Split, settings: Training) -> None:

@@ -1,0 +1,56 @@
+"""A workbench: the engine for a cell of a matrix, on a network that was trained here or comes from the store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import nn
+
+from ...architectures.discovery.units_of import units
+from ...datasets.data import Data
+from ...methods.build import build as build_pruner
+from ...methods.pruner import Inference
+from ..pruning.engine import Engine, Outcome
+from ..pruning.schedules import prune
+from ..results.store import Store
+from ..spec.run import Run
+from ..training.fits import Fit, attached, fitted, initial_network
+
+
+@dataclass
+class Workbench:
+    """What the sparsities of one method on one fit share."""
+
+    run: Run
+    data: Data
+    store: Store
+    device: torch.device
+
+    @cached_property
+    def fit(self) -> Fit:
+        """The trained network that all post-hoc methods share, and the dense control."""
+        return fitted(self.run, self.data, self.store, self.device)
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The engine of the cell's method, on networks as the method scores them first."""
+        run, fit = self.run, self.fit
+        pruner = build_pruner(run.method.name, **run.method.options)
+        parts = units(initial_network(run, self.data), run.units, self.data.train.x[:2])
+        engine = Engine(
+            pruner, parts, self.data.train, self.device, self._untrained, run.seed, run.budget, run.training,
+            run.finetune,
+        )  # fmt: skip
+        if pruner.when == "after":
+            engine.start = lambda: fit.restore(self.data, self.device)
+            engine.trained, engine.learned = fit.cost, fit.learned
+        return engine
+
+    def _untrained(self) -> tuple[nn.Module, Inference]:
+        return attached(self.run, self.data, self.fit.inference, self.device)
+
+    def prune(self, sparsity: float | None) -> Outcome:
+        """Prune and train at the moments the method asks for; None is the method's own threshold."""
+        return prune(self.engine, sparsity)

@@ -1,0 +1,204 @@
+"""The pruning engine: how one method scores, cuts and trains on, in a cell of a matrix and on a network of one's own.
+
+It owns the loop: it asks the pruner for scores, selects, masks and trains on. The method sees the training split only,
+and the test split is sealed while any of its code runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...architectures.running.cost import Cost, measured
+from ...architectures.units.mask import Mask
+from ...architectures.units.vector import Units
+from ...datasets.data import Split
+from ...datasets.seal import sealed
+from ...methods.pruner import Inference, Pruner, State
+from ..spec.budget import OF_UNITS, Budget
+from ..spec.settings import Finetune, Training
+from ..training.loop import AfterEpoch, leave, refine, train
+from ..training.seeding import seeded, stream
+from .mask_for import mask_for
+from .ranking import round_target
+from .select import shuffled_within_layers
+
+Attached = tuple[nn.Module, Inference]
+
+
+@dataclass
+class Outcome:
+    """A pruned and trained network, its mask, what it cost, and what the method said at each pruning."""
+
+    network: nn.Module
+    inference: Inference
+    mask: Mask
+    train: Cost = field(default_factory=Cost)
+    score: Cost = field(default_factory=Cost)
+    finetune: Cost = field(default_factory=Cost)
+    scores: Tensor = field(default_factory=lambda: torch.empty(0))
+    reports: list[dict[str, Any]] = field(default_factory=list)
+    learned: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Scores, the state that they were read from, and what that cost."""
+
+    scores: Tensor
+    state: State
+    cost: Cost
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A network on its way through online training, before units left it: the sparsity it was cut to, its scores."""
+
+    sparsity: float
+    network_state: dict[str, Tensor]
+    inference_state: dict[str, Tensor]
+    scored: Scored
+
+    def restored(self, start: Attached) -> Attached:
+        """The network and the inference as they were, in a new pair."""
+        network, inference = start
+        network.load_state_dict(self.network_state)
+        inference.load_tensors(self.inference_state)
+        return network, inference
+
+
+@dataclass
+class Engine:
+    """One method at work on one network; what does not depend on the sparsity is computed once.
+
+    Attributes:
+        pruner: the method.
+        units: of the network, at the granularity that is pruned.
+        split: the training examples, on `device`.
+        device: where the network lives.
+        start: gives the network as the method scores it first, with its inference attached; a new pair each time.
+        seed: governs every draw.
+        budget: what a sparsity is a share of.
+        training: the training that a method which prunes before or during it takes part in.
+        finetune: the training after pruning.
+        trained: what the training before `start` cost.
+        learned: what that training learned beside the network; None where the inference says it in the end.
+        advance: called after every round of scoring and every epoch.
+        online: what online training passed through, and its cost, once there was one.
+    """
+
+    pruner: Pruner
+    units: Units
+    split: Split
+    device: torch.device
+    start: Callable[[], Attached]
+    seed: int = 0
+    budget: Budget = OF_UNITS
+    training: Training = field(default_factory=Training)
+    finetune: Finetune = field(default_factory=Finetune)
+    trained: Cost = field(default_factory=Cost)
+    learned: dict[str, Any] | None = None
+    advance: Callable[[], object] = lambda: None
+    online: tuple[list[Snapshot], Cost] | None = field(default=None, init=False)
+
+    @cached_property
+    def first(self) -> Scored:
+        """The network before anything is removed: equal for all sparsities."""
+        return self.score(*self.start())
+
+    @cached_property
+    def first_report(self) -> list[dict[str, Any]]:
+        """What the method says about it."""
+        return self.report(self.first)
+
+    def outcome(self, network: nn.Module, inference: Inference) -> Outcome:
+        """Of a network from which nothing has left."""
+        return Outcome(network, inference, Mask(self.units, torch.ones(self.units.n, dtype=torch.bool)))
+
+    # ------------------------------------------------------------------ the steps
+
+    def score(self, network: nn.Module, inference: Inference, part: int = 0) -> Scored:
+        """Scores of the network; `part` counts the rounds, each with its own draws."""
+        purpose = f"score {part}"
+        with measured(network, self.device) as cost, sealed(), seeded(self.seed, purpose):
+            state = State(network, self.units, self.split, inference, stream(self.seed, f"{purpose} draws"))
+            scores = self.pruner.score(state)
+        self.advance()
+        return Scored(scores, state, cost)
+
+    def report(self, scored: Scored) -> list[dict[str, Any]]:
+        """What the method says about what it has scored, if it says anything."""
+        return [] if self.pruner.report is None else [self.pruner.report(scored.state)]
+
+    def mask(self, scored: Scored, sparsity: float | None, among: Tensor | None = None) -> Mask:
+        """The mask for a target sparsity, or for the method's own threshold (None); without `among`, of all units."""
+        return mask_for(scored.scores, scored.state, self.pruner, sparsity, among, self.budget)
+
+    def shuffled(self, mask: Mask) -> Mask:
+        """As many units of every layer, at random: the control for a method that chooses more than densities."""
+        return Mask(self.units, shuffled_within_layers(mask.kept, self.units, stream(self.seed, "shuffle")))
+
+    def choose(self, outcome: Outcome, scored: Scored, sparsity: float | None, report: list[dict[str, Any]]) -> None:
+        """Choose what stays among the units still present, and note what that cost and what the method says."""
+        outcome.score += scored.cost
+        outcome.scores = scored.scores
+        outcome.reports += report
+        outcome.mask = self.mask(scored, sparsity, outcome.mask.kept)
+
+    def choose_again(self, outcome: Outcome, sparsity: float | None, part: int) -> None:
+        """Score the network as it is now and prune it further."""
+        scored = self.score(outcome.network, outcome.inference, part)
+        self.choose(outcome, scored, sparsity, self.report(scored))
+
+    def leave(self, outcome: Outcome) -> None:
+        """What the mask leaves out leaves the inference and the network."""
+        leave(outcome.network, outcome.inference, outcome.mask)
+
+    # ------------------------------------------------------------------ phases
+
+    def in_rounds(self, sparsity: float | None, after_round: Callable[[Outcome, int], None]) -> Outcome:
+        """Score and prune in the pruner's rounds; what has left in one stays away in the next.
+
+        A shuffled control keeps as many units as the last round, in a network that no round has touched.
+        `after_round` is told the number of each round, from 0 on.
+        """
+        rounds, outcome = self.pruner.rounds, self.outcome(*self.start())
+        for i in range(rounds):
+            target = round_target(sparsity, i, rounds)
+            if i:
+                self.choose_again(outcome, target, i)
+            else:
+                self.choose(outcome, self.first, target, self.first_report)
+            if self.pruner.shuffle and i == rounds - 1:
+                outcome.mask = self.shuffled(outcome.mask)
+                outcome.network, outcome.inference = (outcome.network, outcome.inference) if i == 0 else self.start()
+            self.leave(outcome)
+            after_round(outcome, i)
+        return outcome
+
+    def train(self, outcome: Outcome, mask: Mask | None, after_epoch: AfterEpoch | None = None) -> None:
+        """The training from the start, in which the mask holds."""
+        order = stream(self.seed, "data order")
+        settings, told = self.training, self._told(after_epoch)
+        with seeded(self.seed, "training"):
+            train(outcome.network, self.split, outcome.inference, settings, settings.epochs, order, mask, told)
+
+    def refine(self, outcome: Outcome, epochs: int, done: int = 0, after_epoch: AfterEpoch | None = None) -> None:
+        """Training on after pruning, `done` epochs of it being over."""
+        refine(
+            outcome.network, self.split, outcome.inference, self.training, self.finetune, self.seed, epochs,
+            outcome.mask, done, self._told(after_epoch),
+        )  # fmt: skip
+
+    def _told(self, after_epoch: AfterEpoch | None) -> AfterEpoch:
+        def told(epoch: int) -> Mask | None:
+            mask = after_epoch(epoch) if after_epoch else None
+            self.advance()
+            return mask
+
+        return told
