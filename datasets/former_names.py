@@ -69,7 +69,7 @@ INSIDE: dict[str, tuple[str, ...]] = {
         "architectures.units.vector", "architectures.units.prunable", "architectures.units.slices",
         "architectures.discovery.units_of",
     ),
-    "methods.curvature": ("methods.curvature.diagonal", "architectures.units.prunable"),
+    "methods.curvature": ("methods.curvature.diagonals", "architectures.units.prunable"),
     "methods.laplace": ("methods.curvature.estimate",),
     "methods.noise": ("methods.noise.multiplicative",),
     "methods.variational": ("methods.variational.inference",),

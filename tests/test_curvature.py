@@ -8,8 +8,8 @@ import torch
 from bayesprune.architectures.build import build
 from bayesprune.architectures.running.cost import measured
 from bayesprune.datasets.errors import UsageError
-from bayesprune.methods.curvature import diagonal as curvature
-from bayesprune.methods.curvature.diagonal import diagonal, predicted_bytes
+from bayesprune.methods.curvature import diagonals as curvature
+from bayesprune.methods.curvature.diagonals import diagonal, predicted_bytes
 from bayesprune.methods.curvature.output_vectors import output_vectors
 from bayesprune.methods.curvature.squared_gradients import SquaredGradients
 from oracles import FAMILIES, batch, flat, jacobians, tiny_conv_net
@@ -144,7 +144,7 @@ PEAK = """
 import sys, torch
 from pathlib import Path
 from bayesprune.architectures.build import build
-from bayesprune.methods.curvature import diagonal, predicted_bytes
+from bayesprune.methods.curvature.diagonals import diagonal, predicted_bytes
 
 def status(key):
     lines = Path("/proc/self/status").read_text().splitlines()

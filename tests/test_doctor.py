@@ -119,7 +119,7 @@ def test_an_absent_package_is_said_to_be_absent(monkeypatch):
 def test_the_difference_is_relative_to_the_largest_entry_of_a_parameter():
     import torch
     from bayesprune.bench.doctor.probes import _difference
-    from bayesprune.methods.curvature.diagonal import diagonal
+    from bayesprune.methods.curvature.diagonals import diagonal
 
     given = problem()
     ours = diagonal(given.network(), *given.examples())

@@ -18,7 +18,7 @@ from bayesprune.datasets.errors import UsageError
 from bayesprune.methods.build import build as build_pruner
 from bayesprune.methods.closed_forms.flat import flat
 from bayesprune.methods.closed_forms.model_reduction import delta_f_multivariate
-from bayesprune.methods.curvature.diagonal import diagonal
+from bayesprune.methods.curvature.diagonals import diagonal
 from bayesprune.methods.curvature.estimate import curvature_of
 from bayesprune.methods.laplace.evidence import evidence_at
 from bayesprune.methods.laplace.map import MAP

@@ -10,9 +10,9 @@ from bayesprune.architectures.units.prunable import trainable
 from bayesprune.datasets.errors import UsageError
 from bayesprune.methods.closed_forms.curvature_matrix import Diagonal
 from bayesprune.methods.closed_forms.kronecker_product import Kronecker, KroneckerProduct
-from bayesprune.methods.curvature import diagonal as curvature
+from bayesprune.methods.curvature import diagonals as curvature
 from bayesprune.methods.curvature import kronecker
-from bayesprune.methods.curvature.diagonal import diagonal
+from bayesprune.methods.curvature.diagonals import diagonal
 from bayesprune.methods.curvature.kronecker import kfac, predicted_bytes
 from bayesprune.methods.curvature.output_vectors import output_vectors
 from hypothesis import given, settings

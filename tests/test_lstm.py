@@ -18,6 +18,7 @@ from bayesprune.architectures.saved.plan import Architecture
 from bayesprune.architectures.units.mask import Mask
 from bayesprune.architectures.units.prunable import prunable, trainable
 from bayesprune.bench.evaluation import evaluate as evaluation
+from bayesprune.bench.evaluation.flops import flops
 from bayesprune.bench.harness import run_matrix as harness
 from bayesprune.bench.spec.matrix import load_matrix
 from bayesprune.bench.spec.settings import Training
@@ -26,7 +27,7 @@ from bayesprune.datasets.data import Split
 from bayesprune.datasets.errors import NotApplicable, UsageError
 from bayesprune.datasets.load import load
 from bayesprune.methods.closed_forms.likelihood import mean_loss, summed_loss
-from bayesprune.methods.curvature.diagonal import diagonal
+from bayesprune.methods.curvature.diagonals import diagonal
 from bayesprune.methods.curvature.output_vectors import combined, draws, passes
 from bayesprune.methods.curvature.squared_gradients import _add_formed_squares, _add_squares
 from bayesprune.methods.gradients.uses import Lookup
@@ -394,10 +395,10 @@ def test_validation_nll_of_tokens_and_of_real_targets(text):
 def test_operations_of_the_recurrent_layers_are_counted():
     network = build("lstm", (T, V), V, seed=0, hidden=6, embedding=4)
     expected = 2 * T * (4 * 6 * (6 + 4) + 6 * V)
-    assert evaluation.flops(network, tokens(2))["flops_dense"] == expected
+    assert flops(network, tokens(2))["flops_dense"] == expected
     with torch.no_grad():
         network.recurrent[0].weight_hh_l0.zero_()
-    assert evaluation.flops(network, tokens(2))["flops_nonzero"] < expected
+    assert flops(network, tokens(2))["flops_nonzero"] < expected
     assert torch.backends.mkldnn.enabled
 
 

@@ -28,7 +28,7 @@ from ...architectures.running.modes import evaluating
 from ...architectures.units.prunable import trainable
 from ...datasets.data import Likelihood
 from ...datasets.errors import UsageError, one_line
-from ...methods.curvature.diagonal import diagonal, predicted_bytes
+from ...methods.curvature.diagonals import diagonal, predicted_bytes
 from ...methods.curvature.kronecker import kfac
 from ...methods.curvature.output_vectors import CurvatureKind
 from ...methods.curvature.squared_gradients import SquaredGradients

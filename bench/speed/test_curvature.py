@@ -7,8 +7,8 @@ import warnings
 import pytest
 import torch
 from bayesprune.architectures.build import build
-from bayesprune.methods.curvature import diagonal as curvature
-from bayesprune.methods.curvature.diagonal import diagonal, predicted_bytes
+from bayesprune.methods.curvature import diagonals as curvature
+from bayesprune.methods.curvature.diagonals import diagonal, predicted_bytes
 from torch import nn
 
 ONE_VECTOR, EXACT = ("mc", "rademacher"), "ggn"

@@ -12,7 +12,7 @@ from ...datasets.data import Split
 from ...datasets.errors import UsageError
 from ..closed_forms.curvature_matrix import Curvature, Diagonal
 from ..closed_forms.flat import flat
-from .diagonal import diagonal
+from .diagonals import diagonal
 from .kronecker import kfac
 from .output_vectors import CurvatureKind
 from .whole import dense

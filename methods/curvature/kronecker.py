@@ -33,7 +33,7 @@ from ..closed_forms.curvature_matrix import Curvature, Diagonal
 from ..closed_forms.kronecker_product import Kronecker, KroneckerProduct
 from ..gradients.interception import ParameterUses
 from ..gradients.uses import Convolution, Factors, Lookup, Use
-from .diagonal import send_back
+from .diagonals import send_back
 from .output_vectors import CurvatureKind
 
 __all__ = ["Kronecker", "KroneckerProduct", "KroneckerSums", "kfac", "predicted_bytes"]

@@ -11,7 +11,7 @@ from ...datasets.errors import UsageError
 from ..closed_forms.curvature_matrix import Dense
 from ..gradients.interception import ParameterUses
 from ..gradients.uses import Use
-from .diagonal import send_back
+from .diagonals import send_back
 from .output_vectors import CurvatureKind
 
 # Parameters whose matrix is 800 MB.
