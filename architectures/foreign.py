@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..datasets.errors import UsageError
+from ..datasets.errors import UsageError, first_line
 from ..datasets.own import import_function
 from . import register
 from .checks import image, random_inputs
@@ -112,10 +112,10 @@ def _tried(name: str, network: nn.Module, input_shape: tuple[int, ...], outputs:
 
 
 def _cannot(name: str, input_shape: tuple[int, ...], error: BaseException) -> UsageError:
-    reason = str(error).strip().partition("\n")[0] or type(error).__name__
+    reason = first_line(error)
     return UsageError(f"architecture {name!r} cannot take inputs of shape {tuple(input_shape)}: {reason}")
 
 
 def _no_weights(name: str, error: Exception) -> UsageError:
-    reason = str(error).strip().partition("\n")[0] or type(error).__name__
+    reason = first_line(error)
     return UsageError(f"architecture {name!r}: pretrained=True, but its weights cannot be loaded: {reason}")

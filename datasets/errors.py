@@ -27,7 +27,12 @@ def unknown(kind: str, name: Any, known: Iterable[str]) -> UsageError:
     return UsageError(f"unknown {kind} {name!r}; {hint}")
 
 
+def first_line(error: BaseException) -> str:
+    """First line of an exception's text; its class where it has none."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
 def one_line(error: BaseException) -> str:
     """Class and first line of an exception's text, for messages of one line."""
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+    name, line = type(error).__name__, first_line(error)
+    return name if line == name else f"{name}: {line}"

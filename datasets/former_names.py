@@ -63,8 +63,11 @@ HOMES: dict[str, tuple[str, ...]] = {
     "methods.truncated": ("methods.closed_forms.truncated_lognormal",),
     "methods.weight_noise": ("methods.variational.weight_noise",),
 }
-# Packages that have the name of a module whose content is elsewhere now.
+# Modules and packages that have the name of a module whose content, or a part of it, is elsewhere now.
 INSIDE: dict[str, tuple[str, ...]] = {
+    "datasets.registry": ("datasets.errors",),
+    "methods.bmr": ("methods.reduction.decision",),
+    "methods.variational_dropout": ("methods.variational.weight_dropout",),
     "architectures.units": (
         "architectures.units.vector", "architectures.units.prunable", "architectures.units.slices",
         "architectures.discovery.units_of",
@@ -102,9 +105,8 @@ class Finder:
         """The module that stands for those that took its place."""
         module = FormerName(spec.name)
         module.homes = HOMES[spec.name.removeprefix(f"{PACKAGE}.")]
-        warnings.warn(
-            f"{spec.name} is {PACKAGE}.{module.homes[0]} now; see what `{PACKAGE}` offers", DeprecationWarning, 2
-        )
+        advice = f"{spec.name} is {PACKAGE}.{module.homes[0]} now; import what `{PACKAGE}` itself offers"
+        warnings.warn(advice, DeprecationWarning, stacklevel=2)
         return module
 
     @staticmethod

@@ -24,7 +24,7 @@ from ..datasets.errors import NotApplicable, UsageError
 from .closed_forms.posteriors import Gaussian
 from .noise.carried import CarriedNoise
 from .noise.carriers import carriers, is_read
-from .pruner import Pruner, register
+from .pruner import Pruner, register, structures_of
 from .structured_dropout.factored import FactoredDropout, Hooks, Ties
 from .structured_dropout.structures import Structure
 from .structured_dropout.worth import worth
@@ -43,7 +43,7 @@ class GroupVariationalDropout(FactoredDropout):
 
     def for_units(self, granularity: Granularity) -> Self:
         """Factors on the structures that are to be pruned; on all groups where these are single weights."""
-        return replace(self, structures="groups" if granularity == "weights" else granularity)
+        return replace(self, structures=structures_of(granularity))
 
     def attach(self, network: nn.Module, units: Units, train: Split) -> None:
         """As `FactoredDropout`; raises NotApplicable for a network without structures that can carry factors."""
@@ -79,14 +79,9 @@ def _weights(network: nn.Module, group: Group) -> Iterator[Slice]:
 
 @register("group-variational-dropout")
 def group_variational_dropout_pruner(
-    threshold: float = 3.0,
-    form: Form = "exact",
-    warm_up: tuple[int, int] = (5, 20),
-    kl: float = 1.0,
-    weights: Start = "network",
-    start: float | None = None,
-    ties: Ties = "example",
-) -> Pruner[Gaussian]:
+    threshold: float = 3.0, form: Form = "exact", warm_up: tuple[int, int] = (5, 20), kl: float = 1.0,
+    weights: Start = "network", start: float | None = None, ties: Ties = "example",
+) -> Pruner[Gaussian]:  # fmt: skip
     """Variational dropout of weights and of whole structures: log α below 3 stays (Chirkova et al. 2018)."""
     inference = partial(GroupVariationalDropout, kl, warm_up, form=form, weights=weights, start=start, ties=ties)
     return Pruner(inference, worth, keep_above=-threshold)

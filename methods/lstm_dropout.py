@@ -16,14 +16,9 @@ from .variational.weight_dropout import Form
 
 @register("lstm-w")
 def lstm_w(
-    threshold: float = 3.0,
-    form: Form = "exact",
-    warm_up: tuple[int, int] = (5, 20),
-    kl: float = 1.0,
-    start: float = -3.0,
-    lr_factor: float = 1.0,
-    words: bool = False,
-) -> Pruner[Gaussian]:
+    threshold: float = 3.0, form: Form = "exact", warm_up: tuple[int, int] = (5, 20), kl: float = 1.0,
+    start: float = -3.0, lr_factor: float = 1.0, words: bool = False,
+) -> Pruner[Gaussian]:  # fmt: skip
     """Sparse variational dropout of LSTMs, noise tied over the sequence (Lobacheva, Chirkova, Vetrov 2017).
 
     With `words`, the vocabulary has factors too, which learn `lr_factor` times faster than the weights.
@@ -33,15 +28,9 @@ def lstm_w(
 
 @register("lstm-wn")
 def lstm_wn(
-    threshold: float = 3.0,
-    form: Form = "exact",
-    warm_up: tuple[int, int] = (5, 20),
-    kl: float = 1.0,
-    start: float = -3.0,
-    lr_factor: float = 1.0,
-    words: bool | None = None,
-    ties: Ties = "example",
-) -> Pruner[Gaussian]:
+    threshold: float = 3.0, form: Form = "exact", warm_up: tuple[int, int] = (5, 20), kl: float = 1.0,
+    start: float = -3.0, lr_factor: float = 1.0, words: bool | None = None, ties: Ties = "example",
+) -> Pruner[Gaussian]:  # fmt: skip
     """LSTM dropout of weights and neurons: factors on inputs and states (Chirkova, Lobacheva, Vetrov 2018).
 
     Embedded words have factors, one-hot ones only with `words`. Factors learn `lr_factor` times faster than weights.
@@ -51,15 +40,9 @@ def lstm_wn(
 
 @register("lstm-wgn")
 def lstm_wgn(
-    threshold: float = 3.0,
-    form: Form = "exact",
-    warm_up: tuple[int, int] = (5, 20),
-    kl: float = 1.0,
-    start: float = -3.0,
-    lr_factor: float = 1.0,
-    words: bool | None = None,
-    ties: Ties = "example",
-) -> Pruner[Gaussian]:
+    threshold: float = 3.0, form: Form = "exact", warm_up: tuple[int, int] = (5, 20), kl: float = 1.0,
+    start: float = -3.0, lr_factor: float = 1.0, words: bool | None = None, ties: Ties = "example",
+) -> Pruner[Gaussian]:  # fmt: skip
     """LSTM dropout of weights, gates and neurons (Lobacheva, Chirkova, Markovich, Vetrov 2020).
 
     Embedded words have factors, one-hot ones only with `words`. Factors learn `lr_factor` times faster than weights.

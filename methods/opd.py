@@ -24,11 +24,9 @@ from .pruner import Pruner, State, register
 
 @register("opd")
 def opd_pruner(
-    precision: float | Literal["tuned"] = 1.0,
-    kind: CurvatureKind = "ggn",
-    curvature: CurvatureStructure = "diag",
+    precision: float | Literal["tuned"] = 1.0, kind: CurvatureKind = "ggn", curvature: CurvatureStructure = "diag",
     prior: PriorStructure | None = None,
-) -> Pruner[Laplace]:
+) -> Pruner[Laplace]:  # fmt: skip
     """Optimal posterior damage ½Λθ² of a Laplace posterior (Dhahri et al. 2024)."""
     return Pruner(partial(MAP, precision, kind, curvature, prior), opd)
 
@@ -51,11 +49,9 @@ def obd_pruner(
 
 @register("precision-only")
 def precision_only_pruner(
-    precision: float | Literal["tuned"] = 1.0,
-    kind: CurvatureKind = "ggn",
-    curvature: CurvatureStructure = "diag",
+    precision: float | Literal["tuned"] = 1.0, kind: CurvatureKind = "ggn", curvature: CurvatureStructure = "diag",
     prior: PriorStructure | None = None,
-) -> Pruner[Laplace]:
+) -> Pruner[Laplace]:  # fmt: skip
     """Posterior precision Λ without the weight: the ablation of optimal posterior damage (Dhahri et al. 2024)."""
     return Pruner(partial(MAP, precision, kind, curvature, prior), precision_only)
 

@@ -23,7 +23,14 @@ from torch import Tensor, nn
 
 from ..datasets.data import Split
 from .closed_forms.posteriors import Gaussian
-from .closed_forms.spike_slab import check_widths, expected_log_odds, hermite, mixture_log_density, responsibility
+from .closed_forms.quadrature import hermite
+from .closed_forms.spike_slab import (
+    POINTS,
+    check_widths,
+    expected_log_odds,
+    mixture_log_density,
+    responsibility,
+)
 from .pruner import Pruner, State, register
 from .scores.inclusion import Select, pip_pruner, unit_log_odds
 from .variational.inference import gradient
@@ -54,7 +61,7 @@ class MixturePrior(SpikeAndSlab[Gaussian]):
         mean, log_sigma = self.flat_mean(network).double(), self.log_sigma.double()
         expected = torch.zeros_like(mean)
         prior = (self.spike_variance, self.slab_variance, 1 / (1 + math.exp(-self.prior_log_odds)))
-        for node, weight in hermite():
+        for node, weight in hermite(POINTS):
             w = mean + log_sigma.exp() * node
             expected = expected + weight * mixture_log_density(w, *prior)
         entropy = log_sigma + 0.5 * math.log(2 * math.pi * math.e)
@@ -94,20 +101,11 @@ class MixturePrior(SpikeAndSlab[Gaussian]):
 
 @register("pip")
 def pip(
-    inclusion: float = 0.1,
-    spike_variance: float = 1e-3,
-    slab_variance: float = 1.0,
-    estimate: Estimate = "expected",
-    select: Select = "median",
-    rate: float = 0.05,
-    kl: float = 1.0,
-    warm_up: tuple[int, int] = (0, 50),
-    anneal: tuple[int, int] = (0, 0),
-    noise: TargetNoise = "fitted",
-    shrink: float = 0.3,
-    shrunk: Shrunk = "all",
+    inclusion: float = 0.1, spike_variance: float = 1e-3, slab_variance: float = 1.0, estimate: Estimate = "expected",
+    select: Select = "median", rate: float = 0.05, kl: float = 1.0, warm_up: tuple[int, int] = (0, 50),
+    anneal: tuple[int, int] = (0, 0), noise: TargetNoise = "fitted", shrink: float = 0.3, shrunk: Shrunk = "all",
     start: float = -5.0,
-) -> Pruner[Gaussian]:
+) -> Pruner[Gaussian]:  # fmt: skip
     """Inclusion probability after training under a mixture prior (reconstruction of Saha, Liu, Liang 2024).
 
     `estimate`: E_q[r] (Rao-Blackwell), or r at E_q[w²], as in a step of expectation maximisation. `select`: PIP > ½,

@@ -21,21 +21,11 @@ TIE = 1e-3
 
 @register("pip-gates")
 def pip_gates(
-    inclusion: float = 0.1,
-    slab_variance: float = 1.0,
-    level: Level = "weights",
-    relaxation: Relaxation | None = None,
-    select: Select = "median",
-    rate: float = 0.05,
-    kl: float = 1.0,
-    warm_up: tuple[int, int] = (0, 50),
-    anneal: tuple[int, int] = (0, 0),
-    noise: TargetNoise = "fitted",
-    lr_factor: float = 5.0,
-    shrink: float = 1.0,
-    shrunk: Shrunk = "first",
-    start: tuple[float, float] = (3.0, -5.0),
-) -> Pruner[Gated]:
+    inclusion: float = 0.1, slab_variance: float = 1.0, level: Level = "weights", relaxation: Relaxation | None = None,
+    select: Select = "median", rate: float = 0.05, kl: float = 1.0, warm_up: tuple[int, int] = (0, 50),
+    anneal: tuple[int, int] = (0, 0), noise: TargetNoise = "fitted", lr_factor: float = 5.0, shrink: float = 1.0,
+    shrunk: Shrunk = "first", start: tuple[float, float] = (3.0, -5.0),
+) -> Pruner[Gated]:  # fmt: skip
     """Inclusion probability of trained gates on weights, nodes or features (reconstruction of Saha, Liu, Liang 2024).
 
     `relaxation`: gates by their moments, except those of nodes, which are drawn. `select`: PIP > ½, or a Bayesian

@@ -34,6 +34,11 @@ AFTER_TRAINING: Mapping[str, bool] = MappingProxyType({"after training": True})
 Allocation = Literal["global", "layerwise", "erk", "lamp", "2:4"]
 
 
+def structures_of(granularity: Granularity) -> Granularity:
+    """The structures that are pruned at a granularity; all groups where single weights are."""
+    return "groups" if granularity == "weights" else granularity
+
+
 @dataclass
 class Inference(ABC, Generic[Posterior]):
     """How a network is trained, and the posterior over its weights that this yields.

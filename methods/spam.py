@@ -34,6 +34,7 @@ from ..datasets.data import Split
 from ..datasets.errors import UsageError
 from . import registry
 from .closed_forms.flat import named
+from .closed_forms.order_statistics import quantiles
 from .closed_forms.posteriors import Laplace
 from .curvature.estimate import CurvatureStructure
 from .curvature.output_vectors import CurvatureKind
@@ -174,7 +175,7 @@ class SpaM(Inference[Laplace]):
             "prior": self.prior,
             "curvature": self.curvature,
             "trace": [list(row) for row in self.trace],
-            "precisions": {n: _quantiles(d.flatten(), levels) for n, d in deltas.items()},
+            "precisions": {n: quantiles(d.flatten(), levels) for n, d in deltas.items()},
             "noise": self.hyper.log_noise.exp().item(),
         }
 
@@ -188,12 +189,6 @@ class SpaM(Inference[Laplace]):
         self.hyper.precisions.free.copy_(tensors["log_precisions"])
         self.hyper.log_noise.copy_(tensors["log_noise"])
         self.trace = [(row[0], row[1], row[2]) for row in tensors["trace"].tolist()]
-
-
-def _quantiles(values: Tensor, levels: Tensor) -> list[float]:
-    """Quantiles by order statistics: torch.quantile takes no more than 2^24 values."""
-    ordered = values.sort().values
-    return ordered[(levels * (len(ordered) - 1)).round().long()].tolist()
 
 
 @register("spam-<criterion>")

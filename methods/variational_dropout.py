@@ -20,13 +20,9 @@ __all__ = ["VariationalDropout", "kl", "signal_over_noise", "variational_dropout
 
 @register("variational-dropout")
 def variational_dropout_pruner(
-    threshold: float = 3.0,
-    form: Form = "exact",
-    warm_up: tuple[int, int] = (5, 20),
-    kl: float = 1.0,
-    weights: Start = "network",
-    start: float | None = None,
-) -> Pruner[Gaussian]:
+    threshold: float = 3.0, form: Form = "exact", warm_up: tuple[int, int] = (5, 20), kl: float = 1.0,
+    weights: Start = "network", start: float | None = None,
+) -> Pruner[Gaussian]:  # fmt: skip
     """Sparse variational dropout: what has log α below 3 stays (Molchanov, Ashukha, Vetrov 2017).
 
     `weights: small` is the authors' initialisation.

@@ -11,7 +11,7 @@ from bayesprune.bench.training.loop import train
 from bayesprune.datasets.data import Split
 from bayesprune.datasets.errors import UsageError
 from bayesprune.methods.build import build as build_pruner
-from bayesprune.methods.closed_forms.spike_slab import expected_responsibility, mixture_log_density, responsibility
+from bayesprune.methods.closed_forms.spike_slab import expected_log_odds, mixture_log_density, responsibility
 from bayesprune.methods.pip import MixturePrior
 from bayesprune.methods.pruner import State
 from bayesprune.methods.scores.inclusion import unit_log_odds
@@ -89,7 +89,7 @@ def test_scores_are_the_log_odds_of_the_estimates(attached):
     mean, variance = posterior.mean["weight"].flatten(), posterior.variance["weight"].flatten()
     state = State(network, weight_units(network), split, inference)
     found = build_pruner("pip", **PRIOR).score(state)
-    torch.testing.assert_close(found.sigmoid(), expected_responsibility(mean, variance, **PRIOR))
+    torch.testing.assert_close(found, expected_log_odds(mean, variance, **PRIOR))
     found = build_pruner("pip", estimate="em", **PRIOR).score(state)
     torch.testing.assert_close(found, responsibility(mean.square() + variance, **PRIOR))
 

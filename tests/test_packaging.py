@@ -105,11 +105,46 @@ print([name for name in {unwanted!r} if name in sys.modules])
     assert run(sys.executable, "-c", driver, cwd=tmp_path).splitlines()[-1] == "[]"
 
 
-def test_imports_go_down_only():
-    linter = Path(sys.executable).with_name("lint-imports")
-    if not linter.exists():
+def linter():
+    path = Path(sys.executable).with_name("lint-imports")
+    if not path.exists():
         pytest.skip("import-linter is not installed")
-    assert "1 kept, 0 broken" in run(linter, "--no-cache")
+    return path
+
+
+def test_imports_go_down_only():
+    assert "6 kept, 0 broken" in run(linter(), "--no-cache")
+
+
+@pytest.mark.parametrize(
+    ("file", "planted"),
+    [
+        ("methods/pruner.py", "from .laplace.map import MAP"),
+        ("methods/closed_forms/flat.py", "from ..magnitude import magnitude"),
+        ("architectures/units/vector.py", "from ..discovery.units_of import units"),
+        ("bench/results/store.py", "from ..harness.cell import execute"),
+        ("reports/records/metrics.py", "from .frame import Panel"),
+        ("datasets/errors.py", "from .registry import Registry"),
+    ],
+)
+def test_a_planted_circle_or_step_up_is_found_out(file, planted, tmp_path):
+    copy = tmp_path / "bayesprune"
+    copy.mkdir()
+    for name in ("pyproject.toml", "__init__.py"):
+        shutil.copy(ROOT / name, copy)
+    for wing in WINGS:
+        shutil.copytree(ROOT / wing, copy / wing, ignore=BUILD_PRODUCTS)
+    with (copy / file).open("a") as source:
+        source.write(f"\n{planted}\n")
+    done = subprocess.run(
+        [linter(), "--no-cache"],
+        cwd=copy,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "BROKEN" in done.stdout
 
 
 # ---------------------------------------------------------------------- the wheel

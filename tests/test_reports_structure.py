@@ -270,7 +270,7 @@ def test_verdicts_follow_from_the_interval(low, high, expected):
 
 def test_verdicts_are_those_of_the_measurement():
     from bayesprune.bench.evaluation.latency import Speedup
-    from bayesprune.reports.topics.savings import verdict
+    from bayesprune.bench.evaluation.verdict import verdict
 
     for low, high, _ in LIMITS[:-1]:
         assert verdict(low, high) == Speedup(1, 1.0, 1.0, low, high).verdict

@@ -13,7 +13,6 @@ from bayesprune.datasets.errors import UsageError
 from bayesprune.methods.build import build as build_pruner
 from bayesprune.methods.closed_forms.spike_slab import (
     expected_log_odds,
-    expected_responsibility,
     false_discovery_selection,
     indicator_kl,
     log_odds,
@@ -195,7 +194,7 @@ def test_responsibility_is_bayes_rule_and_its_threshold_the_published_one():
 def test_expected_responsibility_is_an_integral(generator):
     means = 0.3 * torch.randn(20, dtype=F64, generator=generator)
     variances = 0.05 * torch.rand(20, dtype=F64, generator=generator) + 1e-3
-    found = expected_responsibility(means, variances, 0.05, 1.0, INCLUSION)
+    found = expected_log_odds(means, variances, 0.05, 1.0, INCLUSION).sigmoid()
     for mean, variance, value in zip(means.tolist(), variances.tolist(), found.tolist(), strict=True):
         s = math.sqrt(variance)
 
@@ -207,7 +206,7 @@ def test_expected_responsibility_is_an_integral(generator):
     torch.testing.assert_close(expected_log_odds(means, variances, 0.05, 1.0, INCLUSION).sigmoid(), found)
     extreme = expected_log_odds(torch.tensor([0.0, 30.0]), 1e-8, 1e-4, 1.0, 1e-6)
     assert torch.isfinite(extreme).all()  # where the probabilities are 0 and 1
-    certain = expected_responsibility(means, torch.full_like(means, 1e-16), 0.05, 1.0, INCLUSION)
+    certain = expected_log_odds(means, torch.full_like(means, 1e-16), 0.05, 1.0, INCLUSION).sigmoid()
     torch.testing.assert_close(certain, responsibility(means.square(), 0.05, 1.0, INCLUSION).sigmoid())
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from ...datasets.errors import UsageError
+from ...datasets.errors import UsageError, first_line
 from ..declared.groups import declared_groups, within
 from ..running.loan import lent, randomise_
 from ..units.prunable import all_tensors
@@ -189,7 +189,9 @@ def _graph_of(network: nn.Module, x: Tensor, held: dict[str, str]) -> Graph:
     except UsageError:
         raise
     except Exception as error:
-        raise UsageError(f"the dependency graph of {type(network).__name__} cannot be built: {_said(error)}") from error
+        raise UsageError(
+            f"the dependency graph of {type(network).__name__} cannot be built: {first_line(error)}"
+        ) from error
     _refuse_idle(network, x, uses)
     held = dict(_misused(network, uses)) | held
     for site in sites:
@@ -216,7 +218,8 @@ def _run(network: nn.Module, x: Tensor) -> list[Tensor]:
         raise
     except Exception as error:
         raise UsageError(
-            f"{type(network).__name__} cannot take inputs of shape {tuple(x.shape)} and type {x.dtype}: {_said(error)}"
+            f"{type(network).__name__} cannot take inputs of shape {tuple(x.shape)} and type {x.dtype}: "
+            f"{first_line(error)}"
         ) from error
     outputs = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor) and leaf.grad_fn is not None]
     if not outputs:
@@ -257,7 +260,3 @@ def _whole(network: nn.Module) -> Iterator[tuple[str, str]]:
         for kind, (units, reason) in _WHOLE.items():
             if isinstance(module, kind):
                 yield f"{name} {units}".lstrip(), reason
-
-
-def _said(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__

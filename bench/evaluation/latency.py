@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ...architectures.running.modes import evaluating
+from .verdict import verdict
 
 BATCHES = (1, 16, 64)
 ROUNDS = 25
@@ -37,7 +38,7 @@ class Speedup:
     @property
     def verdict(self) -> str:
         """`faster`, `slower`, or `no faster` where the interval holds 1."""
-        return "faster" if self.low > 1 else "slower" if self.high < 1 else "no faster"
+        return verdict(self.low, self.high)
 
     def record(self) -> dict[str, Any]:
         """As JSON, with the verdict."""

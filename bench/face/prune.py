@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import Any, Literal, get_args
 
 from pydantic import ValidationError
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from ...architectures.compaction.certificate import Certificate
 from ...architectures.discovery.units_of import units
@@ -29,6 +27,7 @@ from ..pruning.ranking import keep_count
 from ..pruning.schedules import prune as run_engine
 from ..spec.budget import Budget
 from ..spec.settings import Finetune, Training
+from ..training.progress import bar
 from ..training.seeding import seeded
 from .inputs import (
     Examples,
@@ -195,7 +194,7 @@ def prune(
     settings = (training or Training()).model_copy(update={"epochs": 0})
     tuning = Finetune(epochs=finetune, batch_norm=batch_norm)
     engine = Engine(pruner, parts, split, split.x.device, start, seed, shares, settings, tuning)
-    with _bar(method, pruner.rounds + finetune, progress) as engine.advance:
+    with bar(method, pruner.rounds + finetune, "step", progress) as engine.advance:
         outcome = run_engine(engine, target)
     pruned, mask = outcome.network.train(network.training), outcome.mask
     notes = {"method": method, "options": options, "sparsity": sparsity, "realised": mask.sparsity, "seed": seed,
@@ -218,10 +217,3 @@ def _checked_budget(budget: Budget | Mapping[str, Any] | None) -> Budget:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise UsageError(f"budget: {where}={first['input']!r} is not valid: {first['msg'].lower()}") from error
-
-
-@contextmanager
-def _bar(method: str, steps: int, progress: bool) -> Iterator[Callable[[], object]]:
-    """A progress bar over rounds of pruning and epochs of fine-tuning; none where there is no terminal."""
-    with tqdm(total=steps, desc=method, unit="step", disable=None if progress else True, dynamic_ncols=True) as bar:
-        yield bar.update

@@ -7,14 +7,12 @@ feature if any weight that reads it is kept. A small perceptron is trained under
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ...architectures.build import build as build_network
 from ...architectures.discovery.units_of import units
@@ -28,6 +26,7 @@ from ...methods.closed_forms.spike_slab import false_discovery_selection
 from ...methods.pruner import Pruner, State
 from ..spec.settings import Training
 from ..training.loop import steps_per_epoch, train
+from ..training.progress import bar
 from ..training.seeding import derived, seeded, stream
 from .selected import Selected
 from .table import Table, table
@@ -86,7 +85,7 @@ def select_features(
     if pruner.keep_above is None and k is None:
         raise UsageError(f"method {method!r} gives no probabilities: say how many features to select, k=...")
     scores = []
-    with _bar(method, seeds * settings.epochs, progress) as advance:
+    with bar(method, seeds * settings.epochs, "epoch", progress) as advance:
         scores = [
             _scores(data, pruner, settings, {"widths": list(widths), "activation": activation}, seed, advance)
             for seed in range(seeds)
@@ -152,7 +151,7 @@ def column_norm(state: State) -> Tensor:
 
 def _scores(
     data: Table, pruner: Pruner, settings: Training, shape: Mapping[str, Any], seed: int,
-    advance: Callable[[int], None],
+    advance: Callable[[], None],
 ) -> Tensor:  # fmt: skip
     """Scores of the features after one training: log odds, where the method has them; float64, (F,)."""
     split = data.split
@@ -161,7 +160,7 @@ def _scores(
     with seeded(seed, "training"):
         inference.attach(network, units(network, "weights"), split)
         order = stream(seed, "data order")
-        train(network, split, inference, settings, settings.epochs, order, None, advance)
+        train(network, split, inference, settings, settings.epochs, order, None, lambda _: advance())
         scores = pruner.score(State(network, feature_units(network), split, inference, stream(seed, "score draws")))
     inference.detach(network)
     return scores.detach().double().cpu()
@@ -175,16 +174,6 @@ def _settings(split: Split) -> Training:
 def _warm_up(settings: Training) -> tuple[int, int]:
     first, second = (math.floor(share * settings.epochs) for share in WARM_UP)
     return first, second
-
-
-@contextmanager
-def _bar(method: str, epochs: int, progress: bool) -> Iterator[Callable[[int], None]]:
-    with tqdm(total=epochs, desc=method, unit="epoch", disable=None if progress else True, dynamic_ncols=True) as bar:
-
-        def advance(_: int) -> None:
-            bar.update()
-
-        yield advance
 
 
 # ---------------------------------------------------------------------- rules

@@ -103,7 +103,7 @@ class Engine:
     finetune: Finetune = field(default_factory=Finetune)
     trained: Cost = field(default_factory=Cost)
     learned: dict[str, Any] | None = None
-    advance: Callable[[], object] = lambda: None
+    advance: Callable[[], None] = lambda: None
     online: tuple[list[Snapshot], Cost] | None = field(default=None, init=False)
 
     @cached_property

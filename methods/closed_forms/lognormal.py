@@ -13,9 +13,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
+
+from .quadrature import hermite
 
 # Nodes of the quadrature over one Gaussian; 1e-8 relative where its standard deviation is below 3.
 NODES = 32
@@ -72,16 +73,10 @@ def _with_slab(a: Tensor, a_variance: Tensor, b: Tensor, b_variance: Tensor) -> 
     share = a_variance / total
     rest = a_variance * (1 - share)  # Var[log τ² | d]
     log, mean, square = (torch.zeros_like(a) for _ in range(3))
-    for node, weight in zip(*_hermite(), strict=True):
+    for node, weight in hermite(NODES):
         step = total.sqrt() * node
         given, damping = a + share * step, torch.nn.functional.softplus(a + b + step)
         log.add_(0.5 * (given - damping), alpha=weight)
         mean.add_((0.5 * (given - damping) + rest / 8).exp(), alpha=weight)
         square.add_((given - damping + 0.5 * rest).exp(), alpha=weight)
     return Moments(log, mean, square)
-
-
-def _hermite() -> tuple[list[float], list[float]]:
-    """Nodes and weights for the expectation over a standard normal variable."""
-    nodes, weights = np.polynomial.hermite_e.hermegauss(NODES)
-    return nodes.tolist(), (weights / math.sqrt(2 * math.pi)).tolist()

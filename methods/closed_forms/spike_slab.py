@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
@@ -26,6 +25,7 @@ from torch.nn.functional import logsigmoid
 from ...datasets.errors import UsageError
 from .arguments import finite, positive
 from .model_reduction import delta_f
+from .quadrature import hermite
 
 # Points of the Gauss-Hermite rule.
 POINTS = 20
@@ -74,33 +74,20 @@ def responsibility(
     return logit(inclusion) + 0.5 * (math.log(spike_variance / slab_variance) + finite("square", square) * gap)
 
 
-def expected_responsibility(
-    mean: Tensor | float, variance: Tensor | float, spike_variance: float, slab_variance: float, inclusion: float = 0.5
-) -> Tensor:
-    """The posterior mean of the slab's responsibility (Rao-Blackwell), elementwise: a probability, float64.
-
-    By the Gauss-Hermite rule, without sampling. Raises UsageError as `responsibility`.
-    """
-    return expected_log_odds(mean, variance, spike_variance, slab_variance, inclusion).sigmoid()
-
-
 def expected_log_odds(
     mean: Tensor | float, variance: Tensor | float, spike_variance: float, slab_variance: float, inclusion: float = 0.5
 ) -> Tensor:
-    """The log odds of `expected_responsibility`, log E[r] - log E[1-r], which never saturate; float64."""
+    """Log odds log E[r] - log E[1-r] of the posterior mean of the slab's responsibility (Rao-Blackwell); float64.
+
+    Elementwise, by the Gauss-Hermite rule; they never saturate. Raises UsageError as `responsibility`.
+    """
     mu, s = finite("mean", mean), positive("variance", variance).sqrt()
     inside = outside = torch.full_like(mu * s, -math.inf)
-    for node, weight in hermite():
+    for node, weight in hermite(POINTS):
         odds = responsibility((mu + s * node).square(), spike_variance, slab_variance, inclusion)
         inside = torch.logaddexp(inside, math.log(weight) + logsigmoid(odds))
         outside = torch.logaddexp(outside, math.log(weight) + logsigmoid(-odds))
     return inside - outside
-
-
-def hermite() -> list[tuple[float, float]]:
-    """Nodes and weights of the Gauss-Hermite rule for the mean under a standard normal."""
-    nodes, weights = np.polynomial.hermite_e.hermegauss(POINTS)
-    return list(zip(nodes.tolist(), (weights / weights.sum()).tolist(), strict=True))
 
 
 def mixture_log_density(weight: Tensor, spike_variance: float, slab_variance: float, inclusion: float = 0.5) -> Tensor:

@@ -51,13 +51,19 @@ def _run(gates: Tensor, h0: Tensor, c0: Tensor, w_h: Tensor) -> tuple[Tensor, Te
     h[0], c[0] = h0, c0
     for t in range(steps):
         gates[t].addmm_(h[t], w_h.T)
-        gates[t, :, : 2 * hidden].sigmoid_()
-        gates[t, :, 2 * hidden : 3 * hidden].tanh_()
-        gates[t, :, 3 * hidden :].sigmoid_()
-        i, f, g, o = gates[t].chunk(4, 1)
-        torch.mul(f, c[t], out=c[t + 1]).addcmul_(i, g)
-        torch.mul(o, torch.tanh(c[t + 1], out=tanh_c[t]), out=h[t + 1])
+        step(gates[t], c[t], c[t + 1], tanh_c[t], h[t + 1])
     return h, c, tanh_c
+
+
+def step(gates: Tensor, before: Tensor, c: Tensor, tanh_c: Tensor, h: Tensor) -> None:
+    """One step in place: pre-activations (N, 4H) become gates, and give the cell, its tanh and the state (N, H)."""
+    hidden = gates.shape[1] // 4
+    gates[:, : 2 * hidden].sigmoid_()
+    gates[:, 2 * hidden : 3 * hidden].tanh_()
+    gates[:, 3 * hidden :].sigmoid_()
+    i, f, g, o = gates.chunk(4, 1)
+    torch.mul(f, before, out=c).addcmul_(i, g)
+    torch.mul(o, torch.tanh(c, out=tanh_c), out=h)
 
 
 def _slopes(gates: Tensor, c: Tensor, tanh_c: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -29,7 +29,7 @@ from ...datasets.data import Split
 from ...datasets.errors import UsageError
 from ..closed_forms.truncated_draws import draw
 from ..closed_forms.truncated_lognormal import kl_gradient, kl_to_loguniform, noise_mean, noise_snr
-from ..pruner import Inference
+from ..pruner import Inference, structures_of
 from .carried import CarriedNoise
 from .carriers import Carrier
 
@@ -102,7 +102,7 @@ class MultiplicativeNoise(Inference[TruncatedLogNormal]):
 
     def for_units(self, granularity: Granularity) -> Self:
         """Noise on the structures that are to be pruned; on all groups where these are single weights."""
-        return replace(self, structures="groups" if granularity == "weights" else granularity)
+        return replace(self, structures=structures_of(granularity))
 
     # -------------------------------------------------------------- the network's step
 

@@ -24,6 +24,7 @@ from ...architectures.units.prunable import prunable
 from ..closed_forms.model_reduction import delta_f, delta_f_multivariate, savage_dickey, spike_delta_f, without
 from ..closed_forms.posteriors import Conjugate
 from ..pruner import State
+from . import TIE
 from .joint_spike import joint_spike
 
 __all__ = ["Reduction", "delta_f", "delta_f_multivariate", "reduction", "savage_dickey", "threshold", "without"]
@@ -34,8 +35,6 @@ Posterior = TypeVar("Posterior", bound=Conjugate)
 
 # Coordinate-ascent steps of the beta-Bernoulli rule; they run away from 0 without end, so their number matters.
 STEPS = 4
-# Nats within which a weight is a tie: it is the optimiser's noise that decides about it.
-TIE = 0.15
 # Numbers that a step of arithmetic takes at a time, so that they stay in a processor's cache.
 BLOCK = 1 << 15
 

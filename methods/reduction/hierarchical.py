@@ -30,7 +30,8 @@ from ..closed_forms.row_evidence import RowEvidence, Rows
 from ..pruner import State
 from ..variational.horseshoe_prior import horseshoe_prior
 from ..variational.scale_factors import LOG_SPREAD, Layer, Prior, by_factor, expanded, layers
-from .decision import TIE, present
+from . import TIE
+from .decision import present
 
 Posterior = TypeVar("Posterior", bound=Conjugate)
 

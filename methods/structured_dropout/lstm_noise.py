@@ -21,6 +21,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ...architectures.layers.words import Words, located
 from ...architectures.lstm import LSTM
+from ..gradients.lstm import step
 from .structures import Structure
 
 # Factors by the name of their structure, each of shape (1 or sequences, units).
@@ -124,9 +125,8 @@ class _Recurrence(torch.autograd.Function):
         for t in range(steps):
             torch.addmm(read[t], h[t], w_h.T, out=sums[t])
             torch.addcmul(bias, sums[t], z_gates, out=gates[t])
-            i, f, g, o = _activate(gates[t])
-            torch.mul(f, c[t], out=c[t + 1]).addcmul_(i, g)
-            torch.mul(o, torch.tanh(c[t + 1], out=tanh_c[t]), out=h[t + 1]).mul_(z_neurons)
+            step(gates[t], c[t], c[t + 1], tanh_c[t], h[t + 1])
+            h[t + 1].mul_(z_neurons)
         ctx.save_for_backward(w_h, z_gates, z_neurons, sums, gates, h, c, tanh_c)
         return h[1:].clone()
 
@@ -146,15 +146,6 @@ class _Recurrence(torch.autograd.Function):
         g_bias, g_read = deltas.sum((0, 1)), deltas.mul_(z_gates)
         g_w = g_read.flatten(0, 1).T @ h[:-1].flatten(0, 1)
         return g_read, g_w, g_bias, g_gates, g_neurons  # pyright: ignore[reportReturnType]
-
-
-def _activate(gates: Tensor) -> tuple[Tensor, ...]:
-    """Gates i, f, g and o from their pre-activations (N, 4H), in place."""
-    hidden = gates.shape[1] // 4
-    gates[:, : 2 * hidden].sigmoid_()
-    gates[:, 2 * hidden : 3 * hidden].tanh_()
-    gates[:, 3 * hidden :].sigmoid_()
-    return gates.chunk(4, 1)
 
 
 def _to_gates(g_h: Tensor, g_c: Tensor, gates: Tensor, c: Tensor, tanh_c: Tensor, out: Tensor) -> Tensor:

@@ -54,10 +54,10 @@ class Worth:
 
 def worths(posterior: StructuredGaussian) -> Worth:
     """The worth of all weights and structures."""
-    return propagated(signal_over_noise(posterior), signal_over_noise(posterior.factors), posterior.structures)
+    return propagated(minus_log_alpha(posterior), minus_log_alpha(posterior.factors), posterior.structures)
 
 
-def signal_over_noise(posterior: Gaussian) -> dict[str, Tensor]:
+def minus_log_alpha(posterior: Gaussian) -> dict[str, Tensor]:
     """- log α of each entry."""
     return {n: (mean.square() + TINY).log() + posterior.precision[n].log() for n, mean in posterior.mean.items()}
 
@@ -84,5 +84,5 @@ def worth(state: State[Any]) -> Tensor:
     groups = state.units.groups
     if state.units.removable:
         return torch.cat([found.units[group.name] for group in groups])
-    own = signal_over_noise(state.posterior)
+    own = minus_log_alpha(state.posterior)
     return torch.cat([(found.weights[g.name] + TIE_BREAK * own[g.name]).flatten() for g in groups])

@@ -22,6 +22,7 @@ from ...architectures.units.vector import Units
 from ...datasets.data import Split
 from ...datasets.errors import unknown
 from ..closed_forms.lognormal import Moments, kl_gradients, kl_to_gamma
+from ..closed_forms.order_statistics import quantiles
 from ..closed_forms.posteriors import Scaled
 from .inference import Variational, equal_log_sigma
 from .scale_factors import LOG_SPREAD, Factor, Layer, Prior, Scale, bias_of, by_factor, expanded, layers
@@ -202,14 +203,9 @@ class NonCentred(Variational[Scaled]):
         """What `Variational` tells, and the quartiles of E[γ] in each layer."""
         levels = self.location.new_tensor([0.25, 0.5, 0.75])
         scales = {name: m.mean.flatten() for name, m in self.moments().items() if name in prunable(network)}
-        quartiles = {name: _quantiles(scale, levels) for name, scale in scales.items()}
+        quartiles = {name: quantiles(scale, levels) for name, scale in scales.items()}
         return {**super().learned(network), "scale": quartiles}
 
 
 def _doubled(moment: Moments, like: Tensor) -> Moments:
     return Moments(*(v.double().expand_as(like) for v in (moment.log, moment.mean, moment.square)))
-
-
-def _quantiles(values: Tensor, levels: Tensor) -> list[float]:
-    ordered = values.sort().values
-    return ordered[(levels * (len(ordered) - 1)).round().long()].tolist()

@@ -13,7 +13,16 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from ..records import statistics as st
 from ..records.metrics import Metric
-from .style import shortened
+from .style import Style, shortened
+
+
+def banded(
+    axis: Axes, x: np.ndarray, band: tuple[np.ndarray, np.ndarray, np.ndarray], style: Style, **options: object
+) -> None:
+    """A method's line over `x`, with the interval of its mean behind it."""
+    mean, low, high = band
+    axis.plot(x, mean, color=style.color, marker=style.marker, linestyle=style.line, **options)  # pyright: ignore
+    axis.fill_between(x, low, high, color=style.color, alpha=0.15, linewidth=0)
 
 
 def dense_line(axis: Axes, dense: pd.Series, metric: Metric, rng: np.random.Generator) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -28,7 +29,7 @@ from ..records.frame import (
 )
 from ..records.metrics import QUALITY, Metric
 from ..writing.numbers import capital, finite_text
-from ..writing.render import Row, Section, Table, row
+from ..writing.render import Row, Section, Table, by_label, row
 from ..writing.sentences import per_point
 from .operating import SECONDS
 
@@ -112,7 +113,7 @@ def cost_table(records: Records) -> Table:
 
 def _cost_section(records: Records, panel: Panel, at: float) -> Section:
     rows = panel.rows(pruned(records))
-    return Section(panel.name(records), tuple(_cost_row(str(label), own, at) for label, own in rows.groupby("label")))
+    return Section(panel.name(records), by_label(rows, partial(_cost_row, at=at)))
 
 
 def _cost_row(label: str, rows: pd.DataFrame, at: float) -> Row:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ..drawing import panels as layout
-from ..drawing.axes import dense_line
+from ..drawing.axes import banded, dense_line
 from ..drawing.panels import styled
 from ..drawing.style import Style, styles
 from ..records import statistics as st
@@ -85,8 +85,7 @@ def _line(axis: Axes, rows: pd.DataFrame, metric: Metric, style: Style, rng: np.
         return
     x = halvings(by_seed(rows, "sparsity").mean().to_numpy(float))
     mean, low, high = st.mean_band(metric.scale * values.to_numpy(float), rng)
-    axis.plot(x, mean, color=style.color, marker=style.marker, linestyle=style.line)
-    axis.fill_between(x, low, high, color=style.color, alpha=0.15, linewidth=0)
+    banded(axis, x, (mean, low, high), style)
     lost = by_seed(rows.assign(lost=rows["collapsed"].map(has_items).astype(float)), "lost").max().to_numpy(float) > 0
     axis.plot(
         x[lost], mean[lost], color=style.color, marker=style.marker, linestyle="none", markerfacecolor="white", zorder=4

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ..drawing import panels as layout
+from ..drawing.axes import banded
 from ..drawing.panels import styled
 from ..drawing.style import Style
 from ..drawing.training_styles import EVIDENCE, fit_panels, training_styles, used
@@ -72,11 +73,8 @@ def _rise_panel(axis: Axes, steps: pd.DataFrame, column: str, look: dict[str, St
         values = own.groupby(["seed", "epoch"])[column].mean().unstack("epoch")
         if not values.size:
             continue
-        mean, low, high = st.mean_band(values.to_numpy(float), rng)
-        every = max(1, round(len(mean) / 8))
-        x = values.columns.to_numpy(float)
-        axis.plot(x, mean, color=style.color, marker=style.marker, linestyle=style.line, markevery=every)
-        axis.fill_between(x, low, high, color=style.color, alpha=0.15, linewidth=0)
+        x, band = values.columns.to_numpy(float), st.mean_band(values.to_numpy(float), rng)
+        banded(axis, x, band, style, markevery=max(1, round(len(x) / 8)))
     axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axis.set_xlabel("epoch")
 

@@ -17,7 +17,7 @@ from ..drawing.style import Style, styles
 from ..records.frame import Panel, Records, done, seeds_text
 from ..records.metrics import Metric
 from ..writing.numbers import finite_text
-from ..writing.render import Row, Section, Table, row
+from ..writing.render import Row, Section, Table, by_label, row
 
 # Features in one panel of the figure, at most.
 SHOWN = 1000
@@ -110,7 +110,7 @@ def selections(records: Records) -> Table:
     sections = tuple(
         Section(
             panel.name(records),
-            tuple(_selection(str(label), part) for label, part in _of_panel(rows, panel).groupby("label")),
+            by_label(_of_panel(rows, panel), _selection),
         )
         for panel in inclusion_panels(records)
     )

@@ -15,7 +15,7 @@ from ..drawing.style import styles
 from ..records.frame import Panel, Records, done, labels, number, seeds_text
 from ..records.metrics import Metric
 from ..writing.numbers import finite_text
-from ..writing.render import Row, Section, Table, row
+from ..writing.render import Row, Section, Table, by_label, row
 
 GATES = ("input", "forget", "cell", "output")
 KINDS = {"words": "words", "dimensions": "inputs", "neurons": "neurons"}
@@ -104,7 +104,7 @@ def _drawn(records: Records, rows: pd.DataFrame, there: Sequence[Panel], kinds: 
 def remains(records: Records) -> Table:
     """Compression, words, inputs, neurons and gates of each method, mean ± standard deviation over seeds."""
     rows = accounts(records)
-    sections = tuple(Section(panel.name(rows), _rows(panel.rows(rows))) for panel in account_panels(records))
+    sections = tuple(Section(panel.name(rows), by_label(panel.rows(rows), _row)) for panel in account_panels(records))
     columns = ("method", COMPRESSION.label, PUBLISHED.label, *KINDS.values(), "gates", PER_NEURON.label, "seeds")
     notes = (
         "Of the trained network at the method's own threshold, before any pruning. Compression: entries of all weight "
@@ -115,16 +115,12 @@ def remains(records: Records) -> Table:
     return Table("recurrent", "What is left of LSTMs", columns, sections, notes)
 
 
-def _rows(rows: pd.DataFrame) -> tuple[Row, ...]:
-    return tuple(_row(name, own) for name, own in rows.groupby("label"))
-
-
-def _row(name: Any, rows: pd.DataFrame) -> Row:
+def _row(name: str, rows: pd.DataFrame) -> Row:
     every = rows[list(GATES)].sum(axis=1)
     counts = [finite_text(rows[kind], COUNT) for kind in KINDS.values()]
     ratio = finite_text(every / rows["neurons"].replace(0, np.nan), PER_NEURON)
     compressions = (finite_text(rows["compression"], COMPRESSION), finite_text(rows["published"], PUBLISHED))
-    return row(str(name), *compressions, *counts, finite_text(every, COUNT), ratio, str(rows["seed"].nunique()))
+    return row(name, *compressions, *counts, finite_text(every, COUNT), ratio, str(rows["seed"].nunique()))
 
 
 def gates_caption(records: Records) -> str:

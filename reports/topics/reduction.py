@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ...methods.reduction import TIE
 from ..drawing import panels as layout
 from ..drawing.axes import in_order, tensor_axis
 from ..drawing.panels import styled
@@ -17,7 +18,7 @@ from ..drawing.style import Style, styles
 from ..records.frame import Panel, Records, done, labels, number, panels, seeds_text
 from ..records.metrics import Metric
 from ..writing.numbers import finite_text
-from ..writing.render import Row, Section, Table, row
+from ..writing.render import Row, Section, Table, by_label, row
 
 SHARES = {"pruned": "pruned (%)", "tied": "tied (%)"}
 SHARE = Metric("share", "share (%)", True, 100.0, 1)
@@ -107,19 +108,17 @@ def reduction_caption(records: Records) -> str:
 def reductions(records: Records) -> Table:
     """Shares pruned and tied and the range of thresholds of each method, mean ± standard deviation over seeds."""
     rows = reduced(records)
-    sections = tuple(Section(panel.name(records), _rows(panel.rows(rows))) for panel in reduction_panels(records))
+    sections = tuple(
+        Section(panel.name(records), by_label(panel.rows(rows), _row)) for panel in reduction_panels(records)
+    )
     columns = ("method", *SHARES.values(), "smallest ζ (nats)", "largest ζ (nats)", "seeds")
     notes = (
         "Of the trained network, before anything is removed; mean ± standard deviation over seeds. Pruned: the share "
         "of units whose removal the evidence prefers, ΔF > ζ, with one ζ for each layer. Tied: the share with a ΔF "
-        "within 0.15 nats of 0, where it is the optimiser's noise that decides; a large one makes the pruned share "
+        f"within {TIE} nats of 0, where it is the optimiser's noise that decides; a large one makes the pruned share "
         "say little. A dash: the method says nothing of the kind.",
     )
     return Table("model-reduction", "What model reduction decides", columns, sections, notes)
-
-
-def _rows(rows: pd.DataFrame) -> tuple[Row, ...]:
-    return tuple(_row(str(name), own) for name, own in rows.groupby("label"))
 
 
 def _row(name: str, rows: pd.DataFrame) -> Row:

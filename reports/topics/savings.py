@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
+from ...bench.evaluation.verdict import verdict
 from ..records.frame import Records, panels, percent, pruned
 from ..records.metrics import (
     COMPACT_BYTES,
@@ -74,13 +75,6 @@ def means(rows: pd.DataFrame) -> pd.DataFrame:
     columns = [REMOVED_FLOPS.name, *SPEEDUP, "speedup_masked"]
     per_seed = rows.groupby([*_CELL, "seed"], dropna=False, as_index=False)[columns].mean()
     return per_seed.groupby(_CELL, dropna=False, as_index=False)[columns].mean()
-
-
-def verdict(low: float, high: float) -> str:
-    """`faster`, `slower`, or `no faster` where the interval holds 1; a dash without an interval."""
-    if not (math.isfinite(low) and math.isfinite(high)):
-        return "–"
-    return "faster" if low > 1 else "slower" if high < 1 else "no faster"
 
 
 def batches(rows: pd.DataFrame) -> list[int]:

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from ..drawing import panels as layout
-from ..drawing.axes import dense_line
+from ..drawing.axes import banded, dense_line
 from ..drawing.panels import styled
 from ..drawing.style import Style, styles
 from ..records import statistics as st
@@ -171,9 +171,7 @@ def _line(
     values = by_seed(rows, metric.name)
     if values.size:
         x = halvings(by_seed(rows, share.name).mean().to_numpy(float))
-        mean, low, high = st.mean_band(metric.scale * values.to_numpy(float), rng)
-        axis.plot(x, mean, color=style.color, marker=style.marker, linestyle=style.line)
-        axis.fill_between(x, low, high, color=style.color, alpha=0.15, linewidth=0)
+        banded(axis, x, st.mean_band(metric.scale * values.to_numpy(float), rng), style)
 
 
 def _star(axis: Axes, rows: pd.DataFrame, metric: Metric, share: Metric, style: Style) -> None:

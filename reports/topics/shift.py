@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..drawing import panels as layout
+from ..drawing.axes import banded
 from ..drawing.panels import occurring, styled
 from ..drawing.style import Style, styles
 from ..records import statistics as st
@@ -42,10 +43,7 @@ def _shift_panel(axis: Axes, rows: pd.DataFrame, look: Mapping[str, Style]) -> N
     for label, own in rows.groupby("label"):
         curve = pd.DataFrame([{0: a, **severities(s)} for a, s in zip(own["accuracy"], own["shift"], strict=True)])
         curve = 100 * curve.groupby(own["seed"].to_numpy()).mean().sort_index(axis=1)
-        mean, low, high = st.mean_band(curve.to_numpy(float), rng)
-        x, style = curve.columns.to_numpy(float), look[str(label)]
-        axis.plot(x, mean, color=style.color, marker=style.marker, linestyle=style.line)
-        axis.fill_between(x, low, high, color=style.color, alpha=0.15, linewidth=0)
+        banded(axis, curve.columns.to_numpy(float), st.mean_band(curve.to_numpy(float), rng), look[str(label)])
     axis.set_xlabel("severity of the shift (0: none)")
     axis.set_ylabel("accuracy (%)")
 

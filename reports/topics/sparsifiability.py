@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ..drawing import panels as layout
+from ..drawing.axes import banded
 from ..drawing.panels import styled
 from ..drawing.style import Style
 from ..drawing.training_styles import MARKERS, criterion_title, training_styles
@@ -116,9 +117,7 @@ def _pair_panel(axis: Axes, lines: Mapping[str, pd.DataFrame], metric: Metric, l
 def _line(axis: Axes, rows: pd.DataFrame, metric: Metric, style: Style, rng: np.random.Generator) -> None:
     """Mean and band over seeds; dotted and level: the unpruned network of the same training."""
     x = halvings(by_seed(rows, "sparsity").mean().to_numpy(float))
-    mean, low, high = st.mean_band(metric.scale * by_seed(rows, metric.name).to_numpy(float), rng)
-    axis.plot(x, mean, color=style.color, marker=style.marker, linestyle=style.line)
-    axis.fill_between(x, low, high, color=style.color, alpha=0.15, linewidth=0)
+    banded(axis, x, st.mean_band(metric.scale * by_seed(rows, metric.name).to_numpy(float), rng), style)
     dense = metric.scale * rows.groupby("seed")[metric.dense_column].mean().mean()
     if math.isfinite(dense):
         axis.axhline(dense, color=style.color, linestyle=_DOTS, linewidth=0.9, zorder=1.5)

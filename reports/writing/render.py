@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import pandas as pd
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -47,6 +49,11 @@ class Table:
     def rows(self) -> list[Row]:
         """All rows, without headings."""
         return [row for section in self.sections for row in section.rows]
+
+
+def by_label(rows: pd.DataFrame, make: Callable[[str, pd.DataFrame], Row]) -> tuple[Row, ...]:
+    """A row for each method, made of its label and its rows."""
+    return tuple(make(str(label), own) for label, own in rows.groupby("label"))
 
 
 def row(*texts: str | Cell) -> Row:
