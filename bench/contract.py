@@ -10,6 +10,7 @@ import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -70,22 +71,24 @@ def check(name_or_file: str | Path, **options: Any) -> list[Verdict]:
 
 def verdicts(name_or_file: str | Path, **options: Any) -> Iterator[Verdict]:
     """The verdicts of `check`, one by one as they are reached."""
-    for method in _methods(name_or_file):
-        for architecture in TINY:
-            for granularity in ("weights", "groups"):
-                yield from check_on(method, architecture, granularity, **options)
+    methods = _methods(name_or_file)
+    with tempfile.TemporaryDirectory() as folder:
+        for method, architecture, granularity in itertools.product(methods, TINY, ("weights", "groups")):
+            yield from check_on(method, architecture, granularity, Store(folder), **options)
 
 
-def check_on(method: str, architecture: Choice, granularity: str, **options: Any) -> Iterator[Verdict]:
-    """The verdicts for one method on one network."""
+def check_on(
+    method: str, architecture: Choice, granularity: str, store: Store | None = None, **options: Any
+) -> Iterator[Verdict]:
+    """The verdicts for one method on one network; trained networks are taken from the `store`, and put there."""
     data = load("digits", 0, subset=120)
     with tempfile.TemporaryDirectory() as folder:
-        bench = _workbench(method, architecture, granularity, options, data, Store(folder))
+        bench = _workbench(method, architecture, granularity, options, data, store or Store(folder))
         for promise, test in PROMISES.items():
             yield _verdict(bench, promise, test)
 
 
-def _verdict(bench: Workbench, promise: str, test: Callable[[Workbench], None]) -> Verdict:
+def _verdict(bench: Examined, promise: str, test: Callable[[Examined], None]) -> Verdict:
     place = (bench.run.method.label, bench.run.architecture.label, bench.run.units, promise)
     try:
         test(bench)
@@ -112,9 +115,28 @@ def _methods(name_or_file: str | Path) -> list[str]:
     return found
 
 
+class Examined(Workbench):
+    """A workbench whose promises share what they look at: scoring is most of their work."""
+
+    @cached_property
+    def second(self) -> tuple[Tensor, list[str]]:
+        """Scores of a second start, under the same seed, and what scoring changed of the network."""
+        network, inference = self.engine.start()
+        before = _fingerprint(network)
+        scores = self.engine.score(network, inference).scores
+        return scores, sorted(n for n, value in _fingerprint(network).items() if not _same(before.get(n), value))
+
+    @cached_property
+    def trained_scores(self) -> Tensor:
+        """Scores of the trained network, as it comes from the store."""
+        if self.engine.pruner.when == "after":
+            return self.engine.first.scores
+        return self.engine.score(*self.fit.restore(self.data, self.device)).scores
+
+
 def _workbench(
     method: str, architecture: Choice, granularity: str, options: dict[str, Any], data: Data, store: Store
-) -> Workbench:
+) -> Examined:
     run = Run(
         dataset=Choice(name="digits", options={"subset": 120}),
         architecture=architecture,
@@ -125,63 +147,55 @@ def _workbench(
         training=Training(epochs=2, lr=3e-3),
         finetune=Finetune(epochs=1),
     )
-    return Workbench(run, data, store, torch.device("cpu"))
+    return Examined(run, data, store, torch.device("cpu"))
 
 
 # ---------------------------------------------------------------------- the promises
 
 
-def scores_rank(bench: Workbench) -> None:
+def scores_rank(bench: Examined) -> None:
     """Scores have shape (units.n,), are finite, and do not tie most units of a trained network.
 
     Not of an untrained one: where an initialisation has zeros (Fixup), gradients may vanish for good reason.
     """
     checked_scores(bench.engine.first.scores, bench.engine.units)
-    scores = checked_scores(bench.engine.score(*bench.fit.restore(bench.data, bench.device)).scores, bench.engine.units)
+    scores = checked_scores(bench.trained_scores, bench.engine.units)
     ties = 1 - len(scores.unique()) / len(scores)
     if ties > MOST_TIES:
         raise Broken(f"{ties:.0%} of the scores equal another one; a score that saturates or is clamped cannot rank")
 
 
-def scores_repeat(bench: Workbench) -> None:
+def scores_repeat(bench: Examined) -> None:
     """The same seed gives bit-identical scores."""
-    first, second = (bench.engine.score(*bench.engine.start()).scores for _ in range(2))
-    if not torch.equal(first, second):
+    if not torch.equal(bench.engine.first.scores, bench.second[0]):
         raise Broken("two calls under one seed gave different scores; draw from state.generator")
 
 
-def fits_come_back(bench: Workbench) -> None:
+def fits_come_back(bench: Examined) -> None:
     """A stored and restored fit gives the scores of the network that was just trained.
 
     Every cell is scored on a restored fit, so what `tensors` forgets is lost.
     """
     network, inference, _ = train_one(bench.run, bench.data, bench.fit.inference, bench.device)
     fresh = checked_scores(bench.engine.score(network, inference).scores, bench.engine.units)
-    restored = checked_scores(
-        bench.engine.score(*bench.fit.restore(bench.data, bench.device)).scores, bench.engine.units
-    )
-    if not torch.equal(fresh, restored):
+    if not torch.equal(fresh, bench.trained_scores):
         raise Broken(
             "the scores differ after the fit was stored and restored; tensors() must return all that was learned"
         )
 
 
-def network_untouched(bench: Workbench) -> None:
+def network_untouched(bench: Examined) -> None:
     """Scoring leaves the network bit-identical: tensors, modes, gradients, hooks."""
-    network, inference = bench.engine.start()
-    before = _fingerprint(network)
-    bench.engine.score(network, inference)
-    changed = sorted(name for name, value in _fingerprint(network).items() if not _same(before.get(name), value))
-    if changed:
+    if changed := bench.second[1]:
         raise Broken(f"scoring changed {', '.join(changed[:3])} of the network it was given; work on a copy")
 
 
-def test_sealed(bench: Workbench) -> None:
+def test_sealed(bench: Examined) -> None:
     """Neither training nor scoring reads the test split (both run sealed)."""
-    bench.engine.score(*bench.engine.start())
+    _ = bench.engine.first
 
 
-def noise_declared(bench: Workbench) -> None:
+def noise_declared(bench: Examined) -> None:
     """An inference that draws noise in training mode says so by `stochastic`."""
     network, inference = bench.fit.restore(bench.data, bench.device)
     if inference.stochastic:
@@ -193,12 +207,12 @@ def noise_declared(bench: Workbench) -> None:
         raise Broken("two passes in training mode differ; set stochastic = True, so that BatchNorm is measured anew")
 
 
-def _outputs_under(bench: Workbench, network: nn.Module, seed: int) -> Tensor:
+def _outputs_under(bench: Examined, network: nn.Module, seed: int) -> Tensor:
     with sealed(), seeded(seed, "noise"):
         return network(bench.data.train.x[:8])
 
 
-def counts_exact(bench: Workbench) -> None:
+def counts_exact(bench: Examined) -> None:
     """Every target sparsity keeps exactly the asked number of units, and masks have the parameters' shapes."""
     network, _ = bench.engine.start()
     for sparsity, mask in _masks(bench):
@@ -211,7 +225,7 @@ def counts_exact(bench: Workbench) -> None:
                 raise Broken(f"the mask of {name!r} has shape {tuple(tensor.shape)}")
 
 
-def sparsity_monotone(bench: Workbench) -> None:
+def sparsity_monotone(bench: Examined) -> None:
     """What a higher sparsity keeps, a lower one keeps too (with one ranking; allocations and rounds may differ)."""
     if bench.engine.pruner.allocation != "global" or bench.engine.pruner.rounds > 1:
         return
@@ -221,7 +235,7 @@ def sparsity_monotone(bench: Workbench) -> None:
             raise Broken("a unit kept at a higher sparsity was removed at a lower one")
 
 
-def trains_to_the_end(bench: Workbench) -> None:
+def trains_to_the_end(bench: Examined) -> None:
     """A whole cell runs: the count is exact, removed weights are zero, outputs finite, no hooks remain."""
     outcome = bench.prune(0.6)
     if outcome.mask.count != keep_count(bench.engine.units.n, 0.6):
@@ -235,7 +249,7 @@ def trains_to_the_end(bench: Workbench) -> None:
         raise Broken(f"hooks remain on {', '.join(hooks)} after training; remove them in detach")
 
 
-PROMISES: dict[str, Callable[[Workbench], None]] = {
+PROMISES: dict[str, Callable[[Examined], None]] = {
     "never reads the test split": test_sealed,
     "scores are finite and rank": scores_rank,
     "deterministic under a seed": scores_repeat,
@@ -248,7 +262,7 @@ PROMISES: dict[str, Callable[[Workbench], None]] = {
 }
 
 
-def _masks(bench: Workbench) -> Iterator[tuple[float, Any]]:
+def _masks(bench: Examined) -> Iterator[tuple[float, Any]]:
     for sparsity in SPARSITIES:
         yield sparsity, bench.engine.mask(bench.engine.first, sparsity)
 

@@ -1,7 +1,8 @@
 """Every registered pruner keeps the contract on every tiny architecture; broken ones are found out."""
 
 import pytest
-from bayesprune.bench.contract import TINY, check, check_on
+from bayesprune.bench.contract import PROMISES, TINY, check, check_on
+from bayesprune.bench.results.store import Store
 from bayesprune.datasets.errors import UsageError
 from bayesprune.methods import registry
 
@@ -67,6 +68,49 @@ def score(state):
 def score(state):
     return state.units.gather({n: w.sign() for n, w in state.weights().items()})
 """,
+    "a stored fit gives the same scores": """
+from dataclasses import dataclass
+import torch
+@dataclass
+class Forgetful(MAP):
+    def attach(self, network, units, train):
+        self.epochs = torch.zeros(1)
+    def update(self, network, train, epoch):
+        self.epochs += 1  # which `tensors` does not tell
+MAP = Forgetful
+def score(state):
+    return state.units.gather({n: w.abs() + state.inference.epochs for n, w in state.weights().items()})
+""",
+    "mask shapes and exact counts": """
+Pruner = partial(Pruner, allocation="2:4")  # keeps half of the weights, whatever it is asked for
+def score(state):
+    return state.units.gather({n: w.abs() for n, w in state.weights().items()})
+""",
+    "monotone in the sparsity": """
+class Fickle(str):
+    turn = 0
+    def __eq__(self, other):
+        if other != "global":
+            return str(self) == other
+        Fickle.turn += 1
+        return bool(Fickle.turn % 2)
+    def __ne__(self, other):
+        return False
+    __hash__ = str.__hash__
+Pruner = partial(Pruner, allocation=Fickle("layerwise"))  # says it is global, and is every second time
+def score(state):
+    return state.units.gather({n: w.abs() for n, w in state.weights().items()})
+""",
+    "runs from training to fine-tuning": """
+from dataclasses import dataclass
+@dataclass
+class Clinging(MAP):
+    def attach(self, network, units, train):
+        network.register_forward_hook(lambda *_: None)  # and never lets go
+MAP = Clinging
+def score(state):
+    return state.units.gather({n: w.abs() for n, w in state.weights().items()})
+""",
 }
 
 
@@ -77,13 +121,23 @@ def verdict_of(text, promise, folder, name):
     return {v.promise: v for v in check_on(name, TINY[0], "weights")}[promise]
 
 
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """Of trained networks, which methods of one inference share."""
+    return Store(tmp_path_factory.mktemp("fits"))
+
+
 @pytest.mark.parametrize("architecture", TINY, ids=lambda choice: choice.label)
 @pytest.mark.parametrize(("method", "options"), METHODS, ids=str)
-def test_contract(method, options, architecture):
+def test_contract(method, options, architecture, store):
     for granularity in ("weights", "groups"):
-        for verdict in check_on(method, architecture, granularity, **options):
+        for verdict in check_on(method, architecture, granularity, store, **options):
             assert not verdict.problem, f"{verdict.promise}: {verdict.problem}\n{verdict.traceback}"
             assert bool(verdict.not_applicable) == (not applies(method, architecture)), verdict
+
+
+def test_every_promise_has_a_cheat():
+    assert set(CHEATS) == set(PROMISES)
 
 
 @pytest.mark.parametrize("promise", CHEATS)
