@@ -571,6 +571,21 @@ def test_legend_stands_below_all_axes_and_text_stays_inside_the_figure():
             assert box.y1 <= whole.y1 + 1
 
 
+def test_every_method_has_a_look_of_its_own():
+    from bayesprune.methods import registry
+    from bayesprune.methods.build import build
+    from bayesprune.methods.laplace.map import MAP
+    from bayesprune.reports.drawing.style import BUILT_IN, fixed
+
+    names = [name for name, entry in registry.catalogue().items() if entry.origin == "built-in"]
+    plain = [name for name in names if "<" not in name]
+    assert set(BUILT_IN) == {"dense", *plain}
+    criteria = [name for name in plain if isinstance(build(name).inference(), MAP)]
+    looks = [fixed(name) for name in (*BUILT_IN, *(f"spam-{name}" for name in criteria))]
+    assert None not in looks
+    assert len({(look.color, look.marker) for look in looks}) == len(looks)
+
+
 def test_styles_are_fixed_distinct_and_the_same_in_any_company():
     from bayesprune.reports.drawing.style import BUILT_IN, styles
 

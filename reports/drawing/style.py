@@ -57,27 +57,49 @@ BUILT_IN: dict[str, Style] = {
     "bmrs-u": Style(_BROWN, "h"),
     "snr": Style(_OLIVE, "d"),
     "pip": Style(_INDIGO, "D"),
-    "spam": Style(_WINE, "s"),
-    "sparse-vd": Style(_TEAL, "v"),
-    "spike-slab": Style(_BROWN, "^"),
     "horseshoe": Style(_OLIVE, "P"),
-    "group-horseshoe": Style(_INDIGO, "p"),
-    "obs": Style(_WINE, "h"),
+    "variational-dropout": Style(_TEAL, "v"),
+    "group-variational-dropout": Style(_TEAL, "D"),
+    "lstm-w": Style(_ORANGE, "o"),
+    "lstm-wn": Style(_ORANGE, "s"),
+    "lstm-wgn": Style(_ORANGE, "D"),
+    "l2-group": Style(_BLUE, "h"),
+    "mean-field": Style(_BROWN, "o"),
+    "bmr-laplace": Style(_BROWN, "X"),
+    "bmr-spam": Style(_BROWN, "v"),
+    "bmrs-n-exact": Style(_TEAL, "o"),
+    "bmrs-n-mid": Style(_TEAL, "^"),
+    "noise-mean": Style(_OLIVE, "o"),
+    "local-horseshoe": Style(_OLIVE, "p"),
+    "opd-kfac": Style(_RED, "H"),
+    "precision-only": Style(_RED, "d"),
+    "pip-gates": Style(_INDIGO, "o"),
+    "pip-laplace": Style(_INDIGO, "8"),
 }
+SPAM = "spam-"
+
+
+def fixed(name: str) -> Style | None:
+    """The look of a method for ever; a criterion after SpaM training has SpaM's colour and its own marker."""
+    if name.startswith(SPAM):
+        criterion = BUILT_IN.get(name.removeprefix(SPAM))
+        return criterion and Style(_WINE, criterion.marker)
+    return BUILT_IN.get(name)
 
 
 def styles(labels: Iterable[str]) -> dict[str, Style]:
     """A style for each label, all different; depends on the set of labels only."""
     table: dict[str, Style] = {}
-    taken = {(style.color, style.marker) for style in BUILT_IN.values()}
+    looks = filter(None, map(fixed, [*BUILT_IN, *(f"{SPAM}{name}" for name in BUILT_IN)]))
+    taken = {(style.color, style.marker) for style in looks}
     for label in sorted(set(labels), key=lambda name: (not _known(name), name)):
-        table[label] = BUILT_IN.get(label) or next(s for s in _candidates(label) if (s.color, s.marker) not in taken)
+        table[label] = fixed(label) or next(s for s in _candidates(label) if (s.color, s.marker) not in taken)
         taken.add((table[label].color, table[label].marker))
     return table
 
 
 def _known(label: str) -> bool:
-    return _base(label) in BUILT_IN
+    return fixed(_base(label)) is not None
 
 
 def _base(label: str) -> str:
@@ -86,7 +108,7 @@ def _base(label: str) -> str:
 
 def _candidates(label: str) -> Iterator[Style]:
     """Styles in the order of preference; endless."""
-    base, like = BUILT_IN.get(_base(label)), BUILT_IN.get(_like(label))
+    base, like = fixed(_base(label)), fixed(_like(label))
     dashes = itertools.cycle(_DASHES)
     if base and like:
         yield Style(base.color, like.marker, _DASHES[0])
