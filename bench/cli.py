@@ -232,7 +232,7 @@ def doctor(
 @click.option("--sparsity", default="0.5", show_default=True, help="Share to remove, in [0, 1), or auto.")
 @click.option("--of", type=click.Choice(["units", "parameters", "flops"]), default="units", show_default=True,
               help="What the sparsity is a share of.")  # fmt: skip
-@click.option("--round-to", type=click.IntRange(min=1), default=1, help="Layers keep multiples of so many units.")
+@click.option("--round-to", type=click.IntRange(min=1), default=1, help="Layers keep multiples of this many units.")
 @click.option("--at-least", type=click.IntRange(min=1), default=1, help="Units that every layer keeps.")
 @click.option("--structured", is_flag=False, flag_value="groups", default=None, metavar="[KIND]",
               type=click.Choice(["groups", "head", "ffn_hidden", "residual_out"]),

@@ -72,7 +72,7 @@ def gene_expression(*, name: str, fewest: PositiveInt = 3) -> Source:
 
 
 def _in_classes_of(name: str, y: np.ndarray, fewest: int) -> np.ndarray:
-    """Which examples are of a class that has at least so many, boolean (N,)."""
+    """Which examples are of a class with at least this many of them, boolean (N,)."""
     _, codes, counts = np.unique(y, return_inverse=True, return_counts=True)
     enough = counts[codes.reshape(-1)] >= fewest
     if len(y) and not enough.any():

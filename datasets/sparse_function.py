@@ -39,7 +39,7 @@ def design(n: int = 3000, p: int = 200, *, correlated: bool = False, noise: floa
     theory and computation", JASA 2021). Raises UsageError for fewer than five features.
     """
     if p < len(RELEVANT):
-        raise UsageError(f"the sparse function reads {len(RELEVANT)} features: give at least so many, got {p}")
+        raise UsageError(f"the sparse function reads {len(RELEVANT)} features: give at least that many, got {p}")
     rng = numpy_stream(seed, "sparse-function")
     x = rng.uniform(-1, 1, (n, p))
     if correlated:

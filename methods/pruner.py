@@ -154,8 +154,8 @@ class Pruner(Generic[Posterior]):
         report: what the method says about a state that it scores, as JSON for the record.
         when: remove units before training (at initialisation), after it, gradually during it, or online: more
             and more every ten epochs of it, nothing kept from growing back, so that one run gives every sparsity.
-        rounds: score and prune in so many rounds, keeping the same fraction of the rest in each.
-        every: during training, score and prune after every so many epochs.
+        rounds: number of rounds of scoring and pruning; each keeps the same fraction of what is left.
+        every: during training, epochs from one pruning to the next.
         allocation: how a budget is shared among layers: one global ranking, the same density in each
             layer, or the densities of Erdős-Rényi-Kernel (ERK) or LAMP, ranking within layers by the score;
             or the best two of every four consecutive weights ("2:4"), which sparse tensor cores can use.

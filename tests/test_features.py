@@ -173,7 +173,7 @@ def test_the_designs_are_the_published_functions():
     np.testing.assert_allclose(exact.y, expected)
     np.testing.assert_array_equal(design(50, seed=3).y, design(50, seed=3).y)
     assert not np.array_equal(design(50, seed=3).y, design(50, seed=4).y)
-    with pytest.raises(UsageError, match="give at least so many, got 4"):
+    with pytest.raises(UsageError, match="give at least that many, got 4"):
         design(p=4)
 
 

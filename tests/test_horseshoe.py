@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from bayesprune.architectures.build import build
@@ -14,9 +15,12 @@ from bayesprune.methods.closed_forms.lognormal import kl_gradients, kl_to_gamma,
 from bayesprune.methods.horseshoe import Horseshoe, shrunk, signal_to_noise, small_rows, split_at
 from bayesprune.methods.pruner import State
 from bayesprune.methods.reduction.decision import reduction
+from bayesprune.methods.variational.horseshoe_prior import horseshoe_prior
+from bayesprune.methods.variational.scale_factors import Layer
 from bayesprune.methods.variational.student import StudentT
 from scipy import stats
 from scipy.integrate import quad
+from scipy.optimize import brentq
 
 F64 = torch.float64
 
@@ -28,12 +32,32 @@ def tensor(*values):
 # ------------------------------------------------------------------ closed forms
 
 
-def test_the_root_of_a_ratio_of_two_gamma_variables_is_half_cauchy():
-    rng = torch.Generator().manual_seed(0)
-    v, u = torch.distributions.Chi2(torch.ones(2)).sample(torch.Size([300_000])).T  # Gamma(½) but for one factor 2
+def scales_of_prior(last, local=False, draws=100_000):
+    """γ of one weight without the slab, in units of τ0, drawn from the factors of the prior."""
+    layer = Layer("w", {"w": torch.Size([1, 1])}, rms=0.0, last=last)
+    factors, scales = horseshoe_prior(layer, scale=0.3, local=local)
+    rng = np.random.default_rng(0)
+    logs = {n: torch.from_numpy(np.log(rng.gamma(f.a, 1 / f.b, size=(draws, 1)))) for n, f in factors.items()}
+    return (0.5 * scales["w"].log_square(logs)).exp().flatten().numpy() / (1.0 if last else 0.3)
+
+
+def product_of_half_cauchys(level):
+    """Its quantile: the density of the product of two is 4 log x / (π² (x² - 1))."""
+
+    def density(u):  # of u = log x
+        return 4 / math.pi**2 * u * math.exp(u) / math.expm1(2 * u) if u else 2 / math.pi**2
+
+    def below(x):
+        return quad(density, -40, math.log(x), limit=200)[0]
+
+    return brentq(lambda x: below(x) - level, 1e-6, 1e6)
+
+
+def test_the_last_layer_has_a_half_cauchy_scale_and_rows_the_product_of_two():
     levels = [0.1, 0.25, 0.5, 0.75, 0.9]
-    found = torch.quantile((v / u).sqrt()[torch.randperm(len(u), generator=rng)[:100_000]], torch.tensor(levels))
-    torch.testing.assert_close(found.double(), tensor(*stats.halfcauchy.ppf(levels)), rtol=0.03, atol=0)
+    last, hidden = (np.quantile(scales_of_prior(last), levels) for last in (True, False))
+    np.testing.assert_allclose(last, stats.halfcauchy.ppf(levels), rtol=0.04)
+    np.testing.assert_allclose(hidden, [product_of_half_cauchys(level) for level in levels], rtol=0.06)
 
 
 def test_the_regularised_scale_is_tau_and_slab_in_parallel():
@@ -41,10 +65,6 @@ def test_the_regularised_scale_is_tau_and_slab_in_parallel():
     found = (2 * regularised(tau2.log(), -c2.log())).exp()
     torch.testing.assert_close(found, c2 * tau2 / (c2 + tau2), rtol=1e-13, atol=0)
     torch.testing.assert_close((2 * regularised(tau2.log(), None)).exp(), tau2, rtol=1e-13, atol=0)
-    # Laplace's form of shrinkage: 1 - κ of an observation with information h.
-    h = 3.0
-    gamma2 = c2 * tau2 / (c2 + tau2)
-    torch.testing.assert_close(1 / (1 + gamma2 * h), (1 / gamma2) / (1 / gamma2 + h), rtol=1e-13, atol=0)
 
 
 @pytest.mark.parametrize(("a", "b"), [(0.5, 1.0), (2.0, 2.0), (2.0, 6.0)])
@@ -162,15 +182,17 @@ def test_rules_decide_as_they_say(units):
     inference = Horseshoe()
     network, _, data = attached(inference, widths=[12, 9])
     with torch.no_grad():
-        inference.log_sigma.uniform_(-2.5, 0.2)
+        shrinking = torch.rand(len(inference.log_sigma), generator=torch.Generator().manual_seed(0)) < 0.5
+        inference.log_sigma.copy_(torch.where(shrinking, 0.5 * math.log(0.51), 0.5 * math.log(0.49)))  # κ = s²
         parts = inference._by_factor(inference.location)
         parts["layers.0.weight v"][:4] -= 9.0
         parts["layers.1.weight v"][:2] -= 9.0
     state = State(network, units(network), data, inference)
     posterior = state.posterior
     if units is weight_units:
-        kappa = torch.cat([posterior.variance[n].flatten() for n in prunable(network)])
-        assert torch.equal(shrunk(state), kappa > 0.5)
+        named = dict(zip(inference.names, shrinking.split([p.numel() for p in inference.named_weights(network).values()]),
+                         strict=True))  # fmt: skip
+        assert torch.equal(shrunk(state), torch.cat([named[n] for n in prunable(network)]))
         rows = small_rows(state).split([12 * 64, 9 * 12, 90])
         assert rows[0].view(12, 64)[:4].all()
         assert rows[1].view(9, 12)[:2].all()

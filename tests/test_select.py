@@ -1,7 +1,5 @@
 """Selection: exact counts, stable ties, allocations."""
 
-import math
-
 import pytest
 import torch
 from bayesprune.architectures.build import build
@@ -32,13 +30,15 @@ def state():
 
 
 @settings(deadline=None)
-@given(st.integers(1, 10_000), st.floats(0, 0.999))
-def test_keep_count_is_the_rounded_share(n, sparsity):
-    if math.floor((1 - sparsity) * n + 0.5 + 1e-9) < 1:
-        with pytest.raises(UsageError, match="remove every one"):
-            keep_count(n, sparsity)
+@given(st.integers(1, 10_000), st.integers(0, 999))
+def test_keep_count_is_the_share_rounded_half_up(n, thousandths):
+    """In whole numbers: the share kept is (1000 - k) / 1000, which no floating-point number is."""
+    expected = (2 * n * (1000 - thousandths) + 1000) // 2000
+    if expected:
+        assert keep_count(n, thousandths / 1000) == expected
     else:
-        assert abs(keep_count(n, sparsity) - (1 - sparsity) * n) <= 0.5 + 1e-9
+        with pytest.raises(UsageError, match="remove every one"):
+            keep_count(n, thousandths / 1000)
 
 
 @settings(deadline=None, max_examples=60)

@@ -20,7 +20,7 @@ from ...datasets.errors import UsageError
 from ..layers.axes import Reader, channel_axis, input_axis, output_axis
 from ..units.mask import Mask
 
-# A constant sum is computed in different orders at different places: so many rounding errors may differ.
+# A constant sum is computed in different orders at different places: rounding errors by which they may differ.
 ROUNDING = 16
 
 Positions = Mapping[tuple[str, int], Tensor]

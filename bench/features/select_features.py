@@ -65,7 +65,7 @@ def select_features(
             mean-field variational inference).
         select: "median", a mean probability over ½; or "fdr", the largest set of an expected false discovery rate...
         rate: ...of at most this.
-        k: select so many of the best instead.
+        k: select this many of the best instead.
         names: of the features; x1, x2, ... unless they are given, or the data set knows them.
         seeds: trainings, each with its own initial weights and order of the examples.
         widths: of the hidden layers.

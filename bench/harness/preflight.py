@@ -43,14 +43,14 @@ def applicable(run: Run, network: nn.Module, example: Tensor) -> None:
 
 
 def attachable(run: Run, network: nn.Module, train: Split) -> None:
-    """Raise NotApplicable for an inference that is not for such networks; what else goes wrong fails in its cell."""
+    """Raise NotApplicable for an inference that is not for such networks; any other error is left to its cell."""
     replica = copy.deepcopy(network)  # some inferences change the weights that training starts from
     try:
         with sealed():
             inference_of(run).attach(replica, units(replica, "weights"), train)
     except NotApplicable:
         raise
-    except Exception:  # it will fail again in its cell, and be recorded
+    except Exception:  # left to fail, and be recorded, in its cell
         return
 
 

@@ -9,7 +9,7 @@ GRADUAL_SPAN = (0.25, 0.75)
 
 
 def pruning_span(training: int, finetune: int, decides: bool) -> tuple[int, int]:
-    """First and last epoch that pruning may follow, of so many epochs of training and of fine-tuning."""
+    """First and last epoch that pruning may follow, given the epochs of training and of fine-tuning."""
     if decides:
         return 1, training
     epochs = training + finetune

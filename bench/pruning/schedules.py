@@ -15,7 +15,7 @@ from ..training.loop import AfterEpoch, without_noise
 from .engine import Engine, Outcome, Snapshot
 from .gradual import gradual_share, is_pruned_after, pruning_span
 
-# Online pruning removes units every so many epochs, from the first sparsity to the last (Dhahri et al. 2024).
+# Epochs between the cuts of online pruning, and the first and the last sparsity it cuts to (Dhahri et al. 2024).
 ONLINE_EVERY = 10
 ONLINE_SPAN = (0.1, 0.99)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from .curvature_matrix import Curvature, Diagonal
 from .flat import flat, named
 
-# What the data leave of a prior variance at least, as far as rounding can tell.
+# Smallest share of a prior variance that may remain; below it 1 - γ is rounding.
 LEAST_SHARE = 1e-14
 
 

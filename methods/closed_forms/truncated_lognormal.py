@@ -166,10 +166,10 @@ def noise_mean(mu: Tensor, log_sigma: Tensor, *, a: float = -20.0, b: float = 0.
 
 # ---------------------------------------------------------------------- signal to noise
 
-# Below these scales R is integrated, inside the bounds and from so many s outside: as a difference of logarithms it
+# Below these scales R is integrated, inside the bounds and from this many s outside: as a difference of logarithms it
 # would keep few of its digits.
 _SMALL, _SMALL_BEYOND, _BEYOND = 0.02, 0.3, 3.0
-# With so many standard deviations between the bounds, only the nearer one shapes the distribution.
+# With this many standard deviations between the bounds, only the nearer one shapes the distribution.
 _APART = 40.0
 # From here on, the variance of a normal's tail is computed by its continued fraction, 16 levels of it.
 _TAIL = 8.0

@@ -96,7 +96,7 @@ def send_back(
     top: int = 1,
     memory: int = MEMORY,
 ) -> dict[str, Tensor]:
-    """Let `sink` collect all backward passes of all examples; as `diagonal`, which see.
+    """Run all backward passes and hand the gradients to `sink`; arguments and errors as for `diagonal`.
 
     Returns:
         Exact sums of squares, float64, of the parameters in `sink.fallback`.

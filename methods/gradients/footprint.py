@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-# A backward pass holds about so many tensors of the size of the largest saved one beside the saved ones:
+# Tensors of the size of the largest saved one that a backward pass holds beside the saved ones:
 # gradients on their way, and what convolutions reorder.
 IN_FLIGHT = 3
 # Memory that a process takes for every byte of tensors: allocators leave gaps.
 GAPS = 1.25
-# At most so many examples in a forward pass; fewer, but not fewer than FEW, if they would fill the working set:
+# Most examples in a forward pass; fewer, but not fewer than FEW, if they would fill the working set:
 # beyond it, batches cost time instead of saving it.
 BATCH = 256
 FEW = 8
@@ -60,7 +60,7 @@ class Footprint:
         return self.fixed + examples * self.each
 
     def batch(self, memory: int, most: int = BATCH) -> int:
-        """Examples in a batch that takes at most so many bytes, but at least one."""
+        """Examples in a batch that takes at most this many bytes, but at least one."""
         fitting = (memory - self.fixed) // max(self.each, 1)
         quick = max(FEW, WORKING_SET // max(self.each, 1))
         return max(1, min(fitting, quick, most))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 # Numbers in one example's gradient up to which oneDNN forms it in place of patches, one group per example.
 GROUPED = 12_000
-# oneDNN works on blocks of so many channels; with fewer it is slower than patches and matrix products.
+# Channels in a block of oneDNN; with fewer it is slower than patches and matrix products.
 BLOCK = 8
 
 

@@ -31,7 +31,7 @@ from .prior_structure import PriorStructure
 
 # Evidence steps that fit a prior to a trained network: of Adam, by which log precisions may move by up to 20...
 FITTING_STEPS = 200
-# ...or rounds of MacKay's fixed point, where the inverse of a whole matrix makes each of them dear.
+# ...or rounds of MacKay's fixed point, where each of them inverts a whole matrix, which is expensive.
 FITTING_ROUNDS = 50
 
 
@@ -85,9 +85,9 @@ class MAP(Inference[Laplace]):
             curvature = curvature_of(network, train, self.curvature, self.kind, generator)
             return Laplace.at(parameters, curvature, torch.full_like(flat(parameters), self._delta))
         evidence = evidence_at(network, train, self.curvature, self.kind, generator, masks=self.masks)
-        dear = self.curvature == "full" and self.prior != "unitwise"
-        hyper = Hyperparameters(self.prior, parameters, self._delta or 1.0, rule="mackay" if dear else "adam")
-        hyper.ascend(evidence, FITTING_ROUNDS if dear else FITTING_STEPS)
+        expensive = self.curvature == "full" and self.prior != "unitwise"
+        hyper = Hyperparameters(self.prior, parameters, self._delta or 1.0, rule="mackay" if expensive else "adam")
+        hyper.ascend(evidence, FITTING_ROUNDS if expensive else FITTING_STEPS)
         return Laplace.at(parameters, evidence.tempered(hyper.log_noise), hyper.precision())
 
     def reduce(self, network: nn.Module, mask: Mask) -> None:

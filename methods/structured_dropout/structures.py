@@ -44,7 +44,7 @@ class Structure:
 def combined(
     weights: Weights, slices: tuple[Slice, ...], values: Tensor, operation: Callable[[Tensor, Tensor], Tensor]
 ) -> dict[str, Tensor]:
-    """`weights` with every entry of `slices` combined with the value, of shape (size,), of the unit that it is of."""
+    """`weights` with every entry of `slices` combined with its unit's value; `values` has shape (size,)."""
     found = dict(weights)
     for part in slices:
         found[part.name] = _combined(part, found[part.name], values, operation)

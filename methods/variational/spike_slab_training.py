@@ -73,7 +73,7 @@ class SpikeAndSlab(Variational[Posterior]):
 
     @torch.no_grad()
     def attach(self, network: nn.Module, units: Units, train: Split) -> None:
-        """As `Variational`; weights shrink, and a noise to be fitted begins at 1, that of a network without a clue."""
+        """As `Variational`; weights shrink, and a fitted noise starts at 1, the residual of an untrained network."""
         weights = list(prunable(network).values())
         for weight in weights if self.shrunk == "all" else weights[:1]:
             weight.mul_(self.shrink)

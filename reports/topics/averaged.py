@@ -31,7 +31,7 @@ def averaged(records: Records) -> Table:
     columns += ("NLL better by", "ECE better by", "seeds")
     notes = (
         "The same pruned networks twice: with the final weights, as everywhere else, and (MC) with class probabilities "
-        "averaged over so many draws of the weights. Means ± standard deviations over seeds; “better by”: the paired "
+        "averaged over this many draws of the weights. Means ± standard deviations over seeds; “better by”: the paired "
         "difference, without − with averaging, with its 95 % bootstrap interval, positive where averaging helps. "
         f"“{AUTO}”: at the sparsity that the method chose.",
     )
