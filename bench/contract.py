@@ -128,7 +128,7 @@ class Examined(Workbench):
 
     @cached_property
     def trained_scores(self) -> Tensor:
-        """Scores of the trained network, as it comes from the store."""
+        """Scores of the trained network, as it comes from the store; shape (units.n,)."""
         if self.engine.pruner.when == "after":
             return self.engine.first.scores
         return self.engine.score(*self.fit.restore(self.data, self.device)).scores

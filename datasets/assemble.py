@@ -87,6 +87,8 @@ def floats(kind: Kind, values: np.ndarray, resize: int | None = None) -> Tensor:
 
     uint8 is divided by 255; other values may share memory with the tensor. Large offsets of a feature
     survive in float64 until they are subtracted.
+
+    Shape (N, ...).
     """
     dtype = torch.float32 if kind == "image" else torch.float64
     if values.dtype.kind == "f":

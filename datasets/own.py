@@ -67,6 +67,8 @@ def from_arrays(name: str, arrays: Sequence[np.ndarray], **fields: Any) -> Sourc
     x is a table (N, F) or images (N, H, W), (N, H, W, C) or (N, C, H, W), where channels are fewer than
     rows and columns. y is regression if it is floating-point and two-dimensional or not whole-numbered,
     else classes.
+
+    Raises UsageError for anything else.
     """
     for x, y in zip(arrays[::2], arrays[1::2], strict=True):
         if x.ndim == 0 or y.ndim == 0 or len(x) != len(y):

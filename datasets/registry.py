@@ -101,7 +101,10 @@ class Registry:
     # ------------------------------------------------------------------ building
 
     def resolve(self, name: str) -> tuple[Callable[..., Any], dict[str, str]]:
-        """The builder behind `name`, and the values of the name's placeholders."""
+        """The builder behind `name`, and the values of the name's placeholders.
+
+        Raises UsageError for an unknown name.
+        """
         catalogue = self.catalogue()
         if name in catalogue and "<" not in name:
             return self._loaded(catalogue[name]), {}
@@ -111,7 +114,10 @@ class Registry:
         raise unknown(self.kind, name, catalogue)
 
     def options(self, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Check `given` against the builder's signature; values come back in the annotated types."""
+        """Check `given` against the builder's signature; values come back in the annotated types.
+
+        Raises UsageError for an unknown option and a value of the wrong kind.
+        """
         from pydantic import TypeAdapter, ValidationError
 
         builder, placeholders = self.resolve(name)

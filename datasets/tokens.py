@@ -93,7 +93,10 @@ def known(train: np.ndarray, vocabulary: tuple[str, ...], most: int | None) -> t
 
 
 def check(name: str, x: np.ndarray, y: np.ndarray, vocabulary: Sequence[str]) -> None:
-    """Refuse tokens beyond the vocabulary, empty sequences, padding anywhere but on the left, and padded targets."""
+    """Refuse tokens beyond the vocabulary, empty sequences, padding anywhere but on the left, and padded targets.
+
+    Raises UsageError.
+    """
     if tuple(vocabulary[: len(RESERVED)]) != RESERVED or len(vocabulary) == len(RESERVED):
         raise UsageError(f"data set {name!r}: a vocabulary begins with {', '.join(RESERVED)} and names further tokens")
     for array, values in (("x", x), ("y", y))[: y.ndim]:

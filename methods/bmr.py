@@ -41,7 +41,10 @@ Reduced = Literal["spike", "horseshoe"]
 
 
 def reducing(inference: Any, rule: Rule, population: Population, reduced: Reduced = "spike") -> Pruner[Any]:
-    """What decides by ΔF, and ranks by posterior damage."""
+    """What decides by ΔF, and ranks by posterior damage.
+
+    Raises UsageError for options of spikes where the reduced prior is a horseshoe.
+    """
     if reduced == "horseshoe":
         if (rule, population) != ("vb4", "live"):
             raise UsageError(

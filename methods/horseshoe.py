@@ -73,7 +73,10 @@ def small_rows(state: State[Scaled]) -> Tensor:
 
 
 def split_at(log_scale: Tensor) -> Tensor:
-    """The middle of the widest gap between rows' E[log γ], sorted; below all where they are equal."""
+    """The middle of the widest gap between rows' E[log γ], sorted; below all where they are equal.
+
+    A scalar, in nats.
+    """
     rows = log_scale.flatten(1).mean(1).sort().values
     if len(rows) < 2 or not (gaps := rows.diff()).max() > 0:
         return rows[0] - 1

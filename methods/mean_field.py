@@ -69,11 +69,11 @@ class MeanField(Variational[Conjugate]):
         self.deltas = self.log_sigma.detach().new_full((len(self.names),), self._delta).double()
 
     def initial_log_sigma(self, network: nn.Module) -> Tensor:
-        """The same for all."""
+        """The same for all; shape (P,)."""
         return equal_log_sigma(self.named_weights(network), self.start)
 
     def divergence(self, network: nn.Module) -> Tensor:
-        """Σ ½ (δ (θ² + σ²) - 1 - log δ) - log σ, and ½ δ |θ|² of the points."""
+        """Σ ½ (δ (θ² + σ²) - 1 - log δ) - log σ, and ½ δ |θ|² of the points; a scalar, in nats."""
         delta, log_sigma = self._expanded(), self.log_sigma.double()
         means = self.flat_mean(network).double()
         spread = 0.5 * (delta * (means.square() + (2 * log_sigma).exp()) - 1 - delta.log()) - log_sigma

@@ -57,7 +57,7 @@ class MixturePrior(SpikeAndSlab[Gaussian]):
         check_widths(self.spike_variance, self.slab_variance)
 
     def divergence(self, network: nn.Module) -> Tensor:
-        """Σ E log q - E log p, the second by the Gauss-Hermite rule; differentiable."""
+        """Σ E log q - E log p, the second by the Gauss-Hermite rule; differentiable; a scalar, in nats."""
         mean, log_sigma = self.flat_mean(network).double(), self.log_sigma.double()
         expected = torch.zeros_like(mean)
         prior = (self.spike_variance, self.slab_variance, 1 / (1 + math.exp(-self.prior_log_odds)))

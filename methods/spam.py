@@ -106,7 +106,7 @@ class SpaM(Inference[Laplace]):
     # -------------------------------------------------------------- the network's step
 
     def penalty(self, network: nn.Module) -> Tensor:
-        """s² T ½ Σ δ θ², in nats for the whole training set at unit noise."""
+        """s² T ½ Σ δ θ², in nats for the whole training set at unit noise; a scalar."""
         parameters = trainable(network)
         deltas = named(self.hyper.precision(), parameters)
         return 0.5 * self._scale * torch.stack([(deltas[n] * p.square()).sum() for n, p in parameters.items()]).sum()

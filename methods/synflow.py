@@ -27,7 +27,7 @@ def synflow_pruner(rounds: PositiveInt = 100, precision: float = 1.0) -> Pruner[
 
 
 def synflow(state: State) -> Tensor:
-    """|θ| ∂R/∂|θ|, summed over a unit's weights; shape (units.n,)."""
+    """|θ| ∂R/∂|θ|, summed over a unit's weights; shape (units.n,); raises NotApplicable for networks of words."""
     if not state.train.x.is_floating_point():
         raise NotApplicable("synflow sends an input of ones through the network: there is none among words")
     with scratch(state.network, "eval") as (network, weights):

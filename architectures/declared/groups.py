@@ -111,7 +111,10 @@ def _tracking(network: nn.Module, norms: Sequence[str]) -> list[str]:
 
 
 def runs(name: str, axis: int, size: int, shape: torch.Size) -> Slice:
-    """A slice whose n = `size` units own equal, consecutive runs of positions along `axis`."""
+    """A slice whose n = `size` units own equal, consecutive runs of positions along `axis`.
+
+    Raises ValueError where the axis is no multiple of the size.
+    """
     if shape[axis] % size:
         raise ValueError(f"axis {axis} of {name} has {shape[axis]} positions, not a multiple of {size}")
     return Slice(name, axis, torch.arange(shape[axis]).view(size, -1), shape)

@@ -16,7 +16,10 @@ class _Spread(nn.Module):
     source: Tensor
 
     def spread(self, narrow: Tensor, axis: int) -> Tensor:
-        """Zeros, but for `narrow` in the places that it has along `axis`."""
+        """Zeros, but for `narrow` in the places that it has along `axis`.
+
+        In the shape of `narrow` but along the axis, where it is (width,).
+        """
         zero = torch.zeros_like(narrow.narrow(axis, 0, 1))
         return torch.cat([narrow, zero], axis).index_select(axis, self.source)
 

@@ -78,7 +78,10 @@ class Units:
         return torch.cat([_gather(group, values) for group in self.groups])
 
     def scatter(self, kept: Tensor) -> dict[str, Tensor]:
-        """Boolean mask per parameter: an entry stays if every unit that owns it is `kept`, shape (n,)."""
+        """Boolean mask per parameter: an entry stays if every unit that owns it is `kept`, shape (n,).
+
+        Raises UsageError unless `kept` is boolean and of that shape.
+        """
         _check_shape("kept", kept.shape, torch.Size([self.n]))
         if kept.dtype != torch.bool:
             raise UsageError(f"kept must be a boolean vector, got {kept.dtype}")

@@ -58,7 +58,7 @@ class Problem:
         return build(self.architecture, self.input_shape, self.outputs, seed=0, **self.options)
 
     def examples(self) -> tuple[Tensor, Tensor]:
-        """Inputs and targets."""
+        """Inputs and targets; shapes (batch, ...) and (batch,)."""
         return torch.from_numpy(self.x), torch.from_numpy(self.y)
 
 

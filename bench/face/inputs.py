@@ -26,7 +26,7 @@ PROBE = 64  # examples in the forward pass that shows the shape of the outputs
 
 
 def check_sparsity(sparsity: Any) -> None:
-    """A number in [0, 1), or "auto"."""
+    """A number in [0, 1), or "auto"; raises UsageError for anything else."""
     if isinstance(sparsity, str) and sparsity == "auto":
         return
     if isinstance(sparsity, bool) or not isinstance(sparsity, Real) or not 0 <= float(sparsity) < 1:
@@ -34,13 +34,16 @@ def check_sparsity(sparsity: Any) -> None:
 
 
 def check_finetune(finetune: Any) -> None:
-    """A number of epochs."""
+    """A number of epochs; raises UsageError for anything else."""
     if isinstance(finetune, bool) or not isinstance(finetune, Integral) or finetune < 0:
         raise UsageError(f"finetune must be a whole number of epochs >= 0, got {finetune!r}")
 
 
 def check_pruner(method: str, pruner: Pruner, sparsity: float | str) -> None:
-    """A method that prunes one given network, once it is trained, without a validation split."""
+    """A method that prunes one given network, once it is trained, without a validation split.
+
+    Raises UsageError for any other.
+    """
     if pruner.when in ("during", "online"):
         raise UsageError(f"method {method!r} prunes during training; run it in a matrix, or choose when='after'")
     if sparsity == "auto" and not pruner.decides:
@@ -53,7 +56,10 @@ def check_pruner(method: str, pruner: Pruner, sparsity: float | str) -> None:
 
 
 def check_learned(method: str, inference: Inference) -> None:
-    """An attached inference whose posterior a network that is trained already can have."""
+    """An attached inference whose posterior a network that is trained already can have.
+
+    Raises UsageError for any other.
+    """
     if next(iter(inference.parameters()), None) is not None:
         raise UsageError(
             f"method {method!r} learns its posterior while it trains a network, and this one is trained already: run "
@@ -72,7 +78,10 @@ def device_of(network: Any) -> torch.device:
 
 
 def gathered(data: Examples) -> Split:
-    """Training examples of any accepted form, as one split in memory; int64 inputs may be tokens, and stay."""
+    """Training examples of any accepted form, as one split in memory; int64 inputs may be tokens, and stay.
+
+    Raises UsageError for data of no such form.
+    """
     if isinstance(data, Data):
         return data.train
     if isinstance(data, Split):
@@ -131,6 +140,8 @@ def check_fit(network: nn.Module, split: Split) -> None:
     """Finite inputs that pass through the network, and targets that fit its outputs.
 
     A batch goes through `network`, in evaluation mode and without gradients.
+
+    Raises UsageError for any others.
     """
     count, targets = len(split.x), len(split.y)
     if count != targets or not count:

@@ -85,6 +85,8 @@ class Selected:
 
         Args:
             relevant: the truth, (F,), some of it true and some false.
+
+        Raises UsageError unless `relevant` are booleans, one per feature, some true and some false.
         """
         truth = torch.as_tensor(relevant, dtype=torch.bool)
         if truth.shape != self.mask.shape or truth.all() or not truth.any():
@@ -107,6 +109,8 @@ class Selected:
         Args:
             path: the figure is written there, if given.
             most: of more features than these the best are shown.
+
+        Raises UsageError for a number of features below 1.
         """
         from matplotlib.figure import Figure
 

@@ -55,7 +55,10 @@ def load_plugins(paths: Sequence[str | Path]) -> tuple[tuple[str, bytes], ...]:
 
 
 def sharded(cells: Sequence[Run], shard: tuple[int, int]) -> list[Run]:
-    """The i-th of n parts, counted from 1; cells that share a trained network stay together."""
+    """The i-th of n parts, counted from 1; cells that share a trained network stay together.
+
+    Raises UsageError for a part that does not exist.
+    """
     index, parts = shard
     if not 1 <= index <= parts:
         raise UsageError(f"shard {index}/{parts} does not exist; give i/n with 1 <= i <= n")

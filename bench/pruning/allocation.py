@@ -20,7 +20,10 @@ def layerwise(state: State, keep: int, floor: int, present: Tensor) -> list[int]
 
 
 def erk(state: State, keep: int, floor: int, present: Tensor) -> list[int]:
-    """Erdős-Rényi-Kernel densities ∝ Σ shape / Π shape (Evci et al. 2020, arXiv 1911.11134), capped at 1."""
+    """Erdős-Rényi-Kernel densities ∝ Σ shape / Π shape (Evci et al. 2020, arXiv 1911.11134), capped at 1.
+
+    Raises UsageError for units that are no single weights.
+    """
     shapes = [state.units.shapes.get(name) for name in state.units.layer_names]
     if any(shape is None for shape in shapes):
         raise UsageError("the ERK allocation is defined on weight tensors; use `units: weights` or another allocation")
@@ -40,6 +43,8 @@ def apportion(weights: list[float], capacity: list[int], keep: int, floor: int =
 
     Layers whose share exceeds their capacity become dense and the rest is shared anew; what rounding
     leaves goes to the largest remainders.
+
+    Raises UsageError where the capacities or the floors do not allow it.
     """
     if not sum(min(floor, c) for c in capacity) <= keep <= sum(capacity):
         raise UsageError(f"cannot keep {keep} units of {sum(capacity)} with at least {floor} in every layer")

@@ -58,7 +58,10 @@ def best_of_each_layer(ranking: Tensor, units: Units, floor: int) -> Tensor:
 
 
 def best(ranking: Tensor, k: int) -> Tensor:
-    """The k largest, the first of equal ones; a threshold is found in linear time, without sorting."""
+    """The k largest, the first of equal ones; a threshold is found in linear time, without sorting.
+
+    Boolean, in the shape of `ranking`.
+    """
     if k <= 0 or k >= len(ranking):
         return torch.full_like(ranking, k > 0, dtype=torch.bool)
     threshold = ranking.kthvalue(len(ranking) - k + 1).values

@@ -78,7 +78,7 @@ def _own_decision(scores: Tensor, state: State, pruner: Pruner) -> Tensor:
 
 
 def shuffled_within_layers(kept: Tensor, units: Units, generator: torch.Generator) -> Tensor:
-    """The same number of units in each layer, chosen at random."""
+    """The same number of units in each layer, chosen at random; boolean, shape (units.n,)."""
     return torch.cat([layer[torch.randperm(len(layer), generator=generator)] for layer in units.split(kept)])
 
 
@@ -88,6 +88,8 @@ def two_of_four(ranking: Tensor, units: Units, keep: int) -> Tensor:
     Mishra et al., "Accelerating sparse deep neural networks", arXiv 2104.08378. Rows whose length is not a
     multiple of four end in a shorter block, which keeps half; of the middle ones of odd blocks the best stay,
     as many as the exact count asks for. Raises UsageError unless half of single weights is to be kept.
+
+    Boolean, shape (units.n,).
     """
     shapes = [units.shapes.get(name) for name in units.layer_names]
     if units.removable or keep != keep_count(units.n, 0.5) or bool(ranking.isneginf().any()):

@@ -21,6 +21,6 @@ def mean_loss(outputs: Tensor, y: Tensor) -> Tensor:
 
 @torch.no_grad()
 def summed_loss(network: nn.Module, split: Split, batch: int = 1024) -> Tensor:
-    """Negative log likelihood of all examples in the network's present mode, float64."""
+    """Negative log likelihood of all examples in the network's present mode, float64; a scalar, in nats."""
     losses = [mean_loss(network(x).double(), y) * terms(y) for x, y in split.batches(batch)]
     return torch.stack(losses).sum()

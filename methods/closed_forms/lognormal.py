@@ -32,7 +32,7 @@ def kl_to_gamma(mean: Tensor, log_deviation: Tensor, shape: Tensor | float, rate
 def kl_gradients(
     mean: Tensor, log_deviation: Tensor, shape: Tensor | float, rate: Tensor | float
 ) -> tuple[Tensor, Tensor]:
-    """Derivatives of `kl_to_gamma` in m and in log t: b E[x] - a, and t² b E[x] - 1."""
+    """Derivatives of `kl_to_gamma` in m and in log t: b E[x] - a, and t² b E[x] - 1; elementwise."""
     expected = rate * _expected(mean, log_deviation)
     return expected - shape, (2 * log_deviation).exp() * expected - 1
 
@@ -42,7 +42,7 @@ def _expected(mean: Tensor, log_deviation: Tensor) -> Tensor:
 
 
 def regularised(log_square: Tensor, log_inverse_slab: Tensor | None) -> Tensor:
-    """log γ of γ² = c²τ² / (c² + τ²), from log τ² and log c⁻²; without a slab c is infinite."""
+    """log γ of γ² = c²τ² / (c² + τ²), from log τ² and log c⁻²; without a slab c is infinite; elementwise."""
     if log_inverse_slab is None:
         return 0.5 * log_square
     return -0.5 * torch.logaddexp(-log_square, log_inverse_slab)

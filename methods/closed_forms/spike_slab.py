@@ -80,6 +80,8 @@ def expected_log_odds(
     """Log odds log E[r] - log E[1-r] of the posterior mean of the slab's responsibility (Rao-Blackwell); float64.
 
     Elementwise, by the Gauss-Hermite rule; they never saturate. Raises UsageError as `responsibility`.
+
+    In the broadcast shape of mean and variance.
     """
     mu, s = finite("mean", mean), positive("variance", variance).sqrt()
     inside = outside = torch.full_like(mu * s, -math.inf)
@@ -141,7 +143,10 @@ def indicator_kl(log_odds: Tensor, slab_divergence: Tensor, inclusion: float = 0
 
 
 def false_discovery_selection(pip: Tensor, rate: float = 0.05) -> Tensor:
-    """The largest set of best units whose mean 1 - PIP is at most `rate` (Bayesian false discovery rate); boolean."""
+    """The largest set of best units whose mean 1 - PIP is at most `rate` (Bayesian false discovery rate).
+
+    Boolean, shape (n,).
+    """
     order = pip.argsort(descending=True, stable=True)
     expected = (1 - pip[order]).cumsum(0) / torch.arange(1, len(pip) + 1, device=pip.device)
     chosen = torch.zeros_like(pip, dtype=torch.bool)

@@ -35,7 +35,7 @@ def standardised(mu: Tensor, log_sigma: Tensor, a: float, b: float) -> tuple[Ten
 
 
 def log_mass(low: Tensor, high: Tensor) -> Tensor:
-    """log(Φ(high) - Φ(low)) for low < high, in either tail to full relative precision."""
+    """log(Φ(high) - Φ(low)) for low < high, in either tail to full relative precision; elementwise."""
     return _LogMass.apply(low, high)  # pyright: ignore[reportReturnType]
 
 
@@ -56,7 +56,10 @@ class _LogMass(torch.autograd.Function):
 
 
 def hazards(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-    """φ(low) / Z and φ(high) / Z, Z = Φ(high) - Φ(low), in either tail to full relative precision; no gradients."""
+    """φ(low) / Z and φ(high) / Z, Z = Φ(high) - Φ(low), in either tail to full relative precision; no gradients.
+
+    Elementwise.
+    """
     far, near = folded(low, high)
     hazard_near = _piecewise(near < _OUTSIDE, _hazard_outside, _hazard, far, near)
     hazard_far = hazard_near * density_ratio(far, near)
@@ -65,7 +68,10 @@ def hazards(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def folded(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-    """The farther bound from the mean and the nearer one, reflected so that the farther one is below it."""
+    """The farther bound from the mean and the nearer one, reflected so that the farther one is below it.
+
+    Elementwise.
+    """
     return torch.minimum(low, -high), torch.minimum(high, -low)
 
 
@@ -92,7 +98,7 @@ def _scaled_mass(far: Tensor, near: Tensor) -> Tensor:
 
 
 def density_ratio(far: Tensor, near: Tensor) -> Tensor:
-    """φ(far) / φ(near)."""
+    """φ(far) / φ(near); elementwise."""
     return (0.5 * (near - far) * (near + far)).exp()
 
 
@@ -148,7 +154,7 @@ def kl_gradient(mu: Tensor, log_sigma: Tensor, a: float, b: float) -> tuple[Tens
 
 
 def where_free(log_sigma: Tensor, derivative: Tensor) -> Tensor:
-    """A derivative in log s, which is 0 where log s is clamped."""
+    """A derivative in log s, which is 0 where log s is clamped; elementwise."""
     return derivative * ((log_sigma >= LOG_SIGMA_RANGE[0]) & (log_sigma <= LOG_SIGMA_RANGE[1]))
 
 
@@ -219,6 +225,8 @@ def tail_variance(t: Tensor) -> Tensor:
 
     1 - h (h - t), with h = φ(t) / Φ(-t) = t + 1/(t + 2/(t + 3/(t + ...))) (Laplace). With δ = h - t = 1/(t + ε) it
     is also δ (ε - δ), which keeps its digits where h (h - t) is nearly 1.
+
+    Elementwise.
     """
     return _piecewise(t < _TAIL, _variance_above, _variance_far_above, t)
 

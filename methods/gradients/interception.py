@@ -80,7 +80,7 @@ class ParameterUses(TorchFunctionMode):
             return network.forward(x[:1])
 
     def forward(self, network: nn.Module, x: Tensor) -> Tensor:
-        """Outputs of a new batch, ready for `backward`."""
+        """Outputs of a new batch, ready for `backward`; shape (N, C)."""
         self.new_batch()
         self.examples = len(x)
         drop_caches(network)

@@ -28,7 +28,7 @@ class Use(Protocol):
         ...
 
     def per_example(self) -> Tensor:
-        """Gradients of the examples, shape (N, ...); the rest flattens to the parameter's numel."""
+        """Gradients of the examples, shape (N, ...); the rest flattens to the parameter's numel; shape (N, ...)."""
         ...
 
 
@@ -70,7 +70,7 @@ class Gradients:
         return [Gradients(part) for part in self.values.split(size)]
 
     def per_example(self) -> Tensor:
-        """The same gradients."""
+        """The same gradients; shape (N, ...)."""
         return self.values
 
 
@@ -89,7 +89,7 @@ class Factors:
         return [Factors(g, a) for g, a in zip(self.g.split(size), self.a.split(size), strict=True)]
 
     def per_example(self) -> Tensor:
-        """Shape (N, out, in)."""
+        """Shape (N, out, in); shape (N, ...)."""
         return self.g.transpose(1, 2) @ self.a
 
 
@@ -114,7 +114,7 @@ class Lookup:
         return Factors(F.one_hot(self.index, self.rows).to(self.g), self.g)
 
     def per_example(self) -> Tensor:
-        """Shape (N, rows, dim)."""
+        """Shape (N, rows, dim); shape (N, ...)."""
         table = self.g.new_zeros(len(self), self.rows, self.g.shape[2])
         return table.scatter_add_(1, self.index.unsqueeze(2).expand_as(self.g), self.g)
 
@@ -146,7 +146,10 @@ class Convolution:
         return [Convolution(x, g, self.weight, self.geometry) for x, g in parts]
 
     def factors(self) -> Factors:
-        """One token per output position: a holds the (in, kernel) patches. Ungrouped convolutions only."""
+        """One token per output position: a holds the (in, kernel) patches. Ungrouped convolutions only.
+
+        Raises ValueError for others.
+        """
         if self.geometry.groups != 1:
             raise ValueError("a grouped convolution has no factors: use per_example()")
         return Factors(self.g.flatten(2).transpose(1, 2), self._patches().flatten(1, 3).flatten(2).transpose(1, 2))
@@ -164,7 +167,7 @@ class Convolution:
         return self.geometry.groups > 1 or (suits and wide and self.weight.numel() < GROUPED)
 
     def per_example(self) -> Tensor:
-        """Shape (N, out, in/groups, ...)."""
+        """Shape (N, out, in/groups, ...); shape (N, ...)."""
         return self._as_groups() if self.grouped else self.factors().per_example()
 
     def _as_groups(self) -> Tensor:

@@ -61,6 +61,8 @@ def log_likelihood(loss: Tensor, count: int, noise: Tensor | None, temperature: 
         count: N K, how many numbers were observed; read for real targets only.
         noise: their standard deviation s; None for classes. Its normaliser is not tempered.
         temperature: T.
+
+    A scalar, in nats.
     """
     if noise is None:
         return -loss / temperature
@@ -92,7 +94,7 @@ class Evidence:
         return self.curvature.scaled(self._c(log_noise))
 
     def value(self, delta: Tensor, log_noise: Tensor) -> Tensor:
-        """log q in nats."""
+        """log q in nats; a scalar."""
         noise = None if self.count is None else log_noise.exp()
         fit = log_likelihood(self.loss, self.count or 0, noise, self.temperature)
         ratio = self.tempered(log_noise).log_det_ratio(delta)
@@ -103,11 +105,11 @@ class Evidence:
         return gamma.addcmul_(delta, self.squares, value=-1)
 
     def noise_gradient(self, effective: Tensor, log_noise: Tensor) -> Tensor:
-        """∂ log q / ∂ log s = 2 c ½ Σ error² - N K + Σ γ."""
+        """∂ log q / ∂ log s = 2 c ½ Σ error² - N K + Σ γ; a scalar."""
         return 2 * self._c(log_noise) * self.loss - (self.count or 0) + effective
 
     def fixed_point_noise(self, effective: Tensor) -> Tensor:
-        """The noise s at which its gradient vanishes: s² = Σ error² / (T (N K - Σ γ))."""
+        """The noise s at which its gradient vanishes: s² = Σ error² / (T (N K - Σ γ)); a scalar, log s."""
         unexplained = ((self.count or 0) - effective).clamp_min(1)  # numbers that no parameter has used up
         return (2 * self.loss / (self.temperature * unexplained)).sqrt()
 

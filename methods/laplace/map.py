@@ -64,7 +64,7 @@ class MAP(Inference[Laplace]):
         return [replace(self, precision=p) for p in TUNING_GRID] if self.precision == "tuned" else (self,)
 
     def penalty(self, network: nn.Module) -> Tensor:
-        """½ δ |θ|², in nats for the whole training set."""
+        """½ δ |θ|², in nats for the whole training set; a scalar."""
         return 0.5 * self._delta * torch.stack([p.square().sum() for p in trainable(network).values()]).sum()
 
     def penalizer(self, network: nn.Module, scale: float) -> Callable[[], None]:

@@ -25,7 +25,7 @@ class Noise:
         self.groups = dict(zip(zip([0, *ends], ends, strict=False), values.split(units.layer_sizes, 1), strict=True))
 
     def at(self, carrier: Carrier) -> Tensor:
-        """What multiplies every position of a carrier."""
+        """What multiplies every position of a carrier; shape (1 or examples, width)."""
         group = self.groups.get(carrier.run) if carrier.run else None
         return carrier.positions(self.values) if group is None else group
 

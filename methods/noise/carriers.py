@@ -49,7 +49,7 @@ class Carrier(ABC):
         return torch.cat([values, values.new_ones(*values.shape[:-1], 1)], -1).index_select(-1, self.owner)
 
     def last(self, x: Tensor) -> Tensor:
-        """A view of what carries the noise with the axis of the positions last."""
+        """A view of what carries the noise with the axis of the positions last; shape (N, ..., width)."""
         return x.movedim(self.channels, -1)
 
     def multiplied(self, x: Tensor, noise: Tensor) -> Tensor:

@@ -142,7 +142,7 @@ class MultiplicativeNoise(Inference[TruncatedLogNormal]):
         return self.values()[1]
 
     def penalty(self, network: nn.Module) -> Tensor:
-        """Σ w KL(q‖p), in nats for the whole training set."""
+        """Σ w KL(q‖p), in nats for the whole training set; a scalar."""
         return self.weights @ kl_to_loguniform(*self.values(), a=self.a, b=self.b)
 
     def penalizer(self, network: nn.Module, scale: float) -> Callable[[], None]:

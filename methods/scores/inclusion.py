@@ -55,6 +55,8 @@ def pip_pruner(
         select: "median", PIP > ½ (Barbieri & Berger 2004); or "fdr", the largest set whose mean 1 - PIP is at most...
         rate: ...this, in (0, 1).
         facts: to report beside, or instead of, parts of `summary`.
+
+    Raises UsageError for a rate outside (0, 1).
     """
     if not 0 < rate < 1:
         raise UsageError(f"rate must be an expected share of false discoveries above 0 and below 1, got {rate!r}")

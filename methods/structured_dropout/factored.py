@@ -105,11 +105,11 @@ class FactoredDropout(VariationalDropout):
         return self.log_sigma.numel() + self.steps.shape[1]
 
     def divergence(self, network: nn.Module) -> Tensor:
-        """Σ KL(log α) of weights and factors."""
+        """Σ KL(log α) of weights and factors; a scalar, in nats."""
         return super().divergence(network) + self.divergence_of_factors()
 
     def divergence_of_factors(self) -> Tensor:
-        """Σ KL(log α) of the factors that still scale something."""
+        """Σ KL(log α) of the factors that still scale something; a scalar, in nats."""
         return (kl(log_alpha(*self.factors).clamp(max=CLAMP), self.form) * self.alive).sum()
 
     def penalizer(self, network: nn.Module, scale: float) -> Callable[[], None]:

@@ -77,5 +77,5 @@ class RecurrentDropout(FactoredDropout):
         return StructureNoise(network, self.noisy, lambda *call: self.by_structure(self.draw(*call)))
 
     def initial_log_sigma(self, network: nn.Module) -> Tensor:
-        """`start` for every weight."""
+        """`start` for every weight; shape (P,)."""
         return equal_log_sigma(self.named_weights(network), LOG_SIGMA if self.start is None else self.start)

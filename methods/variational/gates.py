@@ -153,7 +153,7 @@ class Indicators(SpikeAndSlab[Gated]):
         return named(vector, self.shapes)
 
     def divergence(self, network: nn.Module) -> Tensor:
-        """Σ over gates of `indicator_kl`, and the divergence from the slab of what has none."""
+        """Σ over gates of `indicator_kl`, and the divergence from the slab of what has none; a scalar, in nats."""
         slab = self._of_present(slab_kl(self.flat_mean(network), (2 * self.log_sigma).exp(), self.slab_variance))
         if self.certain:
             return slab.sum()
@@ -252,6 +252,8 @@ def concrete(log_odds: Tensor, temperature: float = TEMPERATURE) -> Tensor:
     """Draws of Bernoulli gates, 0 or 1, with the gradient of the binary concrete variable that they round.
 
     Maddison, Mnih, Teh, "The concrete distribution", ICLR 2017, arXiv 1611.00712; from torch's global generator.
+
+    In the shape of the log odds.
     """
     uniform = torch.rand_like(log_odds).clamp(1e-6, 1 - 1e-6)
     soft = torch.sigmoid((log_odds + uniform.logit()) / temperature)

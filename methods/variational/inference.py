@@ -107,7 +107,7 @@ class Variational(Inference[Posterior]):
         return dict(zip(self.names, parts, strict=True))  # pyright: ignore[reportArgumentType]
 
     def penalty(self, network: nn.Module) -> Tensor:
-        """β KL, in nats for the whole training set."""
+        """β KL, in nats for the whole training set; a scalar."""
         return self.beta * self.divergence(network)
 
     def penalizer(self, network: nn.Module, scale: float) -> Callable[[], None]:
@@ -199,7 +199,10 @@ def equal_log_sigma(weights: Mapping[str, nn.Parameter], value: float) -> Tensor
 
 
 def gradient(parameter: nn.Parameter) -> Tensor:
-    """The gradient to add to: zeros, of a parameter of which nothing has been computed."""
+    """The gradient to add to: zeros, of a parameter of which nothing has been computed.
+
+    In the shape of the parameter.
+    """
     if parameter.grad is None:
         parameter.grad = torch.zeros_like(parameter)
     return parameter.grad

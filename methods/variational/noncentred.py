@@ -91,7 +91,7 @@ class NonCentred(Variational[Scaled]):
         return {name: parameter for name, parameter in super().named_weights(network).items() if name in paired}
 
     def initial_log_sigma(self, network: nn.Module) -> Tensor:
-        """The same for all."""
+        """The same for all; shape (P,)."""
         return equal_log_sigma(self.named_weights(network), self.start)
 
     def parameters(self) -> Iterable[nn.Parameter]:
@@ -125,7 +125,7 @@ class NonCentred(Variational[Scaled]):
     # -------------------------------------------------------------- the divergence
 
     def divergence(self, network: nn.Module) -> Tensor:
-        """Σ ½ (μ² + s² - 1) - log s, the divergence of the factors, and ½ |θ|² of the points."""
+        """Σ ½ (μ² + s² - 1) - log s, the divergence of the factors, and ½ |θ|² of the points; a scalar, in nats."""
         squares = [network.get_parameter(name).double().square().sum() for name in (*self.names, *self.points)]
         log_s = self.log_sigma.double()
         spread = 0.5 * ((2 * log_s).exp() - 1) - log_s

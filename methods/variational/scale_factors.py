@@ -48,7 +48,7 @@ class Scale:
     slab: str | None = None
 
     def log_square(self, values: Mapping[str, Tensor]) -> Tensor:
-        """log τ² of the factors' logs."""
+        """log τ² of the factors' logs; broadcast to the shape of its parameter."""
         total = torch.tensor(self.offset)
         for name in self.plus:
             total = total + self._aligned(values[name])
@@ -60,7 +60,7 @@ class Scale:
         return value.reshape(*value.shape, *[1] * (self.rank - value.dim()))
 
     def log(self, values: Mapping[str, Tensor]) -> Tensor:
-        """log γ of the factors' logs."""
+        """log γ of the factors' logs; broadcast to the shape of its parameter."""
         return regularised(self.log_square(values), self._aligned(values[self.slab]) if self.slab else None)
 
     def moments(self, means: Mapping[str, Tensor], variances: Mapping[str, Tensor]) -> Moments:

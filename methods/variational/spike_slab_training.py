@@ -83,7 +83,7 @@ class SpikeAndSlab(Variational[Posterior]):
         self.noise_variance = float(self.target_noise) ** 2 if given else 1.0
 
     def initial_log_sigma(self, network: nn.Module) -> Tensor:
-        """The same for all."""
+        """The same for all; shape (P,)."""
         return equal_log_sigma(self.named_weights(network), self.log_sigma_start)
 
     @property

@@ -73,7 +73,10 @@ def molchanov(log_alpha: Tensor) -> Tensor:
 
 
 def kingma(log_alpha: Tensor) -> Tensor:
-    """C - ½ log α - 1.16145124 α + 1.50204118 α² - 0.58629921 α³, with the exact C of α → 0."""
+    """C - ½ log α - 1.16145124 α + 1.50204118 α² - 0.58629921 α³, with the exact C of α → 0.
+
+    Elementwise, in nats. Raises UsageError where log α > 0.
+    """
     if log_alpha.numel() and log_alpha.detach().max() > 0:
         raise UsageError("the form 'kingma' holds for log_alpha <= 0 only: clamp log_alpha, or use the form 'exact'")
     alpha = log_alpha.exp()
@@ -123,14 +126,14 @@ class VariationalDropout(Variational[Gaussian]):
         super().attach(network, units, train)
 
     def initial_log_sigma(self, network: nn.Module) -> Tensor:
-        """½ log σ² from the same log α, or log σ², of every weight."""
+        """½ log σ² from the same log α, or log σ², of every weight; shape (P,)."""
         means = [weight.detach().flatten() for weight in self.named_weights(network).values()]
         log_squares = torch.cat([(m.square() + TINY).log() for m in means])
         start = self.start if self.start is not None else INITIAL[self.weights]
         return 0.5 * (log_squares if self.weights == "network" else torch.zeros_like(log_squares)) + 0.5 * start
 
     def divergence(self, network: nn.Module) -> Tensor:
-        """Σ KL(log α), clamped to where it has a gradient."""
+        """Σ KL(log α), clamped to where it has a gradient; a scalar, in nats."""
         return self._of_present(kl(self._log_alpha(network).clamp(max=CLAMP), self.form)).sum()
 
     def penalizer(self, network: nn.Module, scale: float) -> Callable[[], None]:

@@ -99,7 +99,10 @@ class WeightNoise:
 
 
 def spread(layer: Any, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Variance of what a linear layer or convolution computes of `x`, from the variances of its parameters."""
+    """Variance of what a linear layer or convolution computes of `x`, from the variances of its parameters.
+
+    In the shape of the outputs.
+    """
     if isinstance(layer, nn.Linear):
         return nn.functional.linear(x.square(), weight, bias)
     return layer._conv_forward(x.square(), weight, bias)
