@@ -11,7 +11,6 @@ positions share one draw of the weights.
 
 from __future__ import annotations
 
-import copy
 import math
 
 import torch
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 
 from ...architectures.running.batch_norm import reestimate_batch_norm
 from ...architectures.running.modes import evaluating
+from ...architectures.running.plain import copied
 from ...datasets.data import Data
 from ...datasets.seal import sealed
 from ...methods.pruner import Inference
@@ -38,7 +38,7 @@ def monte_carlo(
     """
     if data.likelihood != "categorical" or not (weights := _draw(inference, network, generator)):
         return {}
-    replica = copy.deepcopy(network)
+    replica = copied(network)
     total: Tensor | None = None
     with evaluating(replica), torch.no_grad():
         for i in range(draws):
