@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,11 +16,13 @@ from tqdm import tqdm
 
 from ...architectures.compaction.certificate import Certificate
 from ...architectures.discovery.units_of import units
-from ...architectures.running.batch_norm import reestimate_batch_norm
+from ...architectures.running.batch_norm import check_batches, reestimate_batch_norm
+from ...architectures.running.modes import evaluating, take_modes_, take_types_, to_network, working_
+from ...architectures.running.plain import copied, keep_removed_, plain
 from ...architectures.saved import bundle
 from ...architectures.units.mask import Mask
-from ...architectures.units.vector import Granularity
-from ...datasets.data import Split
+from ...architectures.units.vector import Granularity, Units
+from ...datasets.data import Data, Likelihood, Split
 from ...datasets.errors import UsageError, unknown
 from ...methods.build import build as build_pruner
 from ...methods.pruner import Inference, Pruner, State
@@ -35,16 +36,15 @@ from ..spec.budget import Budget
 from ..spec.settings import Training
 from ..training.loop import leave, train
 from ..training.seeding import seeded, stream
+from .gathering import Examples, gathered, readable
 from .inputs import (
-    Examples,
+    as_plain,
     check_finetune,
-    check_fit,
     check_learned,
     check_pruner,
     check_sparsity,
     device_of,
-    gathered,
-    readable,
+    fitted,
 )
 
 load = bundle.load
@@ -88,7 +88,7 @@ class Pruned:
 
         Raises UsageError, with the layer's name, if its outputs differ from the masked network's by more than 1e-5.
         """
-        return copy.deepcopy(self._small[0])
+        return copied(self._small[0])
 
     @property
     def certificate(self) -> Certificate:
@@ -116,6 +116,8 @@ class Pruned:
         saved = self._saved_by_cutting() if self.mask.units.removable else self._saved_at_best()
         if collapsed := self.mask.collapsed():
             saved.append(f"collapsed layers (nothing kept): {', '.join(collapsed)}")
+        if learned := self.notes.get("learned"):
+            saved.append(learned["said"])
         return "\n".join([head, *rows, *saved])
 
     def _saved_by_cutting(self) -> list[str]:
@@ -144,6 +146,7 @@ def prune(
     training: Training | None = None,
     budget: Budget | Mapping[str, Any] | None = None,
     batch_norm: Literal["keep", "reestimate"] = "keep",
+    likelihood: Likelihood | None = None,
     seed: int = 0,
     progress: bool = True,
     **options: Any,
@@ -154,8 +157,9 @@ def prune(
         network: any module that maps a batch of inputs to outputs; trained already, unless the method
             prunes before training, in which case `finetune` epochs train what is left.
         data: training examples: (x, y) tensors or numpy arrays, a Split, a Data, or an iterable of batches such as a
-            DataLoader. Integer y are class labels, real y regression targets. Inputs of whole numbers are tokens to a
-            network that takes no real ones.
+            DataLoader. Integer y are class labels, real y regression targets, zeros and ones yes or no for a network
+            of one output or of as many as there are columns, real rows that sum to one probabilities of the classes.
+            Inputs of whole numbers are tokens to a network that takes no real ones.
         method: name of a registered method; see `bayesprune list methods`.
         sparsity: share of the units to remove, in [0, 1), or "auto" for the method's own threshold.
         structured: remove neurons, filters and heads instead of single weights; or only units of the kind "head" or
@@ -164,7 +168,8 @@ def prune(
         training: optimiser, learning rate and batch size of the fine-tuning.
         budget: what the sparsity is a share of, and what layers keep: {"of": "flops", "round_to": 8, "at_least": 1}.
         batch_norm: "reestimate" sets BatchNorm's statistics anew after pruning, on the training examples.
-        seed: governs every random choice.
+        likelihood: "categorical", "gaussian" or "bernoulli", where the data do not say what is meant.
+        seed: governs every random choice, those of a loader too.
         progress: show it, on a terminal.
         options: the method's own options, and `when`, `rounds`, `allocation`.
 
@@ -172,18 +177,23 @@ def prune(
         UsageError: an unknown method or option, an impossible sparsity, data that do not fit the network,
             all before any work begins.
     """
+    sparsity, finetune, seed, options = (as_plain(value) for value in (sparsity, finetune, seed, options))
     check_sparsity(sparsity)
     check_finetune(finetune)
-    shares = _checked_budget(budget)
+    shares = _checked_budget(as_plain(budget))
     granularity = _granularity(structured)
     shares.check(granularity != "weights")
     pruner = build_pruner(method, **options)
     check_pruner(method, pruner, sparsity)
-    split = gathered(data).to(device_of(network))
-    replica = copy.deepcopy(network)
+    split = gathered(data, seed).to(device_of(network))
+    found = plain(network)
+    dense = found.network if found.changed else network
+    replica = working_(copied(dense) if found.changed else found.network)
     with seeded(seed, "trial"):
-        split = readable(replica, split)
-        check_fit(replica, split)
+        split = fitted(replica, readable(replica, split), likelihood, not isinstance(data, Data | Split))
+    settings = training or Training()
+    if finetune:
+        check_batches(replica, split.x, split.batch_sizes(settings.batch_size))
     target = None if sparsity == "auto" else float(sparsity)
     parts = units(replica, granularity, split.x[:2])
     if target is not None and shares.of == "units":
@@ -191,25 +201,54 @@ def prune(
     inference = pruner.inference().for_units(granularity)
     inference.attach(replica, units(replica, "weights"), split)
     check_learned(method, inference)
-    scores, mask = torch.empty(0), Mask(parts, torch.ones(parts.n, dtype=torch.bool))
+    learned = inference.adapt(replica, split) if pruner.when == "after" else None
+    held = keep_removed_(replica, found.removed)
+    scores, mask = torch.empty(0), Mask(parts, _present(parts, replica, found.removed))
     with _bar(method, pruner.rounds + finetune, progress) as advance:
         for i in range(pruner.rounds):
             scores, mask = _round(replica, split, inference, pruner, mask, target, i, seed, shares)
             if pruner.shuffle and i == pruner.rounds - 1:
                 mask = Mask(parts, shuffled_within_layers(mask.kept, parts, stream(seed, "shuffle")))
-                replica.load_state_dict(network.state_dict())  # what the method's own mask zeroed is back
+                replica.load_state_dict(dense.state_dict())  # what the method's own mask zeroed is back
             leave(replica, inference, mask)
             if batch_norm == "reestimate":
                 reestimate_batch_norm(replica, (x for x, _ in split.batches(64)))
             advance(i)
-            settings, epochs = training or Training(), _share(pruner, finetune, i)
+            epochs = _share(pruner, finetune, i)
             with seeded(seed, f"fine-tuning {i}"):
                 order = stream(seed, f"fine-tuning order {i}")
                 train(replica, split, inference, settings, epochs, order, mask, advance)
     inference.detach(replica)
+    for handle in held:
+        handle.remove()
     notes = {"method": method, "options": options, "sparsity": sparsity, "realised": mask.sparsity, "seed": seed,
-             "finetune": finetune, "batch_norm": batch_norm, "budget": shares.model_dump()}  # fmt: skip
-    return Pruned(replica.train(network.training), mask, scores, split.x[:CERTIFIED], network, notes)
+             "finetune": finetune, "batch_norm": batch_norm, "budget": shares.model_dump(),
+             "likelihood": split.likelihood, "folded": found.folded, "learned": learned}  # fmt: skip
+    _finish(replica, dense, split)
+    return Pruned(replica, mask, scores, to_network(split.x[:CERTIFIED], dense), dense, notes)
+
+
+def _present(parts: Units, network: nn.Module, removed: Mapping[str, Tensor]) -> Tensor:
+    """Units of which anything is left, boolean (units.n,)."""
+    if not removed:
+        return torch.ones(parts.n, dtype=torch.bool)
+    alive = {name: torch.ones_like(p, dtype=torch.double) for name, p in network.named_parameters()}
+    alive |= {name: (~gone).double() for name, gone in removed.items()}
+    return (parts.gather(alive) > 0).cpu()
+
+
+@torch.no_grad()
+def _finish(network: nn.Module, dense: nn.Module, split: Split) -> None:
+    """Give the pruned network the types and modes of the dense one; refuse one whose outputs are not finite."""
+    take_types_(network, dense)
+    take_modes_(network, dense)
+    with evaluating(network):
+        outputs = network(to_network(split.x[:CERTIFIED], network))
+    if not torch.isfinite(outputs).all():
+        raise ArithmeticError(
+            "the outputs of the pruned network are NaN or infinite, those of the dense one are not: prune less of its "
+            "layers, or train with a lower learning rate"
+        )
 
 
 def _granularity(structured: bool | Granularity) -> Granularity:

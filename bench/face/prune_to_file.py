@@ -26,7 +26,7 @@ from ..evaluation import metrics
 from ..evaluation.evaluate import predicted
 from ..evaluation.latency import Speedup
 from ..spec.settings import Training
-from .inputs import gathered, readable
+from .gathering import gathered, readable
 from .prune import Pruned, prune
 
 
