@@ -157,7 +157,10 @@ def test_training_settings_reach_the_fine_tuning(data):
         ({"network": nn.ReLU()}, "ReLU has no parameters"),
         ({"network": "lenet"}, "torch.nn.Module, got str"),
         ({"network": nn.Linear(5, 3)}, r"inputs of shape \(6,\) per example, torch.float32: RuntimeError: mat1"),
-        ({"network": nn.Sequential(nn.Linear(6, 1), nn.Flatten(0))}, r"label 2 in y does not fit a network of one output"),
+        (
+            {"network": nn.Sequential(nn.Linear(6, 1), nn.Flatten(0))},
+            r"label 2 in y does not fit a network of one output",
+        ),
         ({"network": nn.Linear(6, 2)}, r"label 2 in y .* 2 outputs; give labels 0\.\.1"),
         ({"data": (ONES, torch.arange(4) - 1)}, "label -1 in y"),
         ({"data": (ONES, torch.zeros(4, 3).long())}, r"labels of shape \(N,\), got \(4, 3\)"),
