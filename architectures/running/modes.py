@@ -69,6 +69,18 @@ def unfused() -> Iterator[None]:
             backend.enabled = enabled  # pyright: ignore[reportAttributeAccessIssue]
 
 
+@contextmanager
+def as_plain_operations() -> Iterator[None]:
+    """Recurrent layers and attention compute in operations that can be counted one by one: nothing is fused."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    try:
+        torch.backends.mha.set_fastpath_enabled(False)
+        with unfused(), differentiable_attention():
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
 def to_network(x: Tensor, network: nn.Module) -> Tensor:
     """Inputs on the device of `network`, floating-point ones in the type of its parameters."""
     for parameter in network.parameters():
