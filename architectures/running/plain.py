@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -107,6 +107,16 @@ def _inner(network: nn.Module) -> nn.Module:
     while (attribute := _WRAPPERS.get(type(network).__name__)) and attribute in network._modules:
         network = network.get_submodule(attribute)
     return network
+
+
+def own_names(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict by the names of the network whose `own` is given, if it was saved of one compiled or replicated."""
+    if state.keys() == own.keys():
+        return dict(state)
+    found = {".".join(part for part in name.split(".") if part != "_orig_mod"): t for name, t in state.items()}
+    while found and all(name.startswith("module.") for name in found):
+        found = {name.removeprefix("module."): tensor for name, tensor in found.items()}
+    return found
 
 
 def _unwrapped(network: nn.Module) -> nn.Module:
