@@ -48,17 +48,17 @@ def _real(
     targets, undo = _targets(name, source, y)
     return Data(
         **common,
-        outputs=source.y.shape[1] if source.likelihood == "gaussian" else len(source.classes or ()),
+        outputs=len(source.classes or ()) if source.likelihood == "categorical" else source.y.shape[1],
         classes=source.classes,
-        train=Split(inputs["train"], targets["train"]),
-        validation=Split(inputs["validation"], targets["validation"]),
+        train=Split(inputs["train"], targets["train"], source.likelihood),
+        validation=Split(inputs["validation"], targets["validation"], source.likelihood),
         scaling=scaling,
         limits=limits,
         features=source.features,
         target_mean=undo.mean.float() if undo else None,
         target_std=undo.std.float() if undo else None,
-        _test=Split(inputs["test"], targets["test"]),
-        _partner=_foreign(scaling, floats(source.kind, ood[0], resize), targets["test"]) if ood else None,
+        _test=(test := Split(inputs["test"], targets["test"], source.likelihood)),
+        _partner=_foreign(scaling, floats(source.kind, ood[0], resize), test) if ood else None,
     )
 
 
@@ -145,7 +145,7 @@ def _overflowing(scaling: Scaling) -> int | None:
 
 
 def _targets(name: str, source: Source, y: Mapping[str, np.ndarray]) -> tuple[dict[str, Tensor], Scaling | None]:
-    if source.likelihood == "categorical":
+    if source.likelihood != "gaussian":
         return {part: torch.from_numpy(values) for part, values in y.items()}, None
     raw = {part: torch.from_numpy(values.astype(np.float64)) for part, values in y.items()}
     scaling = statistics(raw["train"])
@@ -166,5 +166,5 @@ def _partner(source: Source, size: int) -> tuple[str, list[np.ndarray]]:
     return {"image": "strokes", "table": "permuted", "tokens": "shuffled"}[source.kind], []
 
 
-def _foreign(scaling: Scaling, raw: Tensor, targets: Tensor) -> Split:
-    return Split(scaling.apply_(raw), targets.new_zeros((len(raw), *targets.shape[1:])))
+def _foreign(scaling: Scaling, raw: Tensor, test: Split) -> Split:
+    return Split(scaling.apply_(raw), test.y.new_zeros((len(raw), *test.y.shape[1:])), test.likelihood)

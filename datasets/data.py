@@ -17,19 +17,30 @@ from .seal import TestSplitError, guard, sealed
 
 __all__ = ["Data", "Kind", "Likelihood", "Scaling", "Split", "TestSplitError", "sealed"]
 
-Likelihood = Literal["categorical", "gaussian"]
+Likelihood = Literal["categorical", "gaussian", "bernoulli"]
 Kind = Literal["image", "table", "tokens"]
 Device = str | torch.device
 
 
 def terms(y: Tensor) -> int:
     """Factors of the likelihood of targets: see `Split.terms`."""
-    return len(y) if y.is_floating_point() else y.numel()
+    return len(y) if y.is_floating_point() or y.dtype == torch.bool else y.numel()
+
+
+def likelihood_of(y: Tensor) -> Likelihood:
+    """What targets say by their type, unless they are told otherwise: real, yes or no, or labels."""
+    if y.is_floating_point():
+        return "gaussian"
+    return "bernoulli" if y.dtype == torch.bool else "categorical"
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
     """Examples in memory: x float32 (N, ...); y int64 (N,) for classes, float32 (N, K) for regression.
+
+    The type of y says the likelihood where none is given: "categorical" for labels, "gaussian" for real numbers,
+    "bernoulli" for booleans. Probabilities of the classes, float32 (N, K), are "categorical" if that is said. Those of
+    "bernoulli" are held as float32 (N, K) zeros and ones, or probabilities, one column for each yes or no.
 
     Sequences of tokens are x int64 (N, T), with 0 for padding on the left; their y are classes (N,), or the next
     tokens, int64 (N, T), for a language model. The likelihood is that of all `terms`: losses are means over them,
@@ -39,25 +50,27 @@ class Split:
 
     x: Tensor
     y: Tensor
+    likelihood: Likelihood = None  # pyright: ignore[reportAssignmentType]  (never None once it is made)
+
+    def __post_init__(self) -> None:
+        if self.likelihood is None:
+            object.__setattr__(self, "likelihood", likelihood_of(self.y))
+        if self.likelihood == "bernoulli" and not self.y.is_floating_point():
+            object.__setattr__(self, "y", self.y.float())
 
     def __len__(self) -> int:
         return len(self.x)
 
     def __getitem__(self, index: Tensor | slice) -> Split:
-        return Split(self.x[index], self.y[index])
+        return Split(self.x[index], self.y[index], self.likelihood)
 
     def to(self, device: Device) -> Split:
         """The same examples on `device`."""
-        return Split(self.x.to(device), self.y.to(device))
-
-    @property
-    def likelihood(self) -> Likelihood:
-        """Categorical for integer labels, Gaussian for real targets."""
-        return "gaussian" if self.y.is_floating_point() else "categorical"
+        return Split(self.x.to(device), self.y.to(device), self.likelihood)
 
     @property
     def terms(self) -> int:
-        """Factors of the likelihood: one for each label or row of regression targets, T for each sequence of them."""
+        """Factors of the likelihood: one for each label or row of real targets, T for each sequence of labels."""
         return terms(self.y)
 
     def batch_sizes(self, size: int) -> list[int]:
@@ -107,8 +120,8 @@ class Scaling:
 class Data:
     """A data set: standardised splits, and what is needed to corrupt the test split as raw values.
 
-    `outputs` is the number of classes or of regression targets; `digest` the SHA-256 of the raw content
-    and of the split; `limits` the range of raw image values; `target_mean` and `target_std` (K,) undo
+    `outputs` is the number of classes, of regression targets or of labels that hold or not; `digest` the SHA-256 of
+    the raw content and of the split; `limits` the range of raw image values; `target_mean` and `target_std` (K,) undo
     the standardisation of regression targets and are None for classes. `features` names the columns of a
     table, where names are known. `vocabulary` names the tokens of sequences, and is empty for other inputs; the
     outputs of a language model are its tokens.
@@ -176,7 +189,7 @@ class Data:
         if self.kind == "image":
             return self._like_test(shift.IMAGE[kind](self._unit_test(), level, self.seed))
         corrupted = {**shift.TABLE, **shift.TOKENS}[kind](self._test.x, level, self.seed)
-        return Split(corrupted, self._test.y)
+        return dataclasses.replace(self._test, x=corrupted)
 
     @functools.cached_property
     def _twin(self) -> Split:
@@ -184,7 +197,7 @@ class Data:
             x = self._like_test(ood.strokes(self._unit_test(), self.seed)).x
         else:
             x = {"table": ood.permuted, "tokens": ood.shuffled}[self.kind](self._test.x, self.seed)
-        return Split(x, torch.zeros_like(self._test.y))
+        return Split(x, torch.zeros_like(self._test.y), self.likelihood)
 
     @property
     def _unit(self) -> Scaling:
@@ -196,7 +209,7 @@ class Data:
         return self._unit.undo(self._test.x).clamp_(0, 1)
 
     def _like_test(self, unit: Tensor) -> Split:
-        return Split(self._unit.apply_(unit), self._test.y)
+        return dataclasses.replace(self._test, x=self._unit.apply_(unit))
 
     def to(self, device: Device) -> Data:
         """The same data on `device`."""

@@ -27,7 +27,9 @@ HOMES: dict[str, tuple[str, ...]] = {
     "architectures.words": ("architectures.layers.words",),
     "bench.api": ("bench.face.prune",),
     "bench.check": ("bench.contract",),
+    "bench.evaluate": ("bench.evaluation.evaluate", "bench.evaluation.flops"),
     "bench.store": ("bench.results.store", "bench.results.frames", "bench.results.columns"),
+    "bench.table": ("bench.features.table",),
     "methods.carriers": ("methods.noise.carriers", "methods.noise.carried", "architectures.layers.axes"),
     "methods.cost": ("architectures.running.cost",),
     "methods.dawson": ("methods.closed_forms.dawson",),
@@ -72,6 +74,7 @@ INSIDE: dict[str, tuple[str, ...]] = {
         "architectures.units.vector", "architectures.units.prunable", "architectures.units.slices",
         "architectures.discovery.units_of",
     ),
+    "bench.training": ("bench.spec.settings", "bench.training.loop"),
     "methods.curvature": ("methods.curvature.diagonals", "architectures.units.prunable"),
     "methods.laplace": ("methods.curvature.estimate",),
     "methods.noise": ("methods.noise.multiplicative",),
@@ -114,10 +117,23 @@ class Finder:
         """Nothing: attributes are looked up when asked for."""
 
 
-def allow_former_names() -> None:
-    """Let modules be imported by their former names from now on."""
+def find_former_modules() -> None:
+    """Let modules that have moved be found by their former names from now on; imports nothing."""
     if Finder not in sys.meta_path:
         sys.meta_path.append(Finder)  # pyright: ignore[reportArgumentType]
+
+
+def former(package: str, name: str) -> Any:
+    """The attribute that a package had as the module that it was; AttributeError if it had none such."""
+    for module in _modules(INSIDE[package]):
+        if not name.startswith("__") and hasattr(module, name):
+            return getattr(module, name)
+    raise AttributeError(f"module '{PACKAGE}.{package}' has no attribute {name!r}")
+
+
+def allow_former_names() -> None:
+    """Let modules be imported by their former names from now on, and packages have what they had as modules."""
+    find_former_modules()
     for package, homes in INSIDE.items():
         module = importlib.import_module(f"{PACKAGE}.{package}")
         module.__class__ = FormerName

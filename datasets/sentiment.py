@@ -80,7 +80,7 @@ def _source(name: str, parts: Sequence[Labelled], vocabulary: int, length: int) 
 
 def _tabbed(name: str, path: Path) -> Labelled:
     """Lines of text, tab, 0 or 1."""
-    found = [line.rpartition("\t")[::2] for line in _lines(name, path, "utf-8")]
+    found = [line.rpartition("\t")[::2] for line in _lines(name, path, "utf-8-sig")]
     for number, (_, label) in enumerate(found):
         if label not in ("0", "1"):
             raise UsageError(f"data set {name!r}: line {number + 1} of {path} must end in a tab and 0 or 1")
@@ -89,7 +89,7 @@ def _tabbed(name: str, path: Path) -> Labelled:
 
 def _json_lines(name: str, path: Path) -> Labelled:
     try:
-        with lzma.open(path, "rt", encoding="utf-8") as file:
+        with lzma.open(path, "rt", encoding="utf-8-sig") as file:
             rows = [json.loads(line) for line in file]
         return [(_separated(row["text"]), int(row["label"])) for row in rows]
     except (OSError, ValueError, KeyError, TypeError, lzma.LZMAError, EOFError) as error:

@@ -10,6 +10,7 @@ import numpy as np
 from . import tokens
 from .data import Kind, Likelihood
 from .errors import UsageError
+from .targets import check_probabilities
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -18,9 +19,11 @@ class Source:
 
     `x` is (N, C, H, W) for images and (N, F) for tables, of any real dtype; uint8 stands for [0, 1].
     `y` is (N,) labels for classes, whole numbers from 0 if `classes` are named, else anything numpy can
-    sort; (N, K) real numbers for regression. `folds` are fixed pairs of training and test positions
-    (none: the seed splits); `fold` is the one to use (none: the seed chooses); `validation` are fixed
-    positions beside them. `partner` is the name and the images of a real out-of-distribution set.
+    sort, or the probabilities of the classes, (N, K); (N, K) real numbers for regression; (N, K) zeros and ones, or
+    numbers between, with a Bernoulli likelihood, whose K labels `classes` may name. `folds` are fixed pairs of
+    training and test positions (none: the seed splits); `fold` is the one to use (none: the seed chooses);
+    `validation` are fixed positions beside them. `partner` is the name and the images of a real
+    out-of-distribution set.
 
     With a `vocabulary`, `x` holds sequences of tokens as whole numbers (N, T), padded on the left with 0, and
     `y` labels, or the next tokens (N, T) of a language model; `most` bounds the tokens that networks are told.
@@ -48,8 +51,11 @@ class Source:
     @property
     def strata(self) -> np.ndarray:
         """What splits are stratified by, int64 (N,): the class, from 0, where every example has one."""
-        labels = self.likelihood == "categorical" and self.y.ndim == 1
-        return self.y if labels else np.zeros(len(self.y), np.int64)
+        if self.likelihood == "categorical" and self.y.ndim == 1:
+            return self.y
+        if self.likelihood == "bernoulli" and self.y.shape[1] == 1:
+            return (self.y[:, 0] > 0.5).astype(np.int64)
+        return np.zeros(len(self.y), np.int64)
 
     def fixed_split(self, seed: int) -> tuple[np.ndarray, np.ndarray] | None:
         """The published training and test positions that `seed` uses, if there are any."""
@@ -73,12 +79,29 @@ def checked(name: str, source: Source) -> Source:
         tokens.check(name, source.x, source.y, source.vocabulary)
     if source.y.shape == source.x.shape and source.vocabulary:
         return source
+    if source.likelihood == "bernoulli" or (source.likelihood == "categorical" and source.y.ndim == 2):
+        return _probable(name, source)
     if source.likelihood == "categorical":
         return _labelled(name, source)
     constant = source.y.min(axis=0) == source.y.max(axis=0)
     if constant.any():
         raise UsageError(f"data set {name!r}: target {int(constant.argmax())} has one value only")
     return source
+
+
+def _probable(name: str, source: Source) -> Source:
+    """Targets that are probabilities, of the classes or of every label by itself, as float32, with names."""
+    y, classes = source.y, source.classes or tuple(map(str, range(source.y.shape[1])))
+    try:
+        check_probabilities(y, source.likelihood)
+    except UsageError as error:
+        raise UsageError(f"data set {name!r}: {error}") from None
+    if len(classes) != y.shape[1]:
+        raise UsageError(f"data set {name!r}: {len(classes)} classes are named for y of shape {y.shape}")
+    constant = y.min(axis=0) == y.max(axis=0)
+    if source.likelihood == "bernoulli" and constant.any():
+        raise UsageError(f"data set {name!r}: label {classes[int(constant.argmax())]!r} has one value only")
+    return dataclasses.replace(source, y=y.astype(np.float32), classes=classes)
 
 
 def _labelled(name: str, source: Source) -> Source:
@@ -116,11 +139,21 @@ def _check_shapes(name: str, source: Source) -> None:
         )
     if source.vocabulary:
         _check_sequences(name, x, y)
-    elif y.ndim != (2 if source.likelihood == "gaussian" else 1):
-        raise UsageError(f"data set {name!r}: y must be (N,) for classes or (N, K) for regression; {y.shape} given")
+    elif y.ndim not in _axes(source):
+        raise UsageError(
+            f"data set {name!r}: y must be (N,) for classes, or (N, K) for regression, probabilities of classes or K "
+            f"labels; {y.shape} given"
+        )
     words = ", or strings for classes" if source.likelihood == "categorical" else ""
-    if y.dtype.kind not in ("buif" if source.likelihood == "gaussian" else "buifUS"):
+    if y.dtype.kind not in ("buifUS" if source.likelihood == "categorical" and y.ndim == 1 else "buif"):
         raise UsageError(f"data set {name!r}: y must hold numbers{words}; {y.dtype} given")
+
+
+def _axes(source: Source) -> tuple[int, ...]:
+    """How many axes targets may have."""
+    if source.likelihood != "categorical":
+        return (2,)
+    return (1, 2) if source.y.dtype.kind == "f" and source.y.shape[-1] > 1 else (1,)
 
 
 def _check_sequences(name: str, x: np.ndarray, y: np.ndarray) -> None:

@@ -79,7 +79,7 @@ def characters(name: str, content: str, length: int) -> Source:
 
 def _read(name: str, path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"data set {name!r}: {path} cannot be read as UTF-8 text: {one_line(error)}") from error
 

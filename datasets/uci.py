@@ -73,7 +73,7 @@ def _positions(name: str, path: Path, size: int) -> np.ndarray:
 
 def _numbers(name: str, path: Path, dimensions: Literal[1, 2]) -> np.ndarray:
     try:
-        return np.loadtxt(path, ndmin=dimensions)
+        return np.loadtxt(path, ndmin=dimensions, encoding="utf-8-sig")
     except (OSError, ValueError) as error:
         raise UsageError(f"data set {name!r}: {path} cannot be read: {one_line(error)}") from error
 

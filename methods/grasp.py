@@ -16,6 +16,7 @@ import torch
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
+from ..datasets.data import Split
 from .closed_forms.likelihood import mean_loss
 from .closed_forms.posteriors import Laplace
 from .laplace.map import MAP
@@ -45,14 +46,23 @@ def grasp(
 
     For real targets `examples_per_class` counts ten classes, and the temperature divides nothing.
     """
-    categorical = state.train.likelihood == "categorical"
-    classes = int(state.train.y.max()) + 1 if categorical else 10
-    batch = scoring_batch(state, examples_per_class * classes)
+    train = state.train
+    batch = scoring_batch(state, examples_per_class * _classes(train))
     with scratch(state.network, batch_norm) as (network, weights):
-        outputs = network(batch.x) / (temperature if categorical else 1.0)
-        products = hessian_gradient_product(mean_loss(outputs, batch.y), list(weights.values()))
+        outputs = network(batch.x) / (1.0 if train.likelihood == "gaussian" else temperature)
+        loss = mean_loss(outputs, batch.y, train.likelihood)
+        products = hessian_gradient_product(loss, list(weights.values()))
     worth = {n: (w * hg).detach() for (n, w), hg in zip(weights.items(), products, strict=True)}
     return state.units.gather({n: w.abs() for n, w in worth.items()} if absolute else worth)
+
+
+def _classes(train: Split) -> int:
+    """Classes of the targets, or kinds of them: a yes and a no of every label, ten of real numbers."""
+    if train.likelihood == "gaussian":
+        return 10
+    if train.likelihood == "bernoulli":
+        return 2 * train.y.shape[1]
+    return train.y.shape[1] if train.y.is_floating_point() else int(train.y.max()) + 1
 
 
 def hessian_gradient_product(loss: Tensor, weights: list[Tensor]) -> tuple[Tensor, ...]:

@@ -92,6 +92,13 @@ class Inference(ABC, Generic[Posterior]):
         Epochs are counted from 1 and go on through fine-tuning.
         """
 
+    def adapt(self, network: nn.Module, train: Split) -> dict[str, Any] | None:
+        """Attached to a network that is trained already: learn what training would have taught.
+
+        Returns what was learned as JSON, with a sentence for users under "said"; None where there is nothing to learn.
+        """
+        return None
+
     def reduce(self, network: nn.Module, mask: Mask) -> None:
         """Units have left: stop penalising them."""
 

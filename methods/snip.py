@@ -31,5 +31,5 @@ def snip(state: State, examples: int, batch_norm: BatchNormMode) -> Tensor:
     """|θ ∂L/∂θ|, summed over a unit's weights; shape (units.n,)."""
     batch = scoring_batch(state, examples)
     with scratch(state.network, batch_norm) as (network, weights):
-        gradients = gradients_of(mean_loss(network(batch.x), batch.y), list(weights.values()))
+        gradients = gradients_of(mean_loss(network(batch.x), batch.y, batch.likelihood), list(weights.values()))
     return state.units.gather({n: (w * g).detach().abs() for (n, w), g in zip(weights.items(), gradients, strict=True)})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from ...datasets.errors import UsageError
 from ..running.modes import evaluating, precision_of, to_network
+from ..running.plain import copied
 from .divergence import first_difference, first_non_finite
 
 BATCH = 64
@@ -85,7 +85,7 @@ def certify(masked: nn.Module, small: nn.Module, x: Tensor, tolerance: float = 1
 def _single(network: nn.Module) -> nn.Module:
     """The network, or its copy in float32 if any part of it has less precision."""
     half = precision_of(network) not in (torch.float32, torch.float64)
-    return copy.deepcopy(network).float() if half else network
+    return copied(network).float() if half else network
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping
 
 from torch import Tensor, nn
@@ -11,6 +10,7 @@ from ...datasets.errors import UsageError
 from ..declared.groups import load_declarations
 from ..layers.resize import resize
 from ..layers.spread import spread_
+from ..running.plain import copied
 from ..units.mask import Mask
 from ..units.prunable import all_tensors
 from ..units.slices import Slice
@@ -35,7 +35,7 @@ def compact(network: nn.Module, mask: Mask, example: Tensor | None = None) -> nn
     load_declarations(network)
     stays = positions(mask)
     shifts = {} if example is None else constants(network, mask, stays, example)
-    small = copy.deepcopy(network)
+    small = copied(network)
     small.zero_grad(set_to_none=True)
     whole = all_tensors(small)
     cut(small, mask, stays, lambda name, tensor: setattr(whole[name], "data", tensor))

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ...datasets.errors import UsageError
 from ..layers.axes import Reader, channel_axis, input_axis, output_axis
+from ..running.plain import copied
 from ..units.mask import Mask
 
 # A constant sum is computed in different orders at different places: rounding errors by which they may differ.
@@ -45,7 +46,7 @@ def constants(network: nn.Module, mask: Mask, stays: Positions, example: Tensor)
     Raises:
         UsageError: a contribution that is no constant, naming the layer and why, or fewer than two examples.
     """
-    masked = copy.deepcopy(network).eval()
+    masked = copied(network).eval()
     mask.apply_(masked)
     probes = {name: probe for name, probe in _probes(masked, stays).items() if bool(probe.weight.any())}
     if probes and len(example) < 2:

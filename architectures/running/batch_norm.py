@@ -14,9 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from ...datasets.errors import UsageError
-from .modes import evaluating, to_network
+from .modes import evaluating, held, to_network, train_
+from .plain import copied
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Reestimation:
 
 @torch.no_grad()
 def reestimate_batch_norm(network: nn.Module, batches: Iterable[Tensor]) -> Reestimation:
-    """Set, in place, the running statistics of every BatchNorm layer to their averages over `batches`.
+    """Set, in place, the running statistics of every BatchNorm layer that is not frozen to averages over `batches`.
 
     Every batch of inputs counts alike; each layer sees what the layers below make of a batch when they
     normalise it by its own mean and variance. All else of the network runs in evaluation mode. Modes and
@@ -41,7 +43,9 @@ def reestimate_batch_norm(network: nn.Module, batches: Iterable[Tensor]) -> Rees
         UsageError: no batch, a batch that a layer cannot average over, or statistics that are not finite,
             naming the layer; the statistics of before are then back.
     """
-    layers = {name: m for name, m in network.named_modules() if isinstance(m, _BatchNorm) and m.track_running_stats}
+    still = held(network)
+    tracking = {name: m for name, m in network.named_modules() if isinstance(m, _BatchNorm) and m.track_running_stats}
+    layers = {name: m for name, m in tracking.items() if m not in still}
     if not layers:
         return Reestimation((), 0, 0)
     with evaluating(network), _averaging(list(layers.values())):
@@ -71,11 +75,41 @@ def _averaging(layers: Sequence[_BatchNorm]) -> Iterator[None]:
 
 
 def _run(network: nn.Module, batch: Tensor) -> int:
-    try:
+    with enough_examples(len(batch)):
         network(to_network(batch, network))
-    except ValueError as error:
-        raise UsageError(f"cannot re-estimate BatchNorm from a batch of {len(batch)}: {error}") from error
     return len(batch)
+
+
+@contextmanager
+def enough_examples(count: int) -> Iterator[None]:
+    """Turn torch's refusal to normalise a batch by itself into a UsageError that says what to do.
+
+    A batch of one table row has no variance, and one image reduced to a single pixel neither.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1" not in str(error):
+            raise
+        raise UsageError(
+            f"a norm that learns from its batch cannot learn from a batch of {count}: give it two examples or more "
+            f"(a larger batch_size, or more data), or freeze it in evaluation mode ({error})"
+        ) from error
+
+
+@torch.no_grad()
+def check_batches(network: nn.Module, x: Tensor, sizes: Iterable[int]) -> None:
+    """Raise UsageError, before any work, if a batch of training of one of these sizes is too small for a norm.
+
+    `network` is given back as it was.
+    """
+    smallest = min(sizes, default=2)
+    if smallest > 1 or not any(isinstance(m, _BatchNorm | _InstanceNorm) for m in network.modules()):
+        return
+    replica = copied(network)
+    train_(replica)
+    with enough_examples(smallest):
+        replica(x[:smallest])
 
 
 def _check(layers: dict[str, _BatchNorm], sizes: list[int]) -> None:

@@ -11,16 +11,16 @@ are evaluated whose outputs hold at most `EVALUATED` numbers, and of those the f
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
-from functools import lru_cache
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ...architectures.running.modes import evaluating
+from ...architectures.running.modes import as_rows, evaluating, to_network
 from ...datasets.data import Data, Split
-from . import metrics
+from . import binary_metrics, metrics
 
 BATCH = 1024
 EVALUATED = 1 << 25  # numbers: 256 MiB in double precision
@@ -28,6 +28,29 @@ KEPT = 1 << 21  # numbers: 4 MiB in half precision
 KEPT_BYTES = 1 << 29  # of shifted copies, per worker
 SEVERITIES = range(1, 6)
 PREDICTIVE = "plug-in"
+BRIEF = ("accuracy", "nll", "ece", "bpc", "perplexity", "average_precision")
+
+
+class Decisions(NamedTuple):
+    """How outputs that are logits are judged."""
+
+    metrics: Callable[[Tensor, Tensor], dict[str, Any]]
+    nll: Callable[[Tensor, Tensor], float]
+    log_confidence: Callable[[Tensor], Tensor]
+    log_probabilities: Callable[[Tensor], Tensor]  # which draws average...
+    logits_of: Callable[[Tensor], Tensor]  # ...and logits of the average
+
+
+DECISIONS = {
+    "categorical": Decisions(
+        metrics.categorical, metrics.negative_log_likelihood, metrics.log_confidence, partial(torch.log_softmax, dim=1),
+        lambda log_probabilities: log_probabilities,
+    ),
+    "bernoulli": Decisions(
+        binary_metrics.bernoulli, binary_metrics.negative_log_likelihood, binary_metrics.log_confidence,
+        binary_metrics.log_probabilities, binary_metrics.logits_of,
+    ),
+}  # fmt: skip
 
 
 def evaluate(network: nn.Module, data: Data, shift: bool = True) -> tuple[dict[str, Any], Tensor]:
@@ -38,18 +61,17 @@ def evaluate(network: nn.Module, data: Data, shift: bool = True) -> tuple[dict[s
     """
     with evaluating(network), torch.no_grad():
         outputs = _test_outputs(network, data)
-        values = (
-            _gaussian(network, data, outputs)
-            if data.likelihood == "gaussian"
-            else _categorical(network, data, outputs, shift)
-        )
+        if data.likelihood == "gaussian":
+            values: dict[str, Any] = _gaussian(network, data, outputs)
+        else:
+            values = _of_decisions(network, data, outputs, shift)
         stored = outputs[: max(1, KEPT // outputs[0].numel())] if outputs.dim() == 3 else outputs
         return values, stored.half().cpu()
 
 
 def predict(network: nn.Module, split: Split) -> Tensor:
     """Outputs of `network` in its present mode, float64, shape (N, outputs) or (N, T, outputs)."""
-    return torch.cat([network(x).double() for x, _ in split.batches(BATCH)])
+    return torch.cat([as_rows(network(to_network(x, network))).double() for x, _ in split.batches(BATCH)])
 
 
 def evaluated(split: Split, outputs: int) -> Split:
@@ -71,13 +93,13 @@ def _test_outputs(network: nn.Module, data: Data) -> Tensor:
 
 
 def brief(network: nn.Module, data: Data) -> dict[str, float]:
-    """The metrics of the dense control: accuracy, NLL and ECE, or RMSE and NLL."""
+    """The metrics of the dense control: accuracy, NLL and ECE (and average precision), or RMSE and NLL."""
     with evaluating(network), torch.no_grad():
         outputs = _test_outputs(network, data)
         if data.likelihood == "gaussian":
             return _gaussian(network, data, outputs)
-        found = _of_categories(outputs, data)
-        return {k: v for k, v in found.items() if k in ("accuracy", "nll", "ece", "bpc", "perplexity")}
+        found = _judged(outputs, data)
+        return {k: v for k, v in found.items() if k in BRIEF}
 
 
 def validation_nll(network: nn.Module, data: Data) -> float:
@@ -87,7 +109,7 @@ def validation_nll(network: nn.Module, data: Data) -> float:
         if data.likelihood == "gaussian":
             assert data.target_std is not None
             return metrics.gaussian(outputs, y, _residual_std(outputs, y), data.target_std)["nll"]
-        return metrics.negative_log_likelihood(outputs, y)
+        return DECISIONS[data.likelihood].nll(outputs, y)
 
 
 def digest(tensor: Tensor) -> str:
@@ -95,25 +117,28 @@ def digest(tensor: Tensor) -> str:
     return hashlib.sha256(tensor.cpu().contiguous().numpy().tobytes()).hexdigest()
 
 
-def _categorical(network: nn.Module, data: Data, outputs: Tensor, shift: bool) -> dict[str, Any]:
-    temperature = metrics.fitted_temperature(*predicted(network, data.validation, data.outputs))
-    scaled = _of_categories(outputs / temperature, data)
+def _of_decisions(network: nn.Module, data: Data, outputs: Tensor, shift: bool) -> dict[str, Any]:
+    """All metrics of outputs that are logits: of classes, or of labels that hold or not."""
+    of = DECISIONS[data.likelihood]
+    temperature = metrics.fitted_temperature(*predicted(network, data.validation, data.outputs), of.nll)
+    scaled = _judged(outputs / temperature, data)
     foreign, _ = predicted(network, data.ood, data.outputs)
     return {
-        **_of_categories(outputs, data),
+        **_judged(outputs, data),
         "nll_scaled": scaled["nll"],
         "ece_scaled": scaled["ece"],
         "temperature": temperature,
-        "ood_auroc": metrics.ood_auroc(outputs.flatten(0, -2), foreign),
+        "ood_auroc": metrics.ood_auroc(outputs.flatten(0, -2), foreign, of.log_confidence),
         **(_under_shift(network, data) if shift else {}),
     }
 
 
-def _of_categories(outputs: Tensor, data: Data) -> dict[str, float]:
+def _judged(outputs: Tensor, data: Data) -> dict[str, Any]:
     """Metrics of test outputs (N, C) or (N, T, C); per token for a language model, and how many there were."""
-    found = metrics.categorical(outputs.flatten(0, -2), data.test.y[: len(outputs)].flatten())
+    y = data.test.y[: len(outputs)]
     if outputs.dim() == 2:
-        return found
+        return DECISIONS[data.likelihood].metrics(outputs, y)
+    found = metrics.categorical(outputs.flatten(0, -2), y.flatten())
     return {**found, **metrics.language_model(found["nll"]), "test_terms": outputs[..., 0].numel()}
 
 
@@ -154,7 +179,7 @@ def _kept_copies(data: Data) -> list[tuple[str, int, Split]]:
 
 
 def _shifted(network: nn.Module, split: Split, data: Data) -> dict[str, float]:
-    values = metrics.categorical(*predicted(network, split, data.outputs))
+    values = DECISIONS[data.likelihood].metrics(*predicted(network, split, data.outputs))
     return {"accuracy": values["accuracy"], "ece": values["ece"]}
 
 

@@ -1,28 +1,36 @@
-"""Floating point operations of a forward pass, dense and with non-zero weights only."""
+"""Floating point operations of a forward pass, dense and with non-zero weights only.
+
+Attention and recurrent layers compute in plain operations while they are counted: fused kernels hide theirs. An
+operation is a weight's if one of its operands is the weight, or a view of it; the products of queries, keys and values
+are nobody's.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
-from ...architectures.running.modes import evaluating, unfused
+from ...architectures.running.modes import as_plain_operations, evaluating
 from ...architectures.units.prunable import prunable
 
 
 def flops(network: nn.Module, example: Tensor) -> dict[str, float]:
     """Floating-point operations for one example: dense, and without those whose weight is zero.
 
-    A layer's own operations count by the share of its weights that is not zero. Masks alone save nothing
-    of the dense count on ordinary hardware; the second number is what sparse kernels could save at best.
+    The operations of a weight count by the share of it that is not zero. Masks alone save nothing of the dense count
+    on ordinary hardware; the second number is what sparse kernels could save at best.
     """
-    with evaluating(network), torch.no_grad(), unfused(), FlopCounterMode(display=False) as counter:
+    weights = {name: weight.detach() for name, weight in prunable(network).items()}
+    with evaluating(network), torch.no_grad(), as_plain_operations(), _Counter(weights) as counter:
         network(example[:1])
-    counts = {_path(name): sum(operations.values()) for name, operations in counter.get_flop_counts().items()}
-    dense = counts["Global"]
-    saved = sum(_own(counts, path) * (1 - density) for path, density in _layer_densities(network))
+    dense = counter.total
+    saved = sum(count * (1 - _density(weights[name])) for name, count in counter.of_weights.items())
     return {
         "flops_dense": dense,
         "flops_nonzero": dense - saved,
@@ -30,26 +38,27 @@ def flops(network: nn.Module, example: Tensor) -> dict[str, float]:
     }
 
 
-def _path(name: str) -> str:
-    """The counter prefixes module paths with the class of the root; "Global" stands for everything."""
-    return name if name == "Global" else name.partition(".")[2]
+def _density(weight: Tensor) -> float:
+    return int(weight.count_nonzero()) / weight.numel()
 
 
-def _own(counts: dict[str, int], path: str) -> float:
-    """Operations of a module without those of its children."""
-    prefix = f"{path}." if path else ""
-    children = (
-        c
-        for name, c in counts.items()
-        if name != "Global" and name.startswith(prefix) and "." not in name[len(prefix) :] and name != path
-    )
-    return counts.get(path, 0) - sum(children)
+class _Counter(TorchDispatchMode):
+    """Adds up the operations of torch's formulas, in all and by the weight that takes part."""
 
+    def __init__(self, weights: Mapping[str, Tensor]):
+        super().__init__()
+        self.total = 0
+        self.of_weights: dict[str, int] = Counter(dict.fromkeys(weights, 0))
+        self._names = {weight.untyped_storage().data_ptr(): name for name, weight in weights.items() if weight.numel()}
 
-def _layer_densities(network: nn.Module) -> Iterator[tuple[str, float]]:
-    """Modules that hold prunable weights, with the share of those that is not zero."""
-    weights = {id(w) for w in prunable(network).values()}
-    for path, module in network.named_modules():
-        own = [p for p in module.parameters(recurse=False) if id(p) in weights]
-        if own:
-            yield path, sum(int(w.count_nonzero()) for w in own) / sum(w.numel() for w in own)
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        formula: Callable[..., int] | None = flop_registry.get(func._overloadpacket)
+        if formula is not None:
+            count = formula(*args, **kwargs, out_val=result)
+            self.total += count
+            read = {self._names.get(a.untyped_storage().data_ptr()) for a in args if isinstance(a, Tensor)}
+            for name in sorted(read - {None}):  # pyright: ignore[reportArgumentType, reportCallIssue]
+                self.of_weights[name] += count  # pyright: ignore[reportArgumentType]
+        return result

@@ -1,5 +1,6 @@
 """Metrics of predictions: pure functions of logits (N, C) and labels (N,), float64.
 
+Where labels are probabilities of the classes, (N, C), accuracy and calibration are against the most probable class.
 Accuracy, negative log likelihood in nats, multi-class Brier score, expected calibration error, temperature
 scaling, and the area under the ROC curve of detecting out-of-distribution inputs.
 """
@@ -7,6 +8,7 @@ scaling, and the area under the ROC curve of detecting out-of-distribution input
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -37,17 +39,22 @@ def language_model(nll: float) -> dict[str, float]:
 
 def top_k_accuracy(logits: Tensor, y: Tensor, k: int) -> float:
     """Share of examples whose label is among the k largest logits."""
-    return (logits.topk(k, 1).indices == y.unsqueeze(1)).any(1).double().mean().item()
+    return (logits.topk(k, 1).indices == _labels(y).unsqueeze(1)).any(1).double().mean().item()
 
 
 def negative_log_likelihood(logits: Tensor, y: Tensor) -> float:
     """Mean of -log p(label), in nats."""
-    return torch.nn.functional.cross_entropy(logits, y).item()
+    return torch.nn.functional.cross_entropy(logits, y.to(logits) if y.is_floating_point() else y).item()
 
 
 def brier(probabilities: Tensor, y: Tensor) -> float:
     """Mean squared distance between the predicted distribution and the label's, summed over classes; in [0, 2]."""
-    return (probabilities - torch.nn.functional.one_hot(y, probabilities.shape[1])).square().sum(1).mean().item()
+    truth = y if y.is_floating_point() else torch.nn.functional.one_hot(y, probabilities.shape[1])
+    return (probabilities - truth).square().sum(1).mean().item()
+
+
+def _labels(y: Tensor) -> Tensor:
+    return y.argmax(1) if y.is_floating_point() else y
 
 
 def expected_calibration_error(probabilities: Tensor, y: Tensor, bins: int = ECE_BINS) -> float:
@@ -58,23 +65,30 @@ def expected_calibration_error(probabilities: Tensor, y: Tensor, bins: int = ECE
     confidence, predicted = probabilities.max(1)
     bin_of = (confidence * bins).ceil().long().clamp(1, bins) - 1
     gaps = torch.zeros(bins, dtype=torch.float64, device=y.device)
-    gaps.index_add_(0, bin_of, (predicted == y).double() - confidence.double())
+    gaps.index_add_(0, bin_of, (predicted == _labels(y)).double() - confidence.double())
     return (gaps.abs().sum() / len(y)).item()
 
 
-def fitted_temperature(logits: Tensor, y: Tensor) -> float:
+def fitted_temperature(
+    logits: Tensor, y: Tensor, nll: Callable[[Tensor, Tensor], float] = negative_log_likelihood
+) -> float:
     """The temperature T in [0.05, 20] that minimises the NLL of logits / T; fit it on validation data only."""
     result = minimize_scalar(
-        lambda log_t: negative_log_likelihood(logits / math.exp(log_t), y),
+        lambda log_t: nll(logits / math.exp(log_t), y),
         bounds=(math.log(0.05), math.log(20)),
         method="bounded",
     )
     return float(math.exp(result.x))  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def ood_auroc(logits: Tensor, logits_ood: Tensor) -> float:
+def log_confidence(logits: Tensor) -> Tensor:
+    """Log probability of the most probable class of each example: (N,)."""
+    return logits.log_softmax(1).max(1).values
+
+
+def ood_auroc(logits: Tensor, logits_ood: Tensor, confidence: Callable[[Tensor], Tensor] = log_confidence) -> float:
     """Probability that an in-distribution input has a larger top probability than an out-of-distribution one."""
-    inside, outside = (x.log_softmax(1).max(1).values.cpu().numpy() for x in (logits, logits_ood))
+    inside, outside = (confidence(x).cpu().numpy() for x in (logits, logits_ood))
     ranks = rankdata(np.concatenate([inside, outside]))
     wins = ranks[: len(inside)].sum() - len(inside) * (len(inside) + 1) / 2
     return float(wins / (len(inside) * len(outside)))

@@ -11,7 +11,6 @@ positions share one draw of the weights.
 
 from __future__ import annotations
 
-import copy
 import math
 
 import torch
@@ -19,11 +18,11 @@ from torch import Tensor, nn
 
 from ...architectures.running.batch_norm import reestimate_batch_norm
 from ...architectures.running.modes import evaluating
+from ...architectures.running.plain import copied
 from ...datasets.data import Data
 from ...datasets.seal import sealed
 from ...methods.pruner import Inference
-from . import metrics
-from .evaluate import predicted
+from .evaluate import DECISIONS, predicted
 
 DRAWS = 50
 EXAMPLES = 256  # of the training split, for the BatchNorm statistics of each draw
@@ -32,22 +31,22 @@ EXAMPLES = 256  # of the training split, for the BatchNorm statistics of each dr
 def monte_carlo(
     network: nn.Module, inference: Inference, data: Data, generator: torch.Generator, draws: int = DRAWS
 ) -> dict[str, float]:
-    """Accuracy, NLL and ECE of log (1/S Σ softmax of S draws) on the test split; nothing where there are no draws.
+    """Accuracy, NLL and ECE of the mean probability of S draws on the test split; nothing where there are no draws.
 
     `network` is detached from `inference` and stays as it is; regression is left to the plug-in predictive.
     """
-    if data.likelihood != "categorical" or not (weights := _draw(inference, network, generator)):
+    if data.likelihood == "gaussian" or not (weights := _draw(inference, network, generator)):
         return {}
-    replica = copy.deepcopy(network)
+    replica, of = copied(network), DECISIONS[data.likelihood]
     total: Tensor | None = None
     with evaluating(replica), torch.no_grad():
         for i in range(draws):
             _put(replica, weights if i == 0 else _draw(inference, network, generator))
             reestimate_batch_norm(replica, [data.train.x[:EXAMPLES]])
             logits, labels = predicted(replica, data.test, data.outputs)
-            log_probabilities = logits.log_softmax(1)
+            log_probabilities = of.log_probabilities(logits)
             total = log_probabilities if total is None else torch.logaddexp(total, log_probabilities)
-        found = metrics.categorical(total - math.log(draws), labels)  # pyright: ignore
+        found = of.metrics(of.logits_of(total - math.log(draws)), labels)  # pyright: ignore
     return {"mc_draws": draws, **{f"mc_{name}": found[name] for name in ("accuracy", "nll", "ece")}}
 
 

@@ -1,11 +1,11 @@
-"""What `prune` is given: the examples as one split in memory, and the checks that come before any work.
+"""Checks of what `prune` is given, before any work.
 
 Whatever does not fit is a UsageError of one sentence that names the value and the fix.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping
 from numbers import Integral, Real
 from typing import Any
 
@@ -13,16 +13,25 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...architectures.running.modes import evaluating
-from ...datasets.data import Data, Split
+from ...architectures.running.modes import as_rows, evaluating
+from ...datasets.data import Likelihood, Split
 from ...datasets.errors import UsageError, one_line
-from ...datasets.own import one_hot
 from ...methods.pruner import Inference, Pruner
-
-Array = Tensor | np.ndarray
-Examples = Data | Split | Sequence[Array] | Iterable[Sequence[Array]]
+from .gathering import WRAP
+from .targets import interpreted, refuse_probabilities
 
 PROBE = 64  # examples in the forward pass that shows the shape of the outputs
+
+
+def as_plain(value: Any) -> Any:
+    """Numbers of numpy and single ones of torch as Python's own, also inside lists, tuples and dicts."""
+    if isinstance(value, np.generic) or (isinstance(value, Tensor) and not value.dim()):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return {as_plain(key): as_plain(entry) for key, entry in value.items()}
+    return type(value)(map(as_plain, value)) if type(value) in (list, tuple) else value
 
 
 def check_sparsity(sparsity: Any) -> None:
@@ -77,85 +86,29 @@ def device_of(network: Any) -> torch.device:
     return parameter.device
 
 
-def gathered(data: Examples) -> Split:
-    """Training examples of any accepted form, as one split in memory; int64 inputs may be tokens, and stay.
+def fitted(network: nn.Module, split: Split, likelihood: Likelihood | None = None, given: bool = False) -> Split:
+    """The split with the likelihood of its targets, where all fits: finite inputs and outputs, and the targets.
 
-    Raises UsageError for data of no such form.
-    """
-    if isinstance(data, Data):
-        return data.train
-    if isinstance(data, Split):
-        return data
-    batches = _batches(data)
-    x, y = (_joined([b[i] for b in batches], what) for i, what in enumerate(("inputs", "targets")))
-    if x.is_complex() or y.is_complex():
-        raise UsageError(f"data must be real numbers, got {x.dtype} inputs and {y.dtype} targets")
-    x = x if x.dtype == torch.int64 else x.float()
-    if y.is_floating_point():
-        return Split(x, y.float().unsqueeze(1) if y.dim() == 1 else y.float())
-    return Split(x, y.long())
-
-
-def readable(network: nn.Module, split: Split) -> Split:
-    """The split with inputs of the type that the network reads: of whole numbers real ones, unless they are tokens.
-
-    Tokens they are to a network that takes them as they are and does not take real numbers.
-    """
-    if split.x.is_floating_point():
-        return split
-    real = Split(split.x.float(), split.y)
-    return split if _takes(network, split) and not _takes(network, real) else real
-
-
-def _takes(network: nn.Module, split: Split) -> bool:
-    try:
-        with evaluating(network), torch.no_grad():
-            network(split.x[:2])
-    except Exception:
-        return False
-    return True
-
-
-def _batches(data: Any) -> list[Sequence[Any]]:
-    if isinstance(data, tuple | list) and len(data) == 2 and all(hasattr(part, "__array__") for part in data):
-        return [data]
-    listed = list(data) if isinstance(data, Iterable) and not hasattr(data, "__array__") else []
-    if not listed or not all(isinstance(batch, tuple | list) and len(batch) == 2 for batch in listed):
-        raise UsageError("data must be (x, y) arrays or an iterable of (x, y) batches with at least one batch")
-    return listed
-
-
-def _joined(parts: list[Any], what: str) -> Tensor:
-    try:
-        return torch.cat([_tensor(part) for part in parts])
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise UsageError(f"the {what} of data are not numbers of one shape per example: {one_line(error)}") from error
-
-
-def _tensor(values: Any) -> Tensor:
-    return values if isinstance(values, Tensor) else torch.from_numpy(np.array(values, order="C"))
-
-
-def check_fit(network: nn.Module, split: Split) -> None:
-    """Finite inputs that pass through the network, and targets that fit its outputs.
-
-    A batch goes through `network`, in evaluation mode and without gradients.
-
-    Raises UsageError for any others.
+    A batch goes through `network`, in evaluation mode and without gradients. See `targets.interpreted` for the
+    likelihood. Raises UsageError for what does not fit, and for outputs that are probabilities.
     """
     count, targets = len(split.x), len(split.y)
     if count != targets or not count:
         raise UsageError(f"data has {count} inputs and {targets} targets; give one target per input, and at least one")
     _check_finite("x", split.x)
-    outputs = _output_shape(network, split[:PROBE])
-    if one_hot(split.y.detach().cpu().numpy()):
-        shape = tuple(split.y.shape)
-        raise UsageError(f"y of shape {shape} is one-hot; give labels 0..{shape[1] - 1} of shape (N,)")
-    if split.likelihood == "categorical":
-        _check_labels(split.y, outputs)
-    else:
+    outputs = _outputs(network, split[:PROBE])
+    if split.y.is_floating_point():
         _check_finite("y", split.y)
-        _check_targets(split.y, outputs)
+    shape = tuple(outputs.shape[1:])
+    split = interpreted(split, shape, likelihood, given)
+    if split.likelihood == "categorical" and not split.y.is_floating_point():
+        _check_labels(split.y, shape)
+    else:
+        _check_targets(split, shape)
+    if not torch.isfinite(outputs).all():
+        raise UsageError("the outputs of network are NaN or infinite on these data: look at its weights and the inputs")
+    refuse_probabilities(network, split, outputs)
+    return split
 
 
 def _check_finite(name: str, values: Tensor) -> None:
@@ -165,20 +118,36 @@ def _check_finite(name: str, values: Tensor) -> None:
         raise UsageError(f"{name} of data has NaN or infinite values, first in example {example}; remove them")
 
 
-def _output_shape(network: nn.Module, split: Split) -> tuple[int, ...]:
-    """The shape of an example's outputs: (K,), or (T, K) where the targets are sequences of T labels."""
+def _outputs(network: nn.Module, split: Split) -> Tensor:
+    """Outputs (n, K), or (n, T, K) where the targets are sequences of T labels."""
     x, y = split.x, split.y
     try:
         with evaluating(network), torch.no_grad():
             outputs = network(x)
     except Exception as error:
         shape, cause = tuple(x.shape[1:]), one_line(error)
-        raise UsageError(f"network cannot take inputs of shape {shape} per example, {x.dtype}: {cause}") from error
-    shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+        hint = f"; {WRAP}" if "positional argument" in str(error) else ""
+        raise UsageError(
+            f"network cannot take inputs of shape {shape} per example, {x.dtype}: {cause}{hint}"
+        ) from error
+    if not isinstance(outputs, Tensor):
+        raise UsageError(f"network must give one tensor of outputs (N, K), but gives {_described(outputs)}")
+    outputs, shape = as_rows(outputs), tuple(outputs.shape)
     sequences = y.dim() == 2 and not y.is_floating_point() and shape[:-1] == tuple(y.shape)
-    if not isinstance(outputs, Tensor) or len(outputs) != len(x) or not (outputs.dim() == 2 or sequences):
+    if len(outputs) != len(x) or not (outputs.dim() == 2 or sequences):
         raise UsageError(f"network must give outputs of shape (N, K), here ({len(x)}, K), but gives {shape}")
-    return tuple(outputs.shape[1:])
+    return outputs
+
+
+def _described(outputs: Any) -> str:
+    """What a network gives that is no tensor, with the place of one that it holds."""
+    kind = type(outputs).__name__
+    if isinstance(outputs, Mapping) and outputs:
+        wrapped = f"self.network(x)[{next(iter(outputs))!r}]"
+        return f"a {kind} of {', '.join(map(repr, outputs))}: wrap it in a module whose forward(x) returns {wrapped}"
+    if isinstance(outputs, tuple | list) and outputs:
+        return f"a {kind} of {len(outputs)}: wrap it in a module whose forward(x) returns self.network(x)[0]"
+    return f"a {kind}: wrap it in a module whose forward(x) returns the logits or predictions"
 
 
 def _check_labels(y: Tensor, shape: tuple[int, ...]) -> None:
@@ -186,6 +155,11 @@ def _check_labels(y: Tensor, shape: tuple[int, ...]) -> None:
     if y.dim() != len(shape):
         raise UsageError(f"integer y are class labels of shape (N,), got {tuple(y.shape)}; give real y for regression")
     outside = y[(y < 0) | (y >= outputs)]
+    if len(outside) and outputs == 1:
+        raise UsageError(
+            f"label {int(outside[0])} in y does not fit a network of one output, which is for labels 0 and 1; give "
+            "those, or real y for regression"
+        )
     if len(outside):
         raise UsageError(
             f"label {int(outside[0])} in y does not fit a network of {outputs} outputs; give labels 0..{outputs - 1}, "
@@ -193,10 +167,13 @@ def _check_labels(y: Tensor, shape: tuple[int, ...]) -> None:
         )
 
 
-def _check_targets(y: Tensor, shape: tuple[int, ...]) -> None:
-    if tuple(y.shape[1:]) != shape:
-        outputs = shape[-1]
+def _check_targets(split: Split, shape: tuple[int, ...]) -> None:
+    if tuple(split.y.shape[1:]) != shape:
+        outputs, what = shape[-1], _TARGETS[split.likelihood]
         raise UsageError(
-            f"regression y has shape {tuple(y.shape)} but the network has {outputs} outputs; give y of shape "
+            f"{what} has shape {tuple(split.y.shape)} but the network has {outputs} outputs; give y of shape "
             f"(N, {outputs}), or integer labels of shape (N,) for classes"
         )
+
+
+_TARGETS = {"gaussian": "regression y", "categorical": "y of probabilities", "bernoulli": "y of zeros and ones"}

@@ -2,43 +2,47 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
 from ...architectures.compaction.certificate import Certificate
 from ...architectures.discovery.units_of import units
+from ...architectures.running.batch_norm import check_batches
+from ...architectures.running.modes import evaluating, take_modes_, take_types_, to_network, working_
+from ...architectures.running.plain import copied, plain
 from ...architectures.saved import bundle
 from ...architectures.units.mask import Mask
-from ...architectures.units.vector import Granularity
+from ...architectures.units.vector import Granularity, Units
+from ...datasets.data import Data, Likelihood, Split
 from ...datasets.errors import UsageError, unknown
 from ...methods.build import build as build_pruner
 from ..evaluation.deployment import CERTIFIED, compacted, count
 from ..evaluation.flops import flops
 from ..evaluation.latency import BATCHES, Speedup, speedups
-from ..pruning.engine import Attached, Engine
+from ..pruning.engine import Engine
 from ..pruning.ranking import keep_count
 from ..pruning.schedules import prune as run_engine
 from ..spec.budget import Budget
 from ..spec.settings import Finetune, Training
 from ..training.progress import bar
 from ..training.seeding import seeded
+from .gathering import Examples, gathered, readable
+from .given import Given
 from .inputs import (
-    Examples,
+    as_plain,
     check_finetune,
-    check_fit,
     check_learned,
     check_pruner,
     check_sparsity,
     device_of,
-    gathered,
-    readable,
+    fitted,
 )
 
 load = bundle.load
@@ -82,7 +86,7 @@ class Pruned:
 
         Raises UsageError, with the layer's name, if its outputs differ from the masked network's by more than 1e-5.
         """
-        return copy.deepcopy(self._small[0])
+        return copied(self._small[0])
 
     @property
     def certificate(self) -> Certificate:
@@ -110,6 +114,8 @@ class Pruned:
         saved = self._saved_by_cutting() if self.mask.units.removable else self._saved_at_best()
         if collapsed := self.mask.collapsed():
             saved.append(f"collapsed layers (nothing kept): {', '.join(collapsed)}")
+        if learned := self.notes.get("learned"):
+            saved.append(learned["said"])
         return "\n".join([head, *rows, *saved])
 
     def _saved_by_cutting(self) -> list[str]:
@@ -138,6 +144,7 @@ def prune(
     training: Training | None = None,
     budget: Budget | Mapping[str, Any] | None = None,
     batch_norm: Literal["keep", "reestimate"] = "keep",
+    likelihood: Likelihood | None = None,
     seed: int = 0,
     progress: bool = True,
     **options: Any,
@@ -148,8 +155,9 @@ def prune(
         network: any module that maps a batch of inputs to outputs; trained already, unless the method
             prunes before training, in which case `finetune` epochs train what is left.
         data: training examples: (x, y) tensors or numpy arrays, a Split, a Data, or an iterable of batches such as a
-            DataLoader. Integer y are class labels, real y regression targets. Inputs of whole numbers are tokens to a
-            network that takes no real ones.
+            DataLoader. Integer y are class labels, real y regression targets, zeros and ones yes or no for a network
+            of one output or of as many as there are columns, real rows that sum to one probabilities of the classes.
+            Inputs of whole numbers are tokens to a network that takes no real ones.
         method: name of a registered method; see `bayesprune list methods`.
         sparsity: share of the units to remove, in [0, 1), or "auto" for the method's own threshold.
         structured: remove neurons, filters and heads instead of single weights; or only units of the kind "head" or
@@ -158,7 +166,8 @@ def prune(
         training: optimiser, learning rate and batch size of the fine-tuning.
         budget: what the sparsity is a share of, and what layers keep: {"of": "flops", "round_to": 8, "at_least": 1}.
         batch_norm: "reestimate" sets BatchNorm's statistics anew after pruning, on the training examples.
-        seed: governs every random choice.
+        likelihood: "categorical", "gaussian" or "bernoulli", where the data do not say what is meant.
+        seed: governs every random choice, those of a loader too.
         progress: show it, on a terminal.
         options: the method's own options, and `when`, `rounds`, `allocation`.
 
@@ -166,40 +175,66 @@ def prune(
         UsageError: an unknown method or option, an impossible sparsity, data that do not fit the network,
             all before any work begins.
     """
+    sparsity, finetune, seed, options = (as_plain(value) for value in (sparsity, finetune, seed, options))
     check_sparsity(sparsity)
     check_finetune(finetune)
-    shares = _checked_budget(budget)
+    shares = _checked_budget(as_plain(budget))
     granularity = _granularity(structured)
     shares.check(granularity != "weights")
     pruner = build_pruner(method, **options)
     check_pruner(method, pruner, sparsity)
-    split = gathered(data).to(device_of(network))
-    replica = copy.deepcopy(network)
+    split = gathered(data, seed).to(device_of(network))
+    found = plain(network)
+    dense = found.network if found.changed else network
+    replica = working_(copied(dense) if found.changed else found.network)
     with seeded(seed, "trial"):
-        split = readable(replica, split)
-        check_fit(replica, split)
+        split = fitted(replica, readable(replica, split), likelihood, not isinstance(data, Data | Split))
+    settings = training or Training()
+    if finetune:
+        check_batches(replica, split.x, split.batch_sizes(settings.batch_size))
     target = None if sparsity == "auto" else float(sparsity)
     parts = units(replica, granularity, split.x[:2])
     if target is not None and shares.of == "units":
         keep_count(parts.n, target)  # refuses what would remove everything, before any work
-
-    def start() -> Attached:
-        replica, inference = copy.deepcopy(network), pruner.inference().for_units(granularity)
-        with seeded(seed, "attach"):
-            inference.attach(replica, units(replica, "weights"), split)
-        return replica, inference
-
-    check_learned(method, start()[1])
+    given = Given(dense, pruner, granularity, split, seed, found.removed)
+    check_learned(method, given.attached()[1])
     # A method that prunes before training has no other training than the fine-tuning.
-    settings = (training or Training()).model_copy(update={"epochs": 0})
-    tuning = Finetune(epochs=finetune, batch_norm=batch_norm)
-    engine = Engine(pruner, parts, split, split.x.device, start, seed, shares, settings, tuning)
+    engine = Engine(
+        pruner, parts, split, split.x.device, given.start, seed, shares, settings.model_copy(update={"epochs": 0}),
+        Finetune(epochs=finetune, batch_norm=batch_norm), present=_present(parts, replica, found.removed),
+    )  # fmt: skip
     with bar(method, pruner.rounds + finetune, "step", progress) as engine.advance:
         outcome = run_engine(engine, target)
-    pruned, mask = outcome.network.train(network.training), outcome.mask
+    pruned, mask = outcome.network, outcome.mask
+    given.let_go()
     notes = {"method": method, "options": options, "sparsity": sparsity, "realised": mask.sparsity, "seed": seed,
-             "finetune": finetune, "batch_norm": batch_norm, "budget": shares.model_dump()}  # fmt: skip
-    return Pruned(pruned, mask, outcome.scores, split.x[:CERTIFIED], network, notes)
+             "finetune": finetune, "batch_norm": batch_norm, "budget": shares.model_dump(),
+             "likelihood": split.likelihood, "folded": found.folded, "learned": given.learned}  # fmt: skip
+    _finish(pruned, dense, split)
+    return Pruned(pruned, mask, outcome.scores, to_network(split.x[:CERTIFIED], dense), dense, notes)
+
+
+def _present(parts: Units, network: nn.Module, removed: Mapping[str, Tensor]) -> Tensor | None:
+    """Units of which anything is left, boolean (units.n,); None for all."""
+    if not removed:
+        return None
+    alive = {name: torch.ones_like(p, dtype=torch.double) for name, p in network.named_parameters()}
+    alive |= {name: (~gone).double() for name, gone in removed.items()}
+    return (parts.gather(alive) > 0).cpu()
+
+
+@torch.no_grad()
+def _finish(network: nn.Module, dense: nn.Module, split: Split) -> None:
+    """Give the pruned network the types and modes of the dense one; refuse one whose outputs are not finite."""
+    take_types_(network, dense)
+    take_modes_(network, dense)
+    with evaluating(network):
+        outputs = network(to_network(split.x[:CERTIFIED], network))
+    if not torch.isfinite(outputs).all():
+        raise ArithmeticError(
+            "the outputs of the pruned network are NaN or infinite, those of the dense one are not: prune less of its "
+            "layers, or train with a lower learning rate"
+        )
 
 
 def _granularity(structured: bool | Granularity) -> Granularity:

@@ -14,19 +14,21 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ...architectures.build import build
-from ...architectures.running.modes import evaluating
+from ...architectures.checks import random_inputs
+from ...architectures.running.modes import as_rows, evaluating
+from ...architectures.running.plain import own_names
 from ...datasets import registry
-from ...datasets.data import Split
+from ...datasets.data import Data, Split
 from ...datasets.errors import UsageError, one_line
 from ...datasets.load import load as load_data
 from ...datasets.own import import_function
 from ...datasets.source import Source
 from ...methods.build import build as build_pruner
-from ..evaluation import metrics
-from ..evaluation.evaluate import predicted
+from ..evaluation.evaluate import DECISIONS, predicted
 from ..evaluation.latency import Speedup
 from ..spec.settings import Training
-from .inputs import gathered, readable
+from .gathering import gathered, readable
+from .inputs import fitted
 from .prune import Pruned, prune
 
 
@@ -38,6 +40,7 @@ class Examples:
     test: Split | None
     input_shape: tuple[int, ...]
     outputs: int
+    typed: bool = True  # whether the type of y says its likelihood, which that of bare arrays does not
 
 
 def examples(name: str, seed: int = 0) -> Examples:
@@ -52,13 +55,14 @@ def examples(name: str, seed: int = 0) -> Examples:
         data = load_data(name, seed)
         return Examples(data.train, data.test, data.input_shape, data.outputs)
     if isinstance(returned, tuple | list) and len(returned) == 4:
-        return _shaped(gathered(tuple(returned[:2])), gathered(tuple(returned[2:])))
-    return _shaped(gathered(returned), None)
+        return _shaped(gathered(tuple(returned[:2]), seed), gathered(tuple(returned[2:]), seed))
+    return _shaped(gathered(returned, seed), None, isinstance(returned, Data | Split))
 
 
-def _shaped(train: Split, test: Split | None) -> Examples:
-    outputs = int(train.y.max()) + 1 if train.likelihood == "categorical" else train.y.shape[1]
-    return Examples(train, test, tuple(train.x.shape[1:]), outputs)
+def _shaped(train: Split, test: Split | None, typed: bool = False) -> Examples:
+    labels = not train.y.is_floating_point() and train.y.dim() == 1
+    outputs = int(train.y.max()) + 1 if labels else train.y.shape[1]
+    return Examples(train, test, tuple(train.x.shape[1:]), outputs, typed)
 
 
 def _called(name: str, module: str, function: str) -> Any:
@@ -69,9 +73,49 @@ def _called(name: str, module: str, function: str) -> Any:
         raise UsageError(f"data {name!r} failed: {one_line(error)}") from error
 
 
-def architecture_for(name: str, options: Mapping[str, Any], data: Examples) -> dict[str, Any]:
-    """What `architectures.build` and a bundle need to know of the network."""
-    return {"name": name, "input_shape": data.input_shape, "outputs": data.outputs, "options": dict(options)}
+def architecture_for(
+    name: str, options: Mapping[str, Any], data: Examples, checkpoint: str | Path | None = None
+) -> dict[str, Any]:
+    """What `architectures.build` and a bundle need to know of the network.
+
+    It has as many outputs as the data have classes, or more, as the checkpoint or the network itself says: data may
+    have examples of some of the classes only, and of two classes a network may have one logit.
+    """
+    state = {} if checkpoint is None else state_of(Path(checkpoint))
+    reference = {"name": name, "input_shape": data.input_shape, "outputs": data.outputs, "options": dict(options)}
+    if data.train.likelihood != "categorical" or data.train.y.is_floating_point():
+        return reference
+    sizes = [len(tensor) for tensor in reversed(state.values()) if tensor.dim()]
+    others = [k for k in (*sizes, *_own_outputs(reference)) if k > data.outputs or (k, data.outputs) == (1, 2)]
+    for outputs in dict.fromkeys([data.outputs, *others]):
+        if _is_of(state, reference | {"outputs": outputs}):
+            return reference | {"outputs": outputs}
+    return reference
+
+
+def _own_outputs(reference: Mapping[str, Any]) -> list[int]:
+    """How many outputs a function of the user's gives its network, whatever it is asked for."""
+    module, colon, function = reference["name"].partition(":")
+    if not colon:
+        return []
+    try:
+        network = import_function("architecture", module, function)(reference["input_shape"], reference["outputs"])
+        with evaluating(network), torch.no_grad():
+            return [network(random_inputs(reference["input_shape"], 2)).shape[-1]]
+    except (Exception, SystemExit):  # it will fail again where it is built, and be reported
+        return []
+
+
+def _is_of(state: Mapping[str, Tensor], reference: Mapping[str, Any]) -> bool:
+    try:
+        network = build(
+            reference["name"], reference["input_shape"], reference["outputs"], seed=0, **reference["options"]
+        )
+    except UsageError:
+        return False
+    own = network.state_dict()
+    state = own_names(state, own)
+    return not state or (own.keys() == state.keys() and all(own[n].shape == t.shape for n, t in state.items()))
 
 
 def trained(architecture: Mapping[str, Any], checkpoint: str | Path | None, seed: int) -> nn.Module:
@@ -83,7 +127,8 @@ def trained(architecture: Mapping[str, Any], checkpoint: str | Path | None, seed
     network = build(architecture["name"], architecture["input_shape"], architecture["outputs"], seed=seed, **options)
     if checkpoint is None:
         return network
-    state, own = _state(Path(checkpoint)), network.state_dict()
+    own = network.state_dict()
+    state = own_names(state_of(Path(checkpoint)), own)
     for name in sorted(own.keys() | state.keys()):
         shapes = [tuple(tensors[name].shape) if name in tensors else "missing" for tensors in (own, state)]
         if shapes[0] != shapes[1]:
@@ -93,7 +138,11 @@ def trained(architecture: Mapping[str, Any], checkpoint: str | Path | None, seed
     return network
 
 
-def _state(path: Path) -> dict[str, Tensor]:
+def state_of(path: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint, by name.
+
+    Raises UsageError for a file that holds anything else.
+    """
     try:
         state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except (OSError, SafetensorError) as error:
@@ -115,13 +164,14 @@ def prune_to_file(
     `settings` are those of `prune`. Raises UsageError for all that the user can mend; then nothing is written.
     """
     given = examples(data, seed)
-    reference = architecture_for(architecture, options, given)
+    reference = architecture_for(architecture, options, given, checkpoint)
     network = trained(reference, checkpoint, seed)
-    pruned = prune(network, given.train, seed=seed, training=Training(**(training or {})), **settings)
+    train = given.train if given.typed else (given.train.x, given.train.y)
+    pruned = prune(network, train, seed=seed, training=Training(**(training or {})), **settings)
     lines = [
         *_untrained(checkpoint, pruned),
         pruned.summary(),
-        *_judged(pruned, given.test),
+        *_judged(pruned, given.test, not given.typed),
         *map(_told, pruned.speedups()),
     ]
     pruned.save(out, reference)
@@ -140,10 +190,10 @@ def _untrained(checkpoint: str | Path | None, pruned: Pruned) -> list[str]:
     return [f"note: {method} is for trained networks, and this one has its initial weights; give --checkpoint FILE"]
 
 
-def _judged(pruned: Pruned, test: Split | None) -> list[str]:
-    if test is None or test.likelihood != "categorical":
+def _judged(pruned: Pruned, test: Split | None, bare: bool) -> list[str]:
+    if test is None or pruned.notes["likelihood"] == "gaussian":
         return []
-    test = readable(pruned.dense, test)
+    test = fitted(pruned.dense, readable(pruned.dense, test), pruned.notes["likelihood"], bare)
     dense, own = (_quality(network, test) for network in (pruned.dense, pruned.deployable()))
     found = [f"accuracy on {len(test):,} examples apart: {own['accuracy']:.4f} (dense: {dense['accuracy']:.4f})"]
     if test.terms > len(test):
@@ -154,9 +204,9 @@ def _judged(pruned: Pruned, test: Split | None) -> list[str]:
 def _quality(network: nn.Module, split: Split) -> dict[str, float]:
     """Accuracy, and bits per label, of the examples that are evaluated (of a language model those that fit)."""
     with evaluating(network), torch.no_grad():
-        outputs, y = predicted(network, split, network(split.x[:1]).shape[-1])
-    nats = metrics.negative_log_likelihood(outputs, y)
-    return {"accuracy": (outputs.argmax(-1) == y).double().mean().item(), "bits": nats / math.log(2)}
+        outputs, y = predicted(network, split, as_rows(network(split.x[:1])).shape[-1])
+    found = DECISIONS[split.likelihood].metrics(outputs, y)
+    return {"accuracy": found["accuracy"], "bits": found["nll"] / math.log(2)}
 
 
 def _told(speedup: Speedup) -> str:

@@ -57,16 +57,17 @@ def select_features(
     """Select the features of a table that a network needs.
 
     Args:
-        x: examples by features, shape (N, F), tensor or array of real numbers; or a Data or Split: of a data set the
-            training examples alone are read.
-        y: class labels (N,), or real targets (N,) or (N, K); none where a data set brings its own.
+        x: examples by features, shape (N, F), tensor, array or DataFrame of real numbers; or a Data or Split: of a
+            data set the training examples alone are read.
+        y: class labels (N,), zeros and ones (N, K) as whole numbers, or real targets (N,) or (N, K); none where a data
+            set brings its own.
         method: "pip", "pip-gates" or "pip-laplace"; or a control without probabilities,
             which needs `k`: "magnitude" (norm of a feature's weights) or "snr" (their signal-to-noise ratio under
             mean-field variational inference).
         select: "median", a mean probability over ½; or "fdr", the largest set of an expected false discovery rate...
         rate: ...of at most this.
         k: select this many of the best instead.
-        names: of the features; x1, x2, ... unless they are given, or the data set knows them.
+        names: of the features; x1, x2, ... unless they are given, or the DataFrame or data set knows them.
         seeds: trainings, each with its own initial weights and order of the examples.
         widths: of the hidden layers.
         activation: between them. Smooth ones find interactions that ReLU does not, whose weights begin at a saddle.

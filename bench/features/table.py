@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...datasets.arrays import column_names, plain
 from ...datasets.assemble import floats, statistics
 from ...datasets.data import Data, Split
-from ...datasets.errors import UsageError, one_line
+from ...datasets.errors import UsageError
 from ...datasets.own import from_arrays
 from ...datasets.source import Source, checked
 
@@ -28,7 +29,7 @@ class Table:
     Attributes:
         split: x (N, F); y labels (N,), or standardised targets (N, K).
         names: of the features.
-        outputs: number of classes or of targets.
+        outputs: number of classes, targets or labels.
     """
 
     split: Split
@@ -45,16 +46,19 @@ def table(x: Any, y: Any = None, names: Sequence[str] | None = None) -> Table:
         x, y, names = _parts(x, y, names)
     if y is None:
         raise UsageError("y is missing: give the targets of the table x, one for each row")
-    inputs, targets = _array("x", x), _array("y", y)
+    inputs = plain("x", x)
+    if inputs.dtype.kind not in "buif":
+        raise UsageError(f"x must hold numbers, got {inputs.dtype}: encode words as numbers first")
     if inputs.ndim != 2:
         raise UsageError(f"x must be a table of examples by features, (N, F), got shape {inputs.shape}")
     if len(inputs) < FEWEST:
         raise UsageError(f"x has {len(inputs)} rows, too few to select features: give at least {FEWEST}")
-    columns = _names(names, inputs.shape[1])
-    source = checked(NAME, replace(from_arrays(NAME, [inputs, targets]), features=columns))
+    columns = _names(column_names(x) if names is None else names, inputs.shape[1])
+    source = checked(NAME, replace(from_arrays(NAME, [inputs, y]), features=columns))
     _check_constant(inputs, columns)
     raw = floats("table", inputs)
-    return Table(Split(statistics(raw).apply_(raw.clone()), _targets(source)), columns, _outputs(source))
+    split = Split(statistics(raw).apply_(raw.clone()), _targets(source), source.likelihood)
+    return Table(split, columns, _outputs(source))
 
 
 def _parts(data: Data | Split, y: Any, names: Sequence[str] | None) -> tuple[Tensor, Tensor, Sequence[str] | None]:
@@ -63,16 +67,6 @@ def _parts(data: Data | Split, y: Any, names: Sequence[str] | None) -> tuple[Ten
     if isinstance(data, Split):
         return data.x, data.y, names
     return data.train.x, data.train.y, data.features if names is None else names
-
-
-def _array(name: str, values: Any) -> np.ndarray:
-    array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
-    if array.dtype != object:
-        return array
-    try:
-        return array.astype(np.float64) if name == "x" else array.astype(str)
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"{name} must hold numbers: {one_line(error)}") from error
 
 
 def _names(names: Sequence[str] | None, count: int) -> tuple[str, ...]:
@@ -92,7 +86,7 @@ def _check_constant(x: np.ndarray, names: tuple[str, ...]) -> None:
 
 
 def _targets(source: Source) -> Tensor:
-    if source.likelihood == "categorical":
+    if source.likelihood != "gaussian":
         return torch.from_numpy(np.ascontiguousarray(source.y))
     raw = torch.from_numpy(source.y.astype(np.float64))
     return statistics(raw).apply_(raw)

@@ -88,6 +88,7 @@ class Engine:
         finetune: the training after pruning.
         trained: what the training before `start` cost.
         learned: what that training learned beside the network; None where the inference says it in the end.
+        present: units that are there when the method meets the network, boolean, (units.n,); all unless given.
         advance: called after every round of scoring and every epoch.
         online: what online training passed through, and its cost, once there was one.
     """
@@ -103,6 +104,7 @@ class Engine:
     finetune: Finetune = field(default_factory=Finetune)
     trained: Cost = field(default_factory=Cost)
     learned: dict[str, Any] | None = None
+    present: Tensor | None = None
     advance: Callable[[], None] = lambda: None
     online: tuple[list[Snapshot], Cost] | None = field(default=None, init=False)
 
@@ -117,8 +119,9 @@ class Engine:
         return self.report(self.first)
 
     def outcome(self, network: nn.Module, inference: Inference) -> Outcome:
-        """Of a network from which nothing has left."""
-        return Outcome(network, inference, Mask(self.units, torch.ones(self.units.n, dtype=torch.bool)))
+        """Of a network from which nothing has left yet that was there."""
+        present = torch.ones(self.units.n, dtype=torch.bool) if self.present is None else self.present
+        return Outcome(network, inference, Mask(self.units, present))
 
     # ------------------------------------------------------------------ the steps
 

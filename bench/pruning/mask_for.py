@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from ...architectures.compaction.compact import compact
+from ...architectures.running.plain import copied
 from ...architectures.units.mask import Mask
 from ...architectures.units.vector import Units
 from ...datasets.errors import UsageError
@@ -37,9 +37,9 @@ def mask_for(
         kept = select(scores, state, count, pruner.allocation, among, floor)
         return Mask(units, _rounded(kept, scores, units, among, budget.round_to))
 
-    if budget.of == "units":
-        return keeping(keep_count(units.n, sparsity))
     present = units.n if among is None else int(among.sum())
+    if budget.of == "units":
+        return keeping(min(keep_count(units.n, sparsity), present))
     smallest = max(1, sum(min(floor, size) for size in units.layer_sizes))
     return _first_that_reaches(sparsity, smallest, present, keeping, _removed_share(budget, state))
 
@@ -72,7 +72,7 @@ def _removed_share(budget: Budget, state: State) -> Callable[[Mask], float]:
 
 
 def _without_hooks(network: nn.Module) -> nn.Module:
-    plain = copy.deepcopy(network)
+    plain = copied(network)
     for module in plain.modules():
         module._forward_hooks.clear()
         module._forward_pre_hooks.clear()

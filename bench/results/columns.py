@@ -8,10 +8,11 @@ IDENTITY = (
 )  # fmt: skip
 RESULTS = (
     "sparsity", "kept", "total", "compression", "layer_density", "collapsed", "accuracy", "accuracy_top5", "nll",
-    "brier", "ece", "nll_scaled", "ece_scaled", "temperature", "rmse", "ood_auroc", "shift_accuracy", "shift_ece",
+    "brier", "ece", "average_precision", "exact_match", "labels", "nll_scaled", "ece_scaled", "temperature", "rmse",
+    "ood_auroc", "shift_accuracy", "shift_ece",
     "shift", "bpc", "perplexity", "test_terms", "mc_draws", "mc_accuracy", "mc_nll", "mc_ece", "dense_accuracy",
-    "dense_nll", "dense_ece", "dense_rmse", "dense_bpc", "dense_perplexity", "flops_dense", "flops_nonzero",
-    "flops_ratio",
+    "dense_nll", "dense_ece", "dense_average_precision", "dense_rmse", "dense_bpc", "dense_perplexity", "flops_dense",
+    "flops_nonzero", "flops_ratio",
     "parameters", "parameters_masked", "parameters_removed", "flops_compact", "bytes_dense", "bytes_compact",
     "certificate",
     "passes_train", "passes_score", "passes_finetune", "mask_digest", "logits_digest",
@@ -30,7 +31,7 @@ NUMERIC_PREFIXES = (
     "parameters", "bytes_", "speedup_", "certificate",
 )  # fmt: skip
 NUMBERS = (
-    "sparsity", "sparsity_target", "kept", "total", "compression", "brier", "rmse", "ood_auroc", "temperature", "bpc",
-    "perplexity", "test_terms",
+    "sparsity", "sparsity_target", "kept", "total", "compression", "brier", "average_precision", "exact_match", "rmse",
+    "ood_auroc", "temperature", "bpc", "perplexity", "test_terms",
 )  # fmt: skip
 ORDER = ("dataset", "architecture", "units", "method", "sparsity_target", "seed", "key")

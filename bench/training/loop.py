@@ -8,7 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from ...architectures.running.batch_norm import reestimate_batch_norm
+from ...architectures.running.batch_norm import enough_examples, reestimate_batch_norm
+from ...architectures.running.modes import train_
 from ...architectures.units.mask import Mask
 from ...datasets.data import Split
 from ...datasets.seal import sealed
@@ -41,7 +42,7 @@ def train(
     BatchNorm statistics that were collected under noise are then measured without it, see `without_noise`.
 
     Args:
-        network: trained in place and left in training mode.
+        network: trained in place and left in training mode, but for what is frozen (`modes.held`).
         split: training examples, on the network's device.
         inference: gives the penalty, its own parameters, and the update after each epoch.
         settings: optimiser and schedule; its number of epochs is not read.
@@ -53,18 +54,21 @@ def train(
 
     Raises:
         DivergedError: an epoch's loss was not finite.
+        UsageError: a batch of one example, from which BatchNorm cannot learn.
     """
     parameters = [p for p in (*network.parameters(), *inference.parameters()) if p.requires_grad]
     optimizer, scheduler = _optimizer(parameters, settings, epochs * steps_per_epoch(split, settings))
     enforce = _enforcer(network, mask)
-    network.train()
+    train_(network)
     for epoch in range(past + 1, past + epochs + 1):
         penalise = inference.penalizer(network, 1 / split.terms)
         total = torch.zeros((), device=split.x.device)
         for x, y in split.batches(settings.batch_size, generator):
             for parameter in parameters:  # as optimizer.zero_grad(), whose bookkeeping costs more than the penalty
                 parameter.grad = None
-            loss = mean_loss(network(x), y)
+            with enough_examples(len(x)):
+                outputs = network(x)
+            loss = mean_loss(outputs, y, split.likelihood)
             loss.backward()
             penalise()
             optimizer.step()

@@ -5,11 +5,13 @@ the generalised Gauss-Newton diagonal of one example is Σ_k (∂(f·v_k)/∂θ)
 (Schraudolph, "Fast curvature matrix-vector products", Neural Computation 14, 2002; Martens, JMLR 21, 2020).
 The kinds differ in the vectors, and so in backward passes per example; C outputs:
 
-    ggn         all roots of `output_vectors`: C - 1 passes (Gaussian: C)    exact
+    ggn         all roots of `output_vectors`: C - 1 passes (others: C)      exact
     rademacher  one sum of all roots with random signs: 1 pass               unbiased
-    topk        the first k roots, and such a sum of the others: k + 1       unbiased, exact from k = C - 1
+    topk        the first k roots, and such a sum of the others: k + 1       unbiased, exact if all are among the k
     mc          e_y - p, y drawn from p: 1 pass                              unbiased (the true Fisher by sampling)
     ef          e_y - p, y the label: 1 pass                                 the empirical Fisher, biased
+
+Without classes, e_y - p is y - p for zeros and ones, and the residual for real targets.
 
 For sequences of T targets an example is a sequence, the vectors of its tokens go back together where they are drawn,
 else one by one, T times as many; "ef" squares the gradient of the whole sequence.
@@ -20,7 +22,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ...architectures.running.modes import evaluating
+from ...architectures.running.modes import as_rows, evaluating
 from ...architectures.units.prunable import trainable
 from ...datasets.data import Likelihood
 from ...datasets.errors import UsageError
@@ -58,8 +60,8 @@ def diagonal(
     Args:
         network: evaluated in evaluation mode; left as it was. Returns (N, C), or (N, T, C) for sequences of targets.
         x: inputs of shape (N, ...).
-        y: labels (N,) or (N, T), or targets (N, C).
-        likelihood: "categorical", or "gaussian" with unit noise.
+        y: labels (N,) or (N, T), probabilities of the classes (N, C), or targets (N, C).
+        likelihood: "categorical", "gaussian" with unit noise, or "bernoulli" for y of zeros and ones, (N, C).
         kind: the vectors sent backward; "mc", "rademacher" and "topk" draw from `generator` (on the CPU).
         generator: required by the kinds that draw.
         top: k of "topk", the roots that are sent one by one.
@@ -114,7 +116,7 @@ def send_back(
         drawn = draws((len(x), *outputs.shape[1:]), likelihood, kind, generator)
         size = footprint.batch(memory, BATCH)
         for part_x, part_y, part_drawn in zip(x.split(size), y.split(size), drawn.split(size), strict=True):
-            outputs = sink.forward(network, part_x)
+            outputs = as_rows(sink.forward(network, part_x))
             if not torch.isfinite(outputs.detach().sum()):
                 raise _diverged("the output of the network")
             vectors = combined(outputs.detach(), part_y, likelihood, kind, part_drawn, top)
@@ -149,7 +151,7 @@ def _tried_out(
     """What to expect of batches, and the outputs of the first example."""
     saved = SavedBytes([x, *network.parameters(), *network.buffers()])
     with saved.recorded():
-        outputs = sink.try_out(network, x)
+        outputs = as_rows(sink.try_out(network, x))
     vectors = passes(outputs, likelihood, kind, top)
     sums = sum(p.numel() * (8 + p.element_size()) for p in sink.parameters.values())
     buffers = 4 * BUFFER * outputs.element_size() + (4 * fallback.CHUNK_BYTES if sink.fallback else 0)

@@ -59,8 +59,8 @@ def kfac(
     Args:
         network: evaluated in evaluation mode; left as it was.
         x: inputs of shape (N, ...).
-        y: labels (N,) or targets (N, K).
-        likelihood: "categorical", or "gaussian" with unit noise.
+        y: labels (N,), or targets or probabilities (N, K), as in `diagonal`.
+        likelihood: "categorical", "gaussian" with unit noise, or "bernoulli".
         kind: the vectors sent backward, as in `curvature`; "mc" and "rademacher" draw them from `generator`.
         generator: required by the kinds that draw.
 

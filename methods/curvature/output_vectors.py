@@ -8,7 +8,8 @@ but its first are exact roots, one for each class c ≠ 1:
 
 No entry is a difference of nearly equal numbers, however sure the network is. They are also good roots for random
 signs: Σ_c ±v_c is unbiased, exact for two classes, and the surer the network the more accurate than the same
-with √p_c (e_c - p). For a Gaussian likelihood of unit noise the Hessian is the identity, with its columns as roots.
+with √p_c (e_c - p). For a Gaussian likelihood of unit noise the Hessian is the identity, with its columns as roots;
+for a Bernoulli likelihood it is diag(p (1 - p)), with √(p_k (1 - p_k)) e_k.
 
 A sequence of T targets has outputs (T, C) and a Hessian of one block for each token. Vectors with independent draws
 for every token are sent back for all tokens at once, which keeps them unbiased, since the products of different
@@ -25,6 +26,7 @@ from torch.nn.functional import one_hot
 
 from ...datasets.data import Likelihood
 from ...datasets.errors import NotApplicable, UsageError
+from ...datasets.targets import check_probabilities
 
 CurvatureKind = Literal["ggn", "mc", "rademacher", "topk", "ef"]
 DRAWING: tuple[CurvatureKind, ...] = ("mc", "rademacher", "topk")
@@ -52,9 +54,10 @@ def draws(
     if generator is None:
         raise UsageError(f"curvature kind {kind!r} draws at random: pass a generator")
     if kind == "mc":
-        return torch.randn(shape, generator=generator) if likelihood == "gaussian" else torch.rand(
-            *shape[:-1], 1, generator=generator, dtype=torch.float64
-        )  # fmt: skip
+        if likelihood == "gaussian":
+            return torch.randn(shape, generator=generator)
+        numbers = shape[-1] if likelihood == "bernoulli" else 1
+        return torch.rand(*shape[:-1], numbers, generator=generator, dtype=torch.float64)
     return torch.randint(0, 2, shape, generator=generator, dtype=torch.int8) * 2 - 1
 
 
@@ -69,10 +72,12 @@ def combined(
     if outputs.dim() == 3:
         return _of_tokens(outputs, y, likelihood, kind, drawn, top)
     if kind in ("mc", "ef"):
-        return (_noise if likelihood == "gaussian" else _surprise)(outputs, y, kind, drawn).unsqueeze(1)
+        return _RESIDUALS[likelihood](outputs, y, kind, drawn).unsqueeze(1)
     rank, alone = _rank(outputs, likelihood), sent_alone(outputs, likelihood, kind, top)
     weights = _weights(outputs, likelihood, alone, drawn, together=alone < rank)
-    return weights if likelihood == "gaussian" else _of_roots(outputs.softmax(1), weights)
+    if likelihood == "categorical":
+        return _of_roots(outputs.softmax(1), weights)
+    return weights if likelihood == "gaussian" else weights * _deviation(outputs).unsqueeze(1)
 
 
 def _rank(outputs: Tensor, likelihood: Likelihood) -> int:
@@ -108,8 +113,9 @@ def _weights(outputs: Tensor, likelihood: Likelihood, alone: int, drawn: Tensor,
     """Which roots make up which vector, (N, K, C): the most probable ones by themselves, the others with signs."""
     if not alone:
         return drawn.to(outputs).unsqueeze(1)
-    order = outputs.argsort(dim=1, descending=True, stable=True)
-    classes = order[:, :alone] if likelihood == "gaussian" else order[:, 1 : alone + 1]
+    worth = _deviation(outputs) if likelihood == "bernoulli" else outputs
+    order = worth.argsort(dim=1, descending=True, stable=True)
+    classes = order[:, 1 : alone + 1] if likelihood == "categorical" else order[:, :alone]
     single = one_hot(classes, outputs.shape[1]).to(outputs)
     if not together:
         return single
@@ -127,15 +133,29 @@ def _of_roots(p: Tensor, weights: Tensor) -> Tensor:
 
 
 def _surprise(logits: Tensor, y: Tensor, kind: CurvatureKind, uniform: Tensor) -> Tensor:
-    """e_y - p, y the label or drawn from p (by inverting its distribution function)."""
+    """e_y - p, y the label or drawn from p (by inverting its distribution function); or y - p of probabilities y."""
     p = logits.softmax(1)
     if kind == "mc":
         y = (p.double().cumsum(1) < uniform.to(p.device)).sum(1).clamp_max(p.shape[1] - 1)
-    return one_hot(y, p.shape[1]) - p
+    return (y.to(p) if y.is_floating_point() else one_hot(y, p.shape[1])) - p
 
 
 def _noise(outputs: Tensor, y: Tensor, kind: CurvatureKind, normal: Tensor) -> Tensor:
     return normal.to(outputs) if kind == "mc" else outputs - y
+
+
+def _deviation(logits: Tensor) -> Tensor:
+    """√(p (1 - p)) for p = σ(logits), (N, C), without the difference."""
+    return (logits.sigmoid() * (-logits).sigmoid()).sqrt()
+
+
+def _surprises(logits: Tensor, y: Tensor, kind: CurvatureKind, uniform: Tensor) -> Tensor:
+    """y - p, every y given, or drawn from its p."""
+    p = logits.sigmoid()
+    return (uniform.to(p.device) < p.double() if kind == "mc" else y).to(p) - p
+
+
+_RESIDUALS = {"categorical": _surprise, "gaussian": _noise, "bernoulli": _surprises}
 
 
 # ---------------------------------------------------------------------- what cannot be
@@ -145,8 +165,8 @@ def check_request(likelihood: str, kind: str, generator: torch.Generator | None,
     """Refuse what no network could answer, before any work."""
     if likelihood not in get_args(Likelihood):
         raise UsageError(
-            f"likelihood must be 'categorical' or 'gaussian', got {likelihood!r}: other losses are no likelihoods "
-            "and have no curvature here; train with cross-entropy or squared error"
+            f"likelihood must be 'categorical', 'gaussian' or 'bernoulli', got {likelihood!r}: other losses are no "
+            "likelihoods and have no curvature here; train with cross-entropy, of classes or binary, or squared error"
         )
     if kind not in get_args(CurvatureKind):
         raise UsageError(f"curvature kind must be one of {', '.join(get_args(CurvatureKind))}, got {kind!r}")
@@ -158,12 +178,14 @@ def check_request(likelihood: str, kind: str, generator: torch.Generator | None,
 
 def check_targets(outputs: Tensor, y: Tensor, likelihood: Likelihood) -> None:
     """Refuse targets (N, ...) that do not fit outputs (any number, C), or (any number, T, C) for T of them."""
-    if outputs.dim() not in (2, 3) or (outputs.dim() == 3 and likelihood == "gaussian"):
+    if outputs.dim() not in (2, 3) or (outputs.dim() == 3 and likelihood != "categorical"):
         raise UsageError(f"the network must return outputs of shape (N, C), got {tuple(outputs.shape)}")
     count = outputs.shape[-1]
-    if likelihood == "gaussian":
+    if likelihood != "categorical" or (y.is_floating_point() and y.shape[1:] == outputs.shape[1:] and y.dim() == 2):
         if y.shape[1:] != outputs.shape[1:]:
             raise UsageError(f"targets must have shape (N, {count}) like the outputs, got {tuple(y.shape)}")
+        if likelihood != "gaussian":
+            check_probabilities(y.detach().cpu().numpy(), likelihood)
         return
     steps = tuple(outputs.shape[1:-1])
     if y.is_floating_point() or y.is_complex() or y.shape[1:] != steps:

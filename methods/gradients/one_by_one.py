@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
 
 from ...architectures.running.cost import count_passes
-from ...architectures.running.modes import differentiable_attention
+from ...architectures.running.modes import as_rows, differentiable_attention
 from .interception import drop_caches
 
 # Bytes that per-example gradients may take where they have to be formed: about what a cache holds.
@@ -38,7 +38,8 @@ def _vmapped(network: nn.Module, parameters: dict[str, nn.Parameter], x: Tensor,
 
     def gradients(example: Tensor, directions: Tensor) -> dict[str, Tensor]:
         def output(free: dict[str, Tensor]) -> Tensor:
-            return functional_call(network, {**free, **constants, **buffers}, (example.unsqueeze(0),)).squeeze(0)
+            tensors = {**free, **constants, **buffers}
+            return as_rows(functional_call(network, tensors, (example.unsqueeze(0),))).squeeze(0)
 
         pull_back = vjp(output, {name: p.detach() for name, p in parameters.items()})[1]
         return vmap(lambda v: pull_back(v)[0])(directions)
@@ -64,7 +65,7 @@ def _looped(network: nn.Module, parameters: dict[str, nn.Parameter], x: Tensor, 
     for example, directions in zip(x.split(1), vectors, strict=True):
         drop_caches(network)
         with torch.enable_grad():
-            output = network(example)
+            output = as_rows(network(example))
         for direction in directions:
             found = torch.autograd.grad(output, weights, direction.unsqueeze(0), retain_graph=True, allow_unused=True)
             for name, g in zip(sums, found, strict=True):

@@ -6,7 +6,7 @@ prior precision, temperature T, observation noise s (1 for classes), c = 1 / (s�
 
     log q(D) = log likelihood - ½ [ log det(cH + D) - log det D + θ' D θ ]
 
-The terms in 2π cancel. For classes the log likelihood is -c Σ CE; for real targets it is
+The terms in 2π cancel. For classes, and for what holds or not, the log likelihood is -c Σ CE; for real targets it is
 -c ½ Σ squared error - N K log(s √(2π)).
 """
 

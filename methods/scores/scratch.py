@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
@@ -10,7 +9,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from ...architectures.running.batch_norm import enough_examples
 from ...architectures.running.modes import differentiable_attention, unfused
+from ...architectures.running.plain import copied
 from ...architectures.units.prunable import prunable
 from ...datasets.data import Split
 from ..pruner import State
@@ -25,11 +26,11 @@ def scratch(network: nn.Module, mode: BatchNormMode) -> Iterator[tuple[nn.Module
     `mode` is that of the whole copy: in "train" BatchNorm uses (and is differentiated through) the statistics
     of the batch, in "eval" its running ones. Dropout is off in both.
     """
-    replica = copy.deepcopy(network).train(mode == "train")
+    replica = copied(network).train(mode == "train")
     for module in replica.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.eval()
-    with differentiable_attention(), unfused(), torch.enable_grad():
+    with differentiable_attention(), unfused(), torch.enable_grad(), enough_examples(1):
         yield replica, dict(prunable(replica))
 
 
@@ -41,12 +42,20 @@ def gradients_of(value: Tensor, weights: list[Tensor], create_graph: bool = Fals
 def balanced_batch(train: Split, size: int, generator: torch.Generator) -> Split:
     """`size` random examples, as evenly over the classes as they allow; the whole split if it is smaller.
 
-    Sequences of targets have no class.
+    Sequences of targets, several labels at once and real targets have no class.
     """
     shuffled = torch.randperm(len(train), generator=generator)
-    if train.y.dim() == 1:
-        shuffled = shuffled[_rank_within_class(train.y.cpu()[shuffled]).argsort(stable=True)]
+    if (labels := _classes(train)) is not None:
+        shuffled = shuffled[_rank_within_class(labels.cpu()[shuffled]).argsort(stable=True)]
     return train[shuffled[:size].to(train.x.device)]
+
+
+def _classes(train: Split) -> Tensor | None:
+    """The class of every example, int64 (N,), the most probable one where there are probabilities; or none."""
+    y = train.y
+    if train.likelihood == "categorical":
+        return y.argmax(1) if y.is_floating_point() else y if y.dim() == 1 else None
+    return (y[:, 0] > 0.5).long() if train.likelihood == "bernoulli" and y.shape[1] == 1 else None
 
 
 def scoring_batch(state: State, size: int) -> Split:

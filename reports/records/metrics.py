@@ -47,6 +47,8 @@ _ALL = (
     Metric("nll", "negative log likelihood (nats)", False, logarithmic=True),
     Metric("brier", "Brier score", False),
     Metric("ece", "expected calibration error (%)", False, 100.0, 1),
+    Metric("average_precision", "mean average precision", True),
+    Metric("exact_match", "examples with all labels right (%)", True, 100.0, 1),
     Metric("nll_scaled", "NLL after temperature scaling (nats)", False, logarithmic=True),
     Metric("ece_scaled", "ECE after temperature scaling (%)", False, 100.0, 1),
     Metric("bpc", "bits per character", False),

@@ -1,0 +1,47 @@
+"""What targets are, by their values: labels, zeros and ones, probabilities of classes, or real numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .data import Likelihood
+from .errors import UsageError
+
+TOLERANCE = 1e-3  # of a sum of probabilities, which may be of half precision
+
+
+def zeros_and_ones(y: np.ndarray) -> bool:
+    """Whether y holds nothing but zeros and ones, of whatever type."""
+    return y.dtype.kind in "buif" and bool(y.size) and bool(((y == 0) | (y == 1)).all())
+
+
+def one_hot(y: np.ndarray) -> bool:
+    """Whether y is (N, K), K > 1, and each row has a single one among zeros."""
+    return y.ndim == 2 and y.shape[1] > 1 and zeros_and_ones(y) and bool((y.sum(axis=1) == 1).all())
+
+
+def distributions(y: np.ndarray) -> bool:
+    """Whether y is real, (N, K), K > 1, and each row holds the probabilities of K classes."""
+    return y.dtype.kind == "f" and y.ndim == 2 and y.shape[1] > 1 and bool(y.size) and not _improper(y, True).any()
+
+
+def check_probabilities(y: np.ndarray, likelihood: Likelihood) -> None:
+    """Refuse real y (N, K) that are no probabilities: of the classes if categorical, else of every label by itself.
+
+    Raises UsageError that names the first example.
+    """
+    improper = _improper(y, sum_to_one=likelihood == "categorical")
+    if improper.any():
+        what = {"categorical": "probabilities of the classes, which sum to one", "bernoulli": "numbers from 0 to 1"}
+        raise UsageError(
+            f"y with a {likelihood} likelihood must be {what[likelihood]}; example {int(improper.argmax())} has "
+            f"{np.array2string(y[improper.argmax()], precision=3, threshold=6)}"
+        )
+
+
+def _improper(y: np.ndarray, sum_to_one: bool) -> np.ndarray:
+    """Which rows hold a number outside [0, 1], or do not sum to one; boolean (N,)."""
+    improper = np.logical_not(np.reshape((y >= 0) & (y <= 1), (len(y), -1)).all(axis=1))
+    if sum_to_one:
+        improper |= np.abs(y.sum(axis=1, dtype=np.float64) - 1) > TOLERANCE
+    return improper
