@@ -183,7 +183,12 @@ def _failed(records: Records) -> list[str]:
 def _missing_values(records: Records) -> list[str]:
     """Metrics that some done cells lack although others of the same likelihood have them."""
     found = []
-    for name, kind in (("accuracy", "categorical"), ("rmse", "gaussian"), ("nll", ""), ("ece", "categorical")):
+    for name, kind in (
+        ("accuracy", "categorical|bernoulli"),
+        ("rmse", "gaussian"),
+        ("nll", ""),
+        ("ece", "categorical|bernoulli"),
+    ):
         rows = done(records)
         rows = rows[rows["likelihood"].str.contains(kind)] if kind else rows
         count = int(rows[name].isna().sum())
