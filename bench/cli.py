@@ -227,6 +227,8 @@ def doctor(
 @click.option("--option", "options", multiple=True, metavar="K=V", help="An option of the network; repeatable.")
 @click.option("--checkpoint", metavar="FILE", help="Trained weights: safetensors, or a state dict saved by torch.")
 @click.option("--data", required=True, metavar="NAME", help="A data set, or module:function that returns examples.")
+@click.option("--likelihood", type=click.Choice(["categorical", "gaussian", "bernoulli"]), default=None,
+              help="Of the targets, where the data do not say it.")  # fmt: skip
 @click.option("--method", default="magnitude", show_default=True, help="See `bayesprune list methods`.")
 @click.option("--method-option", "method_options", multiple=True, metavar="K=V", help="An option of it; repeatable.")
 @click.option("--sparsity", default="0.5", show_default=True, help="Share to remove, in [0, 1), or auto.")
@@ -246,7 +248,7 @@ def doctor(
 @click.option("--out", required=True, metavar="FILE", help="Where the pruned network goes; bayesprune.load reads it.")
 @click.option("--onnx", metavar="FILE", help="Write it as ONNX too; needs the extra bayesprune[onnx].")
 def prune(
-    architecture: str, options: tuple[str, ...], checkpoint: str | None, data: str, method: str,
+    architecture: str, options: tuple[str, ...], checkpoint: str | None, data: str, likelihood: str | None, method: str,
     method_options: tuple[str, ...], sparsity: str, of: str, round_to: int, at_least: int, structured: str | None,
     finetune: int, lr: float, batch_size: int, reestimate_batch_norm: bool, seed: int, out: str, onnx: str | None,
 ) -> None:  # fmt: skip
@@ -266,7 +268,8 @@ def prune(
     from .spec.option_text import parsed
 
     settings = {"batch_norm": "reestimate" if reestimate_batch_norm else "keep", "structured": structured or False,
-                "budget": {"of": of, "round_to": round_to, "at_least": at_least}}  # fmt: skip
+                "budget": {"of": of, "round_to": round_to, "at_least": at_least},
+                "likelihood": likelihood}  # fmt: skip
     _, told = prune_to_file(
         out, architecture, parsed(options), checkpoint, data, seed, {"lr": lr, "batch_size": batch_size}, onnx,
         method=method, sparsity=_sparsity(sparsity), finetune=finetune, **settings,

@@ -182,8 +182,8 @@ def _failed(records: Records) -> list[str]:
 
 def _missing_values(records: Records) -> list[str]:
     """Metrics that some done cells lack although others of the same likelihood have them."""
-    found = []
-    for name, kind in (("accuracy", "categorical"), ("rmse", "gaussian"), ("nll", ""), ("ece", "categorical")):
+    found, decided = [], "categorical|bernoulli"
+    for name, kind in (("accuracy", decided), ("rmse", "gaussian"), ("nll", ""), ("ece", decided)):
         rows = done(records)
         rows = rows[rows["likelihood"].str.contains(kind)] if kind else rows
         count = int(rows[name].isna().sum())

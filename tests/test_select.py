@@ -176,7 +176,7 @@ def test_two_of_four_follows_the_inputs_of_a_convolution_and_refuses_other_budge
     state = state_of(nn.Conv2d(4, 3, 3))
     scores = torch.rand(state.units.n, dtype=torch.float64)
     kept = select(scores, state, keep_count(state.units.n, 0.5), "2:4")
-    assert (kept.view(3, 9, 4).sum(2) == 2).all()
+    assert (kept.view(3, 4, 9).sum(1) == 2).all()  # of the four channels, at every place of the kernel
     with pytest.raises(UsageError, match="2:4 pattern keeps half"):
         select(scores, state, 10, "2:4")
     groups = state_of(build("mlp", (4,), 2, seed=0, widths=[8, 8]), group_units)

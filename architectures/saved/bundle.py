@@ -6,7 +6,6 @@ metadata a JSON plan: how to build the dense network, the shapes before and afte
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ from ...datasets.atomic import write_atomically
 from ...datasets.errors import UsageError
 from ..checks import random_inputs
 from ..compaction.certificate import Certificate, certify
+from ..running.plain import copied, plain
 from .plan import Architecture, Plan, Stored, checked, digest_of, sizes_of, tensors_of
 from .restore import check_fit, restored, slot
 
@@ -82,7 +82,7 @@ def _rehearse(problem: str, network: nn.Module, again: nn.Module, reference: Arc
     """Raises UsageError if what would be loaded computes something else, such as with another activation."""
     x = random_inputs(reference.input_shape, 2)
     try:
-        certify(copy.deepcopy(network).cpu(), again, x)
+        certify(copied(network).cpu(), again, x)
     except UsageError as error:
         raise UsageError(f"{problem}: {reference.name!r} with the same tensors is another network; {error}") from error
 
@@ -100,7 +100,7 @@ def load(path: str | Path, network: nn.Module | None = None) -> nn.Module:
             file and the tensor.
     """
     plan, tensors = read(path)
-    fresh = _built(Path(path), plan) if network is None else copy.deepcopy(network)
+    fresh = _built(Path(path), plan) if network is None else plain(network).network
     check_fit(f"the bundle {path} is of another network", plan, fresh)
     return restored(fresh, plan, tensors)
 

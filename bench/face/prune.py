@@ -179,6 +179,8 @@ def prune(
     check_sparsity(sparsity)
     check_finetune(finetune)
     shares = _checked_budget(as_plain(budget))
+    if batch_norm not in ("keep", "reestimate"):
+        raise unknown("batch_norm", batch_norm, ("keep", "reestimate"))
     granularity = _granularity(structured)
     shares.check(granularity != "weights")
     pruner = build_pruner(method, **options)

@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...architectures.units.vector import Units
 from ...datasets.errors import UsageError
 from ...methods.pruner import Allocation, Pruner, State
 from .allocation import ALLOCATIONS
-from .ranking import ScoreError, best, best_of_each_layer, checked_scores, globally_best, keep_count
+from .ranking import ScoreError, best, best_of_each_layer, checked_scores, globally_best
+from .two_of_four import two_of_four
 
 
 def select(
@@ -45,7 +46,7 @@ def select(
     present = torch.ones_like(scores, dtype=torch.bool) if among is None else among
     ranking = scores.masked_fill(~present, -math.inf)
     if allocation == "2:4":
-        return two_of_four(ranking, units, keep)
+        return two_of_four(ranking, state, keep)
     if allocation == "global":
         return globally_best(ranking, units, keep, floor)
     counts = ALLOCATIONS[allocation](state, keep, floor, present)
@@ -80,36 +81,3 @@ def _own_decision(scores: Tensor, state: State, pruner: Pruner) -> Tensor:
 def shuffled_within_layers(kept: Tensor, units: Units, generator: torch.Generator) -> Tensor:
     """The same number of units in each layer, chosen at random; boolean, shape (units.n,)."""
     return torch.cat([layer[torch.randperm(len(layer), generator=generator)] for layer in units.split(kept)])
-
-
-def two_of_four(ranking: Tensor, units: Units, keep: int) -> Tensor:
-    """The best two of every four consecutive inputs of an output: what sparse tensor cores can skip.
-
-    Mishra et al., "Accelerating sparse deep neural networks", arXiv 2104.08378. Rows whose length is not a
-    multiple of four end in a shorter block, which keeps half; of the middle ones of odd blocks the best stay,
-    as many as the exact count asks for. Raises UsageError unless half of single weights is to be kept.
-
-    Boolean, shape (units.n,).
-    """
-    shapes = [units.shapes.get(name) for name in units.layer_names]
-    if units.removable or keep != keep_count(units.n, 0.5) or bool(ranking.isneginf().any()):
-        raise UsageError(f"the 2:4 pattern keeps half of the single weights, in one round, not {keep} of {units.n}")
-    parts = [_blocks_of_four(r, s) for r, s in zip(units.split(ranking), shapes, strict=True)]
-    kept, middle = (torch.cat(column) for column in zip(*parts, strict=True))
-    return kept | (best(ranking.masked_fill(~middle, -math.inf), keep - int(kept.sum())) & middle)
-
-
-def _blocks_of_four(layer: Tensor, shape: torch.Size | None) -> tuple[Tensor, Tensor]:
-    """The better half of every block of four, rounded down, and the middle ones of odd blocks; shape (n,) each."""
-    assert shape is not None
-    rows = layer.view(shape[0], -1)
-    width = rows.shape[1]
-    blocks = nn.functional.pad(rows, (0, -width % 4), value=-math.inf).view(-1, 4)
-    places = blocks.sort(dim=1, descending=True, stable=True).indices.argsort(1)
-    half = blocks.isfinite().sum(1, keepdim=True) / 2
-    masks = (places < half.floor(), (places >= half.floor()) & (places < half))
-    first, second = (mask.view(shape[0], -1)[:, :width].flatten() for mask in masks)
-    return first, second
-
-
-# ------------------------------------------------------------------ how many units each layer keeps

@@ -13,13 +13,15 @@ from torch import Tensor, nn
 
 from ...architectures.running.modes import as_rows
 from ...datasets.data import Likelihood, Split, likelihood_of, terms
+from ...datasets.errors import UsageError
 
 
 def mean_loss(outputs: Tensor, y: Tensor, likelihood: Likelihood | None = None) -> Tensor:
     """Mean negative log likelihood of outputs (N, C), or (N,) of one output each; a scalar.
 
     The mean is over the terms of the likelihood (`Split.terms`): for sequences of targets (N, T), whose outputs are
-    (N, T, C), over all their tokens. The type of `y` says the likelihood unless it is given.
+    (N, T, C), over all their tokens. The type of `y` says the likelihood unless it is given. Raises UsageError for
+    real targets of another shape than the outputs.
     """
     return _LOSSES[likelihood or likelihood_of(y)](as_rows(outputs), y)
 
@@ -38,6 +40,8 @@ def _cross_entropy(outputs: Tensor, y: Tensor) -> Tensor:
 
 
 def _squared_error(outputs: Tensor, y: Tensor) -> Tensor:
+    if outputs.shape != y.shape:  # which torch would stretch over each other
+        raise UsageError(f"outputs of shape {tuple(outputs.shape)} are not those of targets {tuple(y.shape)}")
     return 0.5 * (outputs - y).square().sum(1).mean()
 
 

@@ -116,7 +116,8 @@ def send_back(
         drawn = draws((len(x), *outputs.shape[1:]), likelihood, kind, generator)
         size = footprint.batch(memory, BATCH)
         for part_x, part_y, part_drawn in zip(x.split(size), y.split(size), drawn.split(size), strict=True):
-            outputs = as_rows(sink.forward(network, part_x))
+            with torch.enable_grad():
+                outputs = as_rows(sink.forward(network, part_x))
             if not torch.isfinite(outputs.detach().sum()):
                 raise _diverged("the output of the network")
             vectors = combined(outputs.detach(), part_y, likelihood, kind, part_drawn, top)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ...architectures.running.batch_norm import enough_examples
-from ...architectures.running.modes import differentiable_attention, unfused
+from ...architectures.running.modes import differentiable_attention, train_, unfused
 from ...architectures.running.plain import copied
 from ...architectures.units.prunable import prunable
 from ...datasets.data import Split
@@ -23,10 +23,11 @@ BatchNormMode = Literal["train", "eval"]
 def scratch(network: nn.Module, mode: BatchNormMode) -> Iterator[tuple[nn.Module, dict[str, Tensor]]]:
     """A copy of `network` to differentiate, and its prunable weights; the network itself stays untouched.
 
-    `mode` is that of the whole copy: in "train" BatchNorm uses (and is differentiated through) the statistics
-    of the batch, in "eval" its running ones. Dropout is off in both.
+    `mode` is that of the whole copy, but for what is frozen: in "train" BatchNorm uses (and is differentiated through)
+    the statistics of the batch, in "eval" its running ones. Dropout is off in both.
     """
-    replica = copied(network).train(mode == "train")
+    replica = copied(network)
+    train_(replica) if mode == "train" else replica.eval()
     for module in replica.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.eval()
