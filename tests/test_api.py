@@ -254,3 +254,17 @@ def test_words_that_no_network_takes_are_refused(language):
     network, data = language
     with pytest.raises(UsageError, match="network cannot take inputs of shape"):
         bp.prune(network, (data.train.x + 10**6, data.train.y), sparsity=0.5, progress=False)
+
+
+@pytest.mark.parametrize("allocation", ["global", "layerwise"])
+def test_the_summary_warns_of_layers_with_next_to_nothing_left(allocation):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(6, 300), nn.ReLU(), nn.Linear(300, 300), nn.ReLU(), nn.Linear(300, 3))
+    with torch.no_grad():
+        network[2].weight.mul_(1e-3)
+        network[2].weight[0, :9] = 1.0
+    data = (torch.randn(30, 6), torch.arange(30) % 3)
+    said = bp.prune(network, data, "magnitude", 0.95, allocation=allocation, progress=False).summary()
+    warned = allocation == "global"
+    assert ("1 of 3 layers keep less than 2%: 2.weight (0." in said) == warned
+    assert ("allocation='layerwise' prunes all layers alike" in said) == warned

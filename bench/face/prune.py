@@ -47,6 +47,8 @@ from .inputs import (
 
 load = bundle.load
 
+STARVED = 0.02  # of its units, under which the summary warns of a layer
+
 
 @dataclass(frozen=True)
 class Pruned:
@@ -114,9 +116,21 @@ class Pruned:
         saved = self._saved_by_cutting() if self.mask.units.removable else self._saved_at_best()
         if collapsed := self.mask.collapsed():
             saved.append(f"collapsed layers (nothing kept): {', '.join(collapsed)}")
+        saved += self._starved()
         if learned := self.notes.get("learned"):
             saved.append(learned["said"])
         return "\n".join([head, *rows, *saved])
+
+    def _starved(self) -> list[str]:
+        """A warning where one ranking of all units left next to nothing of some layers."""
+        few = {name: share for name, share in self.mask.layer_density().items() if 0 < share < STARVED}
+        if not few or self.notes.get("allocation") != "global":
+            return []
+        least = ", ".join(f"{name} ({share:.1%})" for name, share in sorted(few.items(), key=lambda item: item[1])[:3])
+        return [
+            f"{len(few)} of {len(self.mask.units.groups)} layers keep less than {STARVED:.0%}: {least}; one ranking of "
+            "all layers does that where their scores differ in scale: allocation='layerwise' prunes all layers alike"
+        ]
 
     def _saved_by_cutting(self) -> list[str]:
         small, certificate = self._small
@@ -210,8 +224,8 @@ def prune(
     pruned, mask = outcome.network, outcome.mask
     given.let_go()
     notes = {"method": method, "options": options, "sparsity": sparsity, "realised": mask.sparsity, "seed": seed,
-             "finetune": finetune, "batch_norm": batch_norm, "budget": shares.model_dump(),
-             "likelihood": split.likelihood, "folded": found.folded, "learned": given.learned}  # fmt: skip
+             "allocation": pruner.allocation, "finetune": finetune, "batch_norm": batch_norm,
+             "budget": shares.model_dump(), "likelihood": split.likelihood, "folded": found.folded, "learned": given.learned}  # fmt: skip
     _finish(pruned, dense, split)
     return Pruned(pruned, mask, outcome.scores, to_network(split.x[:CERTIFIED], dense), dense, notes)
 
