@@ -123,13 +123,14 @@ class Pruned:
 
     def _starved(self) -> list[str]:
         """A warning where one ranking of all units left next to nothing of some layers."""
-        few = {name: share for name, share in self.mask.layer_density().items() if 0 < share < STARVED}
+        most = min(STARVED, self.mask.density / 5)  # at high sparsities little is left of every layer
+        few = {name: share for name, share in self.mask.layer_density().items() if 0 < share < most}
         if not few or self.notes.get("allocation") != "global":
             return []
         least = ", ".join(f"{name} ({share:.1%})" for name, share in sorted(few.items(), key=lambda item: item[1])[:3])
         return [
-            f"{len(few)} of {len(self.mask.units.groups)} layers keep less than {STARVED:.0%}: {least}; one ranking of "
-            "all layers does that where their scores differ in scale: allocation='layerwise' prunes all layers alike"
+            f"{len(few)} of {len(self.mask.units.groups)} layers keep less than {most:.2g} of their units: {least}; "
+            "one ranking of all layers does that where their scores differ in scale: allocation='layerwise' prunes all layers alike"
         ]
 
     def _saved_by_cutting(self) -> list[str]:
@@ -223,9 +224,10 @@ def prune(
         outcome = run_engine(engine, target)
     pruned, mask = outcome.network, outcome.mask
     given.let_go()
-    notes = {"method": method, "options": options, "sparsity": sparsity, "realised": mask.sparsity, "seed": seed,
-             "allocation": pruner.allocation, "finetune": finetune, "batch_norm": batch_norm,
-             "budget": shares.model_dump(), "likelihood": split.likelihood, "folded": found.folded, "learned": given.learned}  # fmt: skip
+    notes = {"method": method, "options": options, "allocation": pruner.allocation, "sparsity": sparsity,
+             "realised": mask.sparsity, "seed": seed, "finetune": finetune, "batch_norm": batch_norm,
+             "budget": shares.model_dump(), "likelihood": split.likelihood, "folded": found.folded,
+             "learned": given.learned}  # fmt: skip
     _finish(pruned, dense, split)
     return Pruned(pruned, mask, outcome.scores, to_network(split.x[:CERTIFIED], dense), dense, notes)
 
