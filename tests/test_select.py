@@ -184,6 +184,32 @@ def test_two_of_four_follows_the_inputs_of_a_convolution_and_refuses_other_budge
         select(torch.rand(16), groups, 8, "2:4")
 
 
+LAYERS = [
+    (nn.Conv2d(8, 6, 3), 1),
+    (nn.Conv1d(5, 4, 3), 1),
+    (nn.Conv2d(16, 8, 3, groups=2), 1),
+    (nn.ConvTranspose2d(8, 6, 3), 0),
+    (nn.ConvTranspose1d(16, 6, 3, groups=2), 0),
+    (nn.Bilinear(3, 6, 4), 2),
+]
+
+
+@pytest.mark.parametrize(("layer", "axis"), LAYERS, ids=lambda value: str(value))
+def test_two_of_four_inputs_at_one_output_and_place(layer, axis):
+    """Against blocks found one by one: every stretch of four inputs, of one group, keeps its best two."""
+    state = state_of(layer)
+    scores = torch.randperm(state.units.n, generator=torch.Generator().manual_seed(0)).double()
+    kept = select(scores, state, keep_count(state.units.n, 0.5), "2:4").view(layer.weight.shape)
+    scores = scores.view(layer.weight.shape)
+    groups = getattr(layer, "groups", 1) if axis == 0 else 1
+    for part, chosen in zip(scores.chunk(groups, 0), kept.chunk(groups, 0), strict=True):
+        lines, masks = (tensor.movedim(axis, -1).flatten(0, -2) for tensor in (part, chosen))
+        for line, mask in zip(lines, masks, strict=True):
+            for four, two in zip(line.split(4), mask.split(4), strict=True):
+                if len(four) == 4:
+                    assert two.nonzero().flatten().tolist() == sorted(four.topk(2).indices.tolist())
+
+
 def test_round_sizes_revive_nothing_that_left_in_an_earlier_round():
     state = state_of(build("mlp", (4,), 2, seed=0, widths=[16, 16]), group_units)
     scores, pruner = torch.arange(32.0), Pruner(MAP, magnitude)

@@ -82,8 +82,16 @@ class _Remembering(TorchFunctionMode):
 
 def keep_removed_(network: nn.Module, removed: dict[str, Tensor]) -> list[RemovableHandle]:
     """Let no gradient reach entries that had left before, so that training does not revive them; handles to undo it."""
+
+    def held_at_zero(gone: Tensor) -> Callable[[Tensor], None]:
+        def hold(parameter: Tensor) -> None:
+            if parameter.grad is not None:
+                parameter.grad.masked_fill_(gone, 0)
+
+        return hold
+
     pairs = [(network.get_parameter(name), gone) for name, gone in removed.items()]
-    return [p.register_hook(lambda g, gone=gone: g.masked_fill(gone, 0)) for p, gone in pairs if p.requires_grad]
+    return [p.register_post_accumulate_grad_hook(held_at_zero(gone)) for p, gone in pairs if p.requires_grad]
 
 
 # ---------------------------------------------------------------------- wrappers

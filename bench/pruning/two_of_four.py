@@ -48,7 +48,7 @@ def input_rows(network: nn.Module, name: str) -> Tensor:
 def _blocks_of_four(layer: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     """The better half of every block of four, rounded down, and the middle ones of odd blocks; shape (n,) each."""
     width = rows.shape[1]
-    blocks = nn.functional.pad(layer[rows], (0, -width % 4), value=-math.inf).view(-1, 4)
+    blocks = nn.functional.pad(layer[rows], (0, -width % 4), value=-math.inf).reshape(-1, 4)
     places = blocks.sort(dim=1, descending=True, stable=True).indices.argsort(1)
     half = blocks.isfinite().sum(1, keepdim=True) / 2
     masks = (places < half.floor(), (places >= half.floor()) & (places < half))
