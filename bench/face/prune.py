@@ -130,7 +130,8 @@ class Pruned:
         least = ", ".join(f"{name} ({share:.1%})" for name, share in sorted(few.items(), key=lambda item: item[1])[:3])
         return [
             f"{len(few)} of {len(self.mask.units.groups)} layers keep less than {most:.2g} of their units: {least}; "
-            "one ranking of all layers does that where their scores differ in scale: allocation='layerwise' prunes all layers alike"
+            "one ranking of all layers does that where their scores differ in scale: allocation='layerwise' prunes all "
+            "layers alike"
         ]
 
     def _saved_by_cutting(self) -> list[str]:
