@@ -61,9 +61,13 @@ def failure(error: BaseException) -> dict[str, Any]:
 
 def identity(run: Run) -> dict[str, Any]:
     """The columns that identify a cell."""
+    return {"key": run.key, **names(run), "run": run.model_dump(mode="json")}
+
+
+def names(run: Run) -> dict[str, Any]:
+    """The columns by which tables tell cells apart; those of other settings have the same."""
     auto = run.sparsity == "auto"
     return {
-        "key": run.key,
         "dataset": run.dataset.label,
         "architecture": run.architecture.label,
         "method": run.method.label,
@@ -71,7 +75,6 @@ def identity(run: Run) -> dict[str, Any]:
         "seed": run.seed,
         "sparsity_target": None if auto else run.sparsity,
         "sparsity_auto": auto,
-        "run": run.model_dump(mode="json"),
     }
 
 

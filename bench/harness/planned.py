@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 from ...datasets.errors import NotApplicable, UsageError
 from ...datasets.registry import plugin_source
+from ...datasets.seal import sealed
 from ...methods import registry as methods
 from ..results.store import Store
 from ..spec.matrix import Matrix, load_matrix
-from ..spec.run import Run
+from ..spec.run import Run, sources_read_once
 from ..training.fits import fit_key, inference_of
 from .preflight import grouped, in_full, preflight
 from .workers import Task
@@ -41,7 +41,8 @@ def planned(matrix: str | Path | Matrix, shard: tuple[int, int], plugins: Sequen
     """Read, expand and check a matrix; writes nothing, and raises UsageError for whatever the user can mend."""
     loaded = load_plugins(plugins)
     matrix = matrix if isinstance(matrix, Matrix) else load_matrix(matrix)
-    every = matrix.cells()
+    with sources_read_once():
+        every = matrix.cells()
     cells = sharded(every, shard)
     return Planned(matrix, every, cells, preflight(cells), loaded)
 
@@ -59,10 +60,11 @@ def sharded(cells: Sequence[Run], shard: tuple[int, int]) -> list[Run]:
     index, parts = shard
     if not 1 <= index <= parts:
         raise UsageError(f"shard {index}/{parts} does not exist; give i/n with 1 <= i <= n")
-    numbers: dict[str, int] = {}
-    for r in cells:
-        numbers.setdefault(_fit_of(r), len(numbers))
-    return [r for r in cells if numbers[_fit_of(r)] % parts == index - 1]
+    fit_of, numbers = FitKeys(), dict[str, int]()
+    fits = [fit_of(r) for r in cells] if parts > 1 else []
+    for fit in fits:
+        numbers.setdefault(fit, len(numbers))
+    return [r for r, fit in zip(cells, fits, strict=True) if numbers[fit] % parts == index - 1] if fits else list(cells)
 
 
 def pending(cells: Iterable[Run], store: Store, retry_failed: bool = False, mend: bool = True) -> list[Run]:
@@ -79,15 +81,21 @@ def pending(cells: Iterable[Run], store: Store, retry_failed: bool = False, mend
 
 def tasks_of(todo: Sequence[Run]) -> list[Task]:
     """One task for each method and kind of units on each trained network."""
-    groups = grouped(todo, lambda r: (_fit_of(r), r.units, in_full(r.method)))
+    fit_of = FitKeys()
+    groups = grouped(todo, lambda r: (fit_of(r), r.units, in_full(r.method)))
     return [Task(fit, group) for (fit, _, _), group in groups]
 
 
-def _fit_of(r: Run) -> str:
-    return _fit_key(r.model_copy(update={"sparsity": "auto"}).model_dump_json())
+class FitKeys:
+    """Keys of the networks that cells share, computed once for all cells that differ in their sparsity only."""
 
+    def __init__(self) -> None:
+        self._known: dict[str, str] = {}
 
-@lru_cache(maxsize=65536)
-def _fit_key(text: str) -> str:
-    r = Run.model_validate_json(text)
-    return fit_key(r, inference_of(r))
+    def __call__(self, r: Run) -> str:
+        """The key of the fit of a cell."""
+        place = r.model_dump_json(exclude={"sparsity"})
+        if place not in self._known:
+            with sealed():
+                self._known[place] = fit_key(r, inference_of(r))
+        return self._known[place]

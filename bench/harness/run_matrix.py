@@ -84,10 +84,11 @@ def set_others_aside(cells: Sequence[Run], store: Store) -> None:
     A folder that has seen another training schedule, or an older version of a plug-in, keeps those records
     under superseded/, and gets them back when the matrix is as it was.
     """
-    present = {_face(cell.identity(r)): r.key for r in cells}
-    for key in present.values():
-        store.restore(key)
-    others = [r["key"] for r in store.records() if present.get(_face(r), r["key"]) != r["key"]]
+    present: dict[tuple, set[str]] = {}
+    for r in cells:
+        present.setdefault(_face(cell.names(r)), set()).add(r.key)
+    store.restore(key for keys in present.values() for key in keys)
+    others = [r["key"] for r in store.records() if r["key"] not in present.get(_face(r), (r["key"],))]
     for key in others:
         store.supersede(key)
     if others:

@@ -119,11 +119,13 @@ class Store:
         """Take a record out of the results, keeping it: its cell now means something else."""
         self._move(self._cell(key), "superseded")
 
-    def restore(self, key: str) -> None:
-        """Bring a superseded record back, if there is one: its cell means the same again."""
-        path = self.folder / "superseded" / "cells" / f"{key}.json"
-        if path.is_file() and not self._cell(key).exists():
-            os.replace(path, self._cell(key))
+    def restore(self, keys: Iterable[str]) -> None:
+        """Bring superseded records back, those that there are: their cells mean the same again."""
+        folder = self.folder / "superseded" / "cells"
+        superseded = {path.stem: path for path in folder.glob("*.json")}
+        for key in superseded.keys() & set(keys):
+            if not self._cell(key).exists():
+                os.replace(superseded[key], self._cell(key))
 
     # ------------------------------------------------------------------ tensors
 
