@@ -23,7 +23,7 @@ from ...datasets.data import Data
 from ...datasets.seal import sealed
 from ...methods.pruner import Inference
 from . import metrics
-from .evaluate import predicted
+from .evaluate import predicted, unsealed_test
 
 DRAWS = 50
 EXAMPLES = 256  # of the training split, for the BatchNorm statistics of each draw
@@ -44,7 +44,7 @@ def monte_carlo(
         for i in range(draws):
             _put(replica, weights if i == 0 else _draw(inference, network, generator))
             reestimate_batch_norm(replica, [data.train.x[:EXAMPLES]])
-            logits, labels = predicted(replica, data.test, data.outputs)
+            logits, labels = predicted(replica, unsealed_test(data), data.outputs)
             log_probabilities = logits.log_softmax(1)
             total = log_probabilities if total is None else torch.logaddexp(total, log_probabilities)
         found = metrics.categorical(total - math.log(draws), labels)  # pyright: ignore

@@ -91,6 +91,12 @@ class Run(BaseModel):
         """The cell's identity: 64 hexadecimal digits."""
         return content_key(self.canonical())
 
+    @property
+    def data_key(self) -> str:
+        """What the data of the cell are called: the data set, its options and content, the seed of its splits."""
+        form = self.canonical()
+        return content_key({"dataset": form["dataset"], "seed": self.seed, "source": self.sources.get("dataset")})
+
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """As pydantic's; what was derived from other fields is derived anew."""
         copied = super().model_copy(update=update, deep=deep)
