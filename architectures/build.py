@@ -21,3 +21,12 @@ def build(name: str, input_shape: Sequence[int], outputs: int, *, seed: int, **o
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         return registry.build(name, tuple(input_shape), outputs, **options)
+
+
+def is_own(name: str) -> bool:
+    """Whether building `name` runs code of this package, of timm or of torchvision alone.
+
+    Not so the user's `module:function`, nor what a plug-in registered. Raises UsageError for an unknown name.
+    """
+    builder, placeholders = registry.resolve(name)
+    return "module" not in placeholders and builder.__module__.startswith(f"{__package__}.")

@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
+LONGEST_LINE = 500  # characters of somebody else's text that a message or a record repeats
+
 
 class UsageError(ValueError):
     """The user asked for something that cannot be: one sentence that names the value and the fix."""
@@ -27,12 +29,30 @@ def unknown(kind: str, name: Any, known: Iterable[str]) -> UsageError:
     return UsageError(f"unknown {kind} {name!r}; {hint}")
 
 
+def text_of(error: BaseException, most: int = LONGEST_LINE) -> str:
+    """The first line of an exception's text, at most so many characters of it, whatever was put there.
+
+    Surrogates, which no file in UTF-8 can hold, are spelt out. Empty if the exception says nothing.
+    """
+    try:
+        text = str(error).lstrip()[: most + 1]
+    except Exception as problem:
+        text = f"its text cannot be read: {type(problem).__name__}"
+    line = next(iter(text.splitlines()), "").rstrip()
+    return printable(line if len(line) <= most else f"{line[:most]} ...")
+
+
+def printable(text: str) -> str:
+    """The text with lone surrogates spelt out, as every file can hold it."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def first_line(error: BaseException) -> str:
     """First line of an exception's text; its class where it has none."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+    return text_of(error) or type(error).__name__
 
 
 def one_line(error: BaseException) -> str:
     """Class and first line of an exception's text, for messages of one line."""
-    name, line = type(error).__name__, first_line(error)
-    return name if line == name else f"{name}: {line}"
+    text = text_of(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

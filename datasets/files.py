@@ -46,3 +46,10 @@ def read_npz(name: str, path: Path, *alternatives: Sequence[str]) -> list[np.nda
         raise UsageError(f"data set {name!r}: {path} is not an npz file of plain arrays: {reason}") from error
     wanted = " or ".join(", ".join(keys) for keys in alternatives)
     raise UsageError(f"data set {name!r}: {path} must hold the arrays {wanted}; it holds {held}")
+
+
+def content_of(path: Path) -> bytes:
+    """The bytes of a file; raises OSError, also for a folder, a pipe or a device, which may never end."""
+    if path.exists() and not path.is_file():
+        raise OSError("it is not a file")
+    return path.read_bytes()

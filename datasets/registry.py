@@ -26,6 +26,7 @@ from typing import Any
 
 from .errors import PluginError, UsageError, one_line, unknown
 from .former_names import allow_former_names
+from .plain import without_scalars
 from .seal import sealed
 
 BUILT_IN = "built-in"
@@ -124,10 +125,10 @@ class Registry:
         annotations = _annotations(builder)
         known = {n: p for n, p in _option_parameters(builder).items() if n not in placeholders}
         checked = {}
-        for option, value in given.items():
+        for option, value in without_scalars(given).items():
             if option not in known:
                 raise unknown(f"option of {self.kind} {name!r}", option, known)
-            if isinstance(value, float) and not math.isfinite(value):
+            if not _is_finite(value):
                 raise UsageError(f"{self.kind} {name!r}: {option}={value!r} is not valid: give a finite number")
             try:
                 checked[option] = TypeAdapter(annotations.get(option, Any)).validate_python(value)
@@ -170,6 +171,10 @@ class Registry:
         else:
             return None
         return _file_digest(Path(path).expanduser()) if path else None
+
+    def is_of_plugin(self, name: str) -> bool:
+        """Whether the builder of `name` comes from a plug-in file."""
+        return self.resolve(name)[0].__module__ in self._plugin_digests
 
     def _loaded(self, entry: Entry) -> Callable[..., Any]:
         if entry.name not in self._builders:
@@ -222,6 +227,18 @@ class Registry:
             raise PluginError(f"plug-in {origin} failed to load: {_where(error)}{one_line(error)}") from error
         finally:
             self._loading = None
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether no number is NaN or infinite, or larger than every float; also inside lists and mappings."""
+    if isinstance(value, Mapping):
+        return all(map(_is_finite, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_is_finite, value))
+    try:
+        return not isinstance(value, int | float) or math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def plugin_source(path: Path) -> bytes:

@@ -14,7 +14,7 @@ from bayesprune.datasets.load import load
 from bayesprune.datasets.own import from_arrays
 from bayesprune.datasets.source import Source, checked
 from bayesprune.methods.closed_forms.likelihood import mean_loss, summed_loss
-from bayesprune.methods.curvature.diagonal import diagonal
+from bayesprune.methods.curvature.diagonals import diagonal
 from bayesprune.methods.curvature.estimate import curvature_of
 from bayesprune.methods.curvature.output_vectors import output_vectors
 from bayesprune.methods.curvature.whole import dense

@@ -36,15 +36,15 @@ x = load_file(folder + "/x.safetensors")["x"].clone()  # aligned as any other te
 outputs = {}
 for name in json.loads(sys.argv[2]):
     with torch.no_grad():
-        outputs[name] = load(f"{folder}/{name}.bundle")(x)
+        outputs[name] = load(f"{folder}/{name}.bundle", trust="trust" in sys.argv)(x)
 save_file(outputs, folder + "/outputs.safetensors")
 """
 
 
-def loaded_elsewhere(folder, names, x, cwd=None):
+def loaded_elsewhere(folder, names, x, *more, cwd=None):
     """Outputs for x of the bundles in a fresh process that cannot unpickle."""
     safetensors.save_file({"x": x}, folder / "x.safetensors")
-    command = [sys.executable, "-c", LOADER, str(folder), json.dumps(names)]
+    command = [sys.executable, "-c", LOADER, str(folder), json.dumps(names), *more]
     done = subprocess.run(command, capture_output=True, text=True, cwd=cwd)
     assert done.returncode == 0, done.stderr
     return safetensors.load_file(folder / "outputs.safetensors")
@@ -216,7 +216,7 @@ def test_sizes_that_a_module_of_one_s_own_keeps_come_back(tmp_path, monkeypatch)
     network.table = network.table[2:] * 3
     network.heads, network.shape, network.inner.out_features = 3, (2, 6), 6
     save(tmp_path / "own.bundle", network, own)
-    found = loaded_elsewhere(tmp_path, ["own"], images(), cwd=tmp_path)["own"]
+    found = loaded_elsewhere(tmp_path, ["own"], images(), "trust", cwd=tmp_path)["own"]
     assert torch.equal(found, outputs_of(network, images()))
 
 

@@ -5,6 +5,7 @@ import itertools
 import math
 import pickle
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from bayesprune.datasets import ood, shift
 from bayesprune.datasets.data import Split
 from bayesprune.datasets.errors import UsageError
 from bayesprune.datasets.load import load
-from bayesprune.datasets.seal import TestSplitError, sealed
+from bayesprune.datasets.seal import TestSplitError, opened, sealed
 
 
 @pytest.fixture(scope="module")
@@ -159,13 +160,45 @@ def test_seal_is_reentrant(digits):
     assert len(digits.test) == 359
 
 
-def test_seal_holds_in_its_own_thread_only(digits):
-    seen = []
-    with sealed():
-        thread = threading.Thread(target=lambda: seen.append(len(digits.test)))
+def test_seal_holds_in_the_threads_that_are_started_inside(digits):
+    def read(seen):
+        try:
+            seen.append(len(digits.test))
+        except TestSplitError as error:
+            seen.append(error)
+
+    def started(seen):
+        thread = threading.Thread(target=read, args=(seen,))
         thread.start()
         thread.join()
-    assert seen == [359]
+
+    def under_seal(start):
+        with sealed():
+            start(seen)
+
+    for start in (started, lambda seen: ThreadPoolExecutor(1).submit(read, seen).result()):
+        seen = []
+        with pytest.raises(TestSplitError):
+            under_seal(start)
+        assert isinstance(seen[0], TestSplitError)
+        start(seen)
+        assert seen[1] == 359
+
+
+def test_whoever_judges_opens_the_seal_and_a_method_inside_closes_it_again(digits):
+    @sealed()
+    def judge():
+        with opened():
+            return len(digits.test)
+
+    @sealed()
+    def judge_through_a_method():
+        with opened():
+            return disguise(digits)
+
+    assert judge() == 359
+    with pytest.raises(TestSplitError):
+        judge_through_a_method()
 
 
 # ---------------------------------------------------------------- corruptions

@@ -16,7 +16,8 @@ from safetensors import torch as safetensors
 from torch import Tensor, nn
 
 from ...datasets.atomic import write_atomically
-from ...datasets.errors import UsageError
+from ...datasets.errors import UsageError, one_line
+from ...datasets.files import content_of
 from ..checks import random_inputs
 from ..compaction.certificate import Certificate, certify
 from ..running.plain import copied, plain
@@ -87,31 +88,36 @@ def _rehearse(problem: str, network: nn.Module, again: nn.Module, reference: Arc
         raise UsageError(f"{problem}: {reference.name!r} with the same tensors is another network; {error}") from error
 
 
-def load(path: str | Path, network: nn.Module | None = None) -> nn.Module:
+def load(path: str | Path, network: nn.Module | None = None, *, trust: bool = False) -> nn.Module:
     """The network of a bundle, in evaluation mode, with bit-identical tensors.
 
     Args:
         path: The file.
         network: A dense network of the same architecture; its weights do not matter, and it is left as it
             is. Without it the network is built as the bundle says.
+        trust: Whether the file may name code: a `module:function` of yours, which is then imported and called, or an
+            architecture that a plug-in registered. Networks of this package, of timm and of torchvision need none.
 
     Raises:
-        UsageError: a file that is damaged, newer or no bundle, and a network that does not fit, naming the
-            file and the tensor.
+        UsageError: a file that is damaged, newer or no bundle; one that names code, without trust, or describes more
+            than its tensors can fill; and a network that does not fit, naming the file and the tensor.
     """
     plan, tensors = read(path)
-    fresh = _built(Path(path), plan) if network is None else plain(network).network
+    fresh = _built(Path(path), plan, tensors, trust) if network is None else plain(network).network
     check_fit(f"the bundle {path} is of another network", plan, fresh)
-    return restored(fresh, plan, tensors)
+    try:
+        return restored(fresh, plan, tensors)
+    except Exception as error:
+        raise UsageError(f"cannot load the bundle {path}: {one_line(error)}") from error
 
 
 def read(path: str | Path) -> tuple[Plan, dict[str, Tensor]]:
     """The plan and the tensors of a bundle, all of them checked; raises UsageError naming the file."""
     try:
-        content = Path(path).read_bytes()
+        content = content_of(Path(path))
         tensors = safetensors.load(content)
-    except (OSError, SafetensorError) as error:
-        raise UsageError(f"cannot read the bundle {path}: {error}") from error
+    except Exception as error:  # of hostile headers, safetensors raises what its parts raise
+        raise UsageError(f"cannot read the bundle {path}: {one_line(error)}") from error
     size = int.from_bytes(content[:8], "little")
     metadata = json.loads(content[8 : 8 + size]).get("__metadata__") or {}
     if KEY not in metadata:
@@ -142,10 +148,12 @@ def _check_state(network: nn.Module) -> None:
             raise UsageError(f"cannot save {type(network).__name__}: {name!r} keeps state that is not in tensors")
 
 
-def _built(path: Path, plan: Plan) -> nn.Module:
+def _built(path: Path, plan: Plan, tensors: Mapping[str, Tensor], trust: bool) -> nn.Module:
     if plan.architecture is None:
         raise UsageError(f"the bundle {path} does not say how to build its {plan.network}; give load the dense network")
     try:
-        return plan.architecture.build()
+        return plan.architecture.build() if trust else plan.architecture.build_within(tensors.values())
     except UsageError as error:
         raise UsageError(f"cannot load the bundle {path}: {error}") from error
+    except Exception as error:  # sizes that no network has
+        raise UsageError(f"cannot load the bundle {path}: {one_line(error)}") from error

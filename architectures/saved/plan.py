@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from ... import __version__
 from ...datasets.errors import UsageError
-from ..build import build
+from ..build import build, is_own
 from ..compaction.certificate import Certificate
+from ..running.bounded import bounded, check_numbers, most_elements
 
 FORMAT = 1
 Number = bool | int
@@ -37,6 +38,22 @@ class Architecture:
         """The dense network with weights of no meaning; nothing is downloaded for it."""
         options = {name: value for name, value in self.options.items() if name != "pretrained"}
         return build(self.name, self.input_shape, self.outputs, seed=0, **options)
+
+    def build_within(self, tensors: Iterable[Tensor]) -> nn.Module:
+        """The dense network, if the package itself offers it, and if a file with these tensors can describe it.
+
+        Raises UsageError, without a file's name, for an architecture that is code of somebody else, and for sizes
+        that the tensors cannot fill.
+        """
+        if not is_own(self.name):
+            raise UsageError(
+                f"it names code, {self.name!r}, to be imported and run; if you know whose it is, say trust=True, or "
+                "give load the dense network"
+            )
+        sizes = [tensor.numel() for tensor in tensors]
+        check_numbers(dataclasses.asdict(self), most_elements(sum(sizes)))
+        with bounded(len(sizes), sum(sizes)):
+            return self.build()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,15 +100,15 @@ class Plan:
         """Read a plan; raises UsageError, without a file's name, for one that is newer, changed or not readable."""
         try:
             fields = json.loads(text)
-            checksum, version = fields.pop("sha256"), int(fields["format"])
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            checksum, version, digest = fields.pop("sha256"), int(fields["format"]), _digest(fields)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
             raise UsageError("its plan cannot be read as JSON; the file is damaged") from error
         if version > FORMAT:
             raise UsageError(
                 f"it has format {version}, this version of the package reads {FORMAT}; "
                 f"upgrade to bayesprune {fields.get('package')} or newer"
             )
-        if checksum != _digest(fields):
+        if checksum != digest:
             raise UsageError("its plan does not agree with its checksum; the file is damaged")
         return checked(cls, fields)
 
@@ -104,6 +121,8 @@ def checked(kind: type, fields: Any) -> Any:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise UsageError(f"{kind.__name__.lower()}: {where}: {first['msg'].lower()}") from error
+    except RecursionError as error:
+        raise UsageError(f"{kind.__name__.lower()}: nested too deeply") from error
 
 
 def sizes_of(network: nn.Module) -> dict[str, dict[str, Size]]:

@@ -1,5 +1,8 @@
 """Evaluation: what a network, already trained and pruned, is worth. Only this file reads the test split.
 
+It opens the seal for the moment in which it takes the tensors. The network itself runs under the seal of its cell, as
+a method may have left something of its own in it.
+
 The predictive distribution is the plug-in one: the network's outputs at its final weights. Temperature and
 observation noise are fitted on the validation split.
 
@@ -20,6 +23,7 @@ from torch import Tensor, nn
 
 from ...architectures.running.modes import as_rows, evaluating, to_network
 from ...datasets.data import Data, Split
+from ...datasets.seal import opened
 from . import binary_metrics, metrics
 
 BATCH = 1024
@@ -85,8 +89,14 @@ def predicted(network: nn.Module, split: Split, outputs: int) -> tuple[Tensor, T
     return predict(network, part).flatten(0, -2), part.y if part.y.is_floating_point() else part.y.flatten()
 
 
+def unsealed_test(data: Data) -> Split:
+    """The test split, for whoever judges."""
+    with opened():
+        return data.test
+
+
 def _test_outputs(network: nn.Module, data: Data) -> Tensor:
-    outputs = predict(network, evaluated(data.test, data.outputs))
+    outputs = predict(network, evaluated(unsealed_test(data), data.outputs))
     if not torch.isfinite(outputs).all():
         raise ArithmeticError("the network's outputs on the test split are not finite; lower the learning rate")
     return outputs
@@ -122,7 +132,9 @@ def _of_decisions(network: nn.Module, data: Data, outputs: Tensor, shift: bool) 
     of = DECISIONS[data.likelihood]
     temperature = metrics.fitted_temperature(*predicted(network, data.validation, data.outputs), of.nll)
     scaled = _judged(outputs / temperature, data)
-    foreign, _ = predicted(network, data.ood, data.outputs)
+    with opened():
+        ood = data.ood
+    foreign, _ = predicted(network, ood, data.outputs)
     return {
         **_judged(outputs, data),
         "nll_scaled": scaled["nll"],
@@ -135,7 +147,7 @@ def _of_decisions(network: nn.Module, data: Data, outputs: Tensor, shift: bool) 
 
 def _judged(outputs: Tensor, data: Data) -> dict[str, Any]:
     """Metrics of test outputs (N, C) or (N, T, C); per token for a language model, and how many there were."""
-    y = data.test.y[: len(outputs)]
+    y = unsealed_test(data).y[: len(outputs)]
     if outputs.dim() == 2:
         return DECISIONS[data.likelihood].metrics(outputs, y)
     found = metrics.categorical(outputs.flatten(0, -2), y.flatten())
@@ -154,7 +166,7 @@ def _under_shift(network: nn.Module, data: Data) -> dict[str, Any]:
 def _gaussian(network: nn.Module, data: Data, outputs: Tensor) -> dict[str, float]:
     assert data.target_std is not None
     noise = _residual_std(predict(network, data.validation), data.validation.y)
-    return metrics.gaussian(outputs, data.test.y, noise, data.target_std)
+    return metrics.gaussian(outputs, unsealed_test(data).y, noise, data.target_std)
 
 
 def _residual_std(outputs: Tensor, y: Tensor) -> Tensor:
@@ -164,13 +176,15 @@ def _residual_std(outputs: Tensor, y: Tensor) -> Tensor:
 def _shifted_tests(data: Data) -> Iterable[tuple[str, int, Split]]:
     """All shifted copies: kept for the next network if they are small, else made one at a time."""
     copies = len(data.shifts) * len(SEVERITIES)
-    return _kept_copies(data) if copies * data.test.x.nbytes <= KEPT_BYTES else _made_copies(data)
+    return _kept_copies(data) if copies * unsealed_test(data).x.nbytes <= KEPT_BYTES else _made_copies(data)
 
 
 def _made_copies(data: Data) -> Iterator[tuple[str, int, Split]]:
     for kind in data.shifts:
         for severity in SEVERITIES:
-            yield kind, severity, data.shifted(kind, severity)
+            with opened():
+                split = data.shifted(kind, severity)
+            yield kind, severity, split
 
 
 @lru_cache(maxsize=1)

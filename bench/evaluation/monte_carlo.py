@@ -22,7 +22,7 @@ from ...architectures.running.plain import copied
 from ...datasets.data import Data
 from ...datasets.seal import sealed
 from ...methods.pruner import Inference
-from .evaluate import DECISIONS, predicted
+from .evaluate import DECISIONS, predicted, unsealed_test
 
 DRAWS = 50
 EXAMPLES = 256  # of the training split, for the BatchNorm statistics of each draw
@@ -43,7 +43,7 @@ def monte_carlo(
         for i in range(draws):
             _put(replica, weights if i == 0 else _draw(inference, network, generator))
             reestimate_batch_norm(replica, [data.train.x[:EXAMPLES]])
-            logits, labels = predicted(replica, data.test, data.outputs)
+            logits, labels = predicted(replica, unsealed_test(data), data.outputs)
             log_probabilities = of.log_probabilities(logits)
             total = log_probabilities if total is None else torch.logaddexp(total, log_probabilities)
         found = of.metrics(of.logits_of(total - math.log(draws)), labels)  # pyright: ignore

@@ -7,64 +7,96 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from ...architectures.units.mask import Mask
 from ...architectures.units.prunable import prunable
 from ...architectures.units.vector import Units
-from ...datasets.errors import NotApplicable
+from ...datasets.errors import NotApplicable, printable, text_of
+from ...datasets.seal import sealed
 from ...methods.pruner import Inference, Pruner
 from ..evaluation.deployment import deployed
-from ..evaluation.evaluate import PREDICTIVE, digest, evaluate
+from ..evaluation.evaluate import PREDICTIVE, digest, evaluate, unsealed_test
 from ..evaluation.flops import flops
 from ..evaluation.monte_carlo import monte_carlo
+from ..isolation.isolated import LeftBehind, Traces, isolated
 from ..pruning.engine import Outcome
 from ..pruning.ranking import keep_count
-from ..results.store import Store
+from ..results.store import MachineFault, Store, as_json
 from ..spec.run import Run
-from ..training.fits import initial_network
+from ..training.fits import check_detached, initial_network
 from ..training.seeding import stream
+from .interrupts import interrupted
 from .provenance import provenance
 from .workbench import Workbench
 
+LONGEST_TRACEBACK = 20_000  # characters that a record keeps, from both ends
 
-def execute(run: Run, bench: Workbench, store: Store) -> dict[str, Any]:
-    """Run one cell and write its record; an error becomes a failed record with its traceback."""
+
+def execute(run: Run, bench: Workbench, store: Store) -> Traces:
+    """Run one cell and write its record; whatever a method raises becomes a failed record with its traceback.
+
+    Returns what the cell left behind. Raises MachineFault, and writes nothing, where the machine is at fault.
+    """
     started = datetime.now(UTC).isoformat(timespec="seconds")
-    record = identity(run) | provenance(run, bench.device) | {"started": started}
+    head = identity(run) | provenance(run, bench.device) | {"started": started}
+    traces = Traces()
     try:
-        record |= _results(run, bench, store) | {"status": "done", "reason": None}
-    except NotApplicable as reason:
-        record |= skip(reason)
-    except (Exception, SystemExit) as error:
-        record |= failure(error)
-    try:
-        store.write_record(record)
-    except ValueError as error:  # a number that is no JSON: NaN or infinite
-        store.write_record(identity(run) | provenance(run, bench.device) | {"started": started} | failure(error))
-    return record
+        with isolated(bench.data) as traces, sealed():
+            values, logits = _results(run, bench)
+        record = as_json(head | values | {"status": "done", "reason": None})
+        store.write_tensors("logits", run.key, logits, {"dataset_digest": bench.data.digest})
+    except BaseException as error:
+        if isinstance(error, MachineFault) or interrupted():
+            raise
+        record = head | outcome_of(error)
+        if traces and not isinstance(error, LeftBehind):
+            record["reason"] += f"; {traces}"
+    store.write_record(record)
+    return traces
+
+
+def outcome_of(error: BaseException) -> dict[str, Any]:
+    """The fields of a cell that ended with an error: skipped where it makes no sense, else failed."""
+    return skip(error) if isinstance(error, NotApplicable) else failure(error)
 
 
 def skip(reason: BaseException) -> dict[str, Any]:
     """The fields that say why a cell makes no sense."""
-    return {"status": "skipped", "reason": str(reason)}
+    return {"status": "skipped", "reason": text_of(reason)}
 
 
 def failure(error: BaseException) -> dict[str, Any]:
     """The fields that say that, why and where a cell failed."""
-    summary = str(error).strip().splitlines()
     return {
         "status": "failed",
-        "reason": f"{type(error).__name__}: {summary[0] if summary else 'no message'}",
-        "traceback": "".join(traceback.format_exception(error)),
+        "reason": f"{type(error).__name__}: {text_of(error) or 'no message'}",
+        "traceback": _traceback(error),
     }
+
+
+def _traceback(error: BaseException) -> str:
+    """At most so much of it that a record stays readable, whatever texts the exceptions carry."""
+    try:
+        text = "".join(traceback.format_exception(error))
+    except Exception as problem:
+        text = f"the traceback cannot be written: {type(problem).__name__}"
+    if len(text) > LONGEST_TRACEBACK:
+        half = LONGEST_TRACEBACK // 2
+        text = f"{text[:half]}\n... {len(text) - 2 * half:,} characters ...\n{text[-half:]}"
+    return printable(text)
 
 
 def identity(run: Run) -> dict[str, Any]:
     """The columns that identify a cell."""
+    return {"key": run.key, **names(run), "run": run.model_dump(mode="json")}
+
+
+def names(run: Run) -> dict[str, Any]:
+    """The columns by which tables tell cells apart; those of other settings have the same."""
     auto = run.sparsity == "auto"
     return {
-        "key": run.key,
         "dataset": run.dataset.label,
         "architecture": run.architecture.label,
         "method": run.method.label,
@@ -72,20 +104,19 @@ def identity(run: Run) -> dict[str, Any]:
         "seed": run.seed,
         "sparsity_target": None if auto else run.sparsity,
         "sparsity_auto": auto,
-        "run": run.model_dump(mode="json"),
     }
 
 
-def _results(run: Run, bench: Workbench, store: Store) -> dict[str, Any]:
+def _results(run: Run, bench: Workbench) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The columns of a finished cell, and what its logits file holds."""
     sparsity = None if run.sparsity == "auto" else run.sparsity
     outcome = bench.prune(sparsity)
     _check_mask(outcome, sparsity if run.budget.exact else None, bench.engine.units)
+    check_detached(outcome.network, run, bench.data)
     values, outputs = evaluate(outcome.network, bench.data, run.shift)
     draws = stream(run.seed, "posterior draws")
-    store.write_tensors(
-        "logits", run.key, {"outputs": outputs.numpy(), "y": bench.data.test.y[: len(outputs)].cpu().numpy()}, {}
-    )
-    return {
+    labels = unsealed_test(bench.data).y[: len(outputs)]
+    columns = {
         "when": bench.engine.pruner.when,
         "inference": _label(bench.fit.inference),
         "criterion": _criterion(bench.engine.pruner),
@@ -104,6 +135,7 @@ def _results(run: Run, bench: Workbench, store: Store) -> dict[str, Any]:
         **_cost_columns(outcome),
         "logits_digest": digest(outputs),
     }
+    return columns, {"outputs": outputs.numpy(), "y": labels.cpu().numpy()}
 
 
 def _deployed(bench: Workbench, outcome: Outcome) -> dict[str, Any]:

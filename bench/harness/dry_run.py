@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from ...datasets.errors import UsageError
+from ...datasets.seal import sealed
 from ...methods.build import build as build_pruner
 from ...methods.pruner import Pruner
 from ..evaluation.evaluate import evaluate
@@ -37,7 +38,7 @@ def describe(
     place = resolved_device(device)
     cells = planned(matrix, shard, plugins).cells
     todo = pending(cells, Store(out), retry_failed, mend=False) if _is_store(out) else cells
-    tasks = tasks_of(todo)
+    tasks, _ = tasks_of(todo)
     seconds = estimate(tasks, place)
     jobs = min(jobs or os.cpu_count() or 1, max(1, len(todo)))
     counts = Counter((r.dataset.label, r.architecture.label) for r in todo)
@@ -74,7 +75,9 @@ def estimate(tasks: Sequence[Task], device: torch.device) -> float:
         total += sum(_epochs(r) * epoch + evaluation for r in task.runs)
         if task.fit not in fits:
             fits.add(task.fit)
-            total += (first.training.epochs * len(inference_of(first).candidates()) + first.finetune.epochs) * epoch
+            with sealed():
+                candidates = len(inference_of(first).candidates())
+            total += (first.training.epochs * candidates + first.finetune.epochs) * epoch
     return total
 
 

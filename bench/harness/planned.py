@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 from ...datasets.errors import NotApplicable, UsageError
 from ...datasets.registry import plugin_source
+from ...datasets.seal import sealed
 from ...methods import registry as methods
+from ..isolation.isolated import LeftBehind, isolated
 from ..results.store import Store
 from ..spec.matrix import Matrix, load_matrix
-from ..spec.run import Run
+from ..spec.run import Run, sources_read_once
 from ..training.fits import fit_key, inference_of
+from .interrupts import interrupted
 from .preflight import grouped, in_full, preflight
 from .workers import Task
 
@@ -39,11 +42,20 @@ class Planned:
 
 def planned(matrix: str | Path | Matrix, shard: tuple[int, int], plugins: Sequence[str | Path] = ()) -> Planned:
     """Read, expand and check a matrix; writes nothing, and raises UsageError for whatever the user can mend."""
-    loaded = load_plugins(plugins)
-    matrix = matrix if isinstance(matrix, Matrix) else load_matrix(matrix)
-    every = matrix.cells()
-    cells = sharded(every, shard)
-    return Planned(matrix, every, cells, preflight(cells), loaded)
+    try:
+        with isolated():
+            loaded = load_plugins(plugins)
+            matrix = matrix if isinstance(matrix, Matrix) else load_matrix(matrix)
+            with sources_read_once(), sealed():
+                every = matrix.cells()
+            cells = sharded(every, shard)
+            return Planned(matrix, every, cells, preflight(cells), loaded)
+    except LeftBehind as error:
+        raise UsageError(f"a plug-in cannot be used: when it was loaded or built, {error}") from error
+    except (KeyboardInterrupt, GeneratorExit) as error:
+        if interrupted():
+            raise
+        raise UsageError(f"a plug-in cannot be used: it raised {type(error).__name__} when it was built") from error
 
 
 def load_plugins(paths: Sequence[str | Path]) -> tuple[tuple[str, bytes], ...]:
@@ -62,10 +74,24 @@ def sharded(cells: Sequence[Run], shard: tuple[int, int]) -> list[Run]:
     index, parts = shard
     if not 1 <= index <= parts:
         raise UsageError(f"shard {index}/{parts} does not exist; give i/n with 1 <= i <= n")
-    numbers: dict[str, int] = {}
+    numbers = dict[str, int]()
+    fits = _fits(cells) if parts > 1 else []
+    for fit in fits:
+        numbers.setdefault(fit, len(numbers))
+    return [r for r, fit in zip(cells, fits, strict=True) if numbers[fit] % parts == index - 1] if fits else list(cells)
+
+
+def _fits(cells: Sequence[Run]) -> list[str]:
+    """What no shard may tear apart: the fit of each cell, or where a plug-in cannot name it what should share one."""
+    fit_of, fits = FitKeys(), []
     for r in cells:
-        numbers.setdefault(_fit_of(r), len(numbers))
-    return [r for r in cells if numbers[_fit_of(r)] % parts == index - 1]
+        try:
+            fits.append(fit_of(r))
+        except BaseException:
+            if interrupted():
+                raise
+            fits.append(fit_of.place(r))
+    return fits
 
 
 def pending(cells: Iterable[Run], store: Store, retry_failed: bool = False, mend: bool = True) -> list[Run]:
@@ -73,24 +99,55 @@ def pending(cells: Iterable[Run], store: Store, retry_failed: bool = False, mend
 
     def is_pending(key: str) -> bool:
         record = store.read_record(key, mend)
-        if record is None or (record["status"] == "done" and not store.complete(key)):
+        if record is None or (record["status"] == "done" and not store.complete(record, mend)):
             return True
         return retry_failed and record["status"] == "failed"
 
     return [r for r in cells if is_pending(r.key)]
 
 
-def tasks_of(todo: Sequence[Run]) -> list[Task]:
-    """One task for each method and kind of units on each trained network."""
-    groups = grouped(todo, lambda r: (_fit_of(r), r.units, in_full(r.method)))
-    return [Task(fit, group) for (fit, _, _), group in groups]
+def tasks_of(todo: Sequence[Run]) -> tuple[list[Task], dict[str, BaseException]]:
+    """One task for each method and kind of units on each trained network.
+
+    And the errors, by key, of cells whose inference does not even say what it is.
+    """
+    fit_of, broken, sound = FitKeys(), dict[str, BaseException](), list[Run]()
+    for r in todo:
+        try:
+            fit_of(r)
+            sound.append(r)
+        except BaseException as error:
+            if interrupted():
+                raise
+            broken[r.key] = error
+    groups = grouped(sound, lambda r: (fit_of(r), r.units, in_full(r.method)))
+    return [Task(fit, group) for (fit, _, _), group in groups], broken
 
 
-def _fit_of(r: Run) -> str:
-    return _fit_key(r.model_copy(update={"sparsity": "auto"}).model_dump_json())
+class FitKeys:
+    """Keys of the networks that cells share, computed once for all cells that differ in their sparsity only."""
 
+    def __init__(self) -> None:
+        self._known: dict[str, str | BaseException] = {}
 
-@lru_cache(maxsize=65536)
-def _fit_key(text: str) -> str:
-    r = Run.model_validate_json(text)
-    return fit_key(r, inference_of(r))
+    def __call__(self, r: Run) -> str:
+        """The key of the fit of a cell; raises whatever the inference raises when it is asked who it is."""
+        place = self.place(r)
+        if place not in self._known:
+            self._known[place] = self._asked(r)
+        if isinstance(found := self._known[place], BaseException):
+            raise found
+        return found
+
+    @staticmethod
+    def place(r: Run) -> str:
+        """What cells have in common that differ in their sparsity only."""
+        return r.model_dump_json(exclude={"sparsity"})
+
+    def _asked(self, r: Run) -> str | BaseException:
+        is_own = "method" not in r.sources
+        try:
+            with sealed(), nullcontext() if is_own else isolated():
+                return fit_key(r, inference_of(r))
+        except BaseException as error:
+            return error

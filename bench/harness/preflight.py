@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from torch import Tensor, nn
 
 from ...architectures.discovery.units_of import units
-from ...datasets.data import Split
-from ...datasets.errors import NotApplicable, UsageError
+from ...datasets.data import Data, Split
+from ...datasets.errors import NotApplicable, UsageError, one_line
 from ...datasets.seal import sealed
+from ...methods import registry as methods
 from ...methods.build import build as build_pruner
+from ..isolation.isolated import LeftBehind, isolated
 from ..pruning.ranking import keep_count
 from ..pruning.schedules import ONLINE_EVERY
 from ..spec.run import Choice, Run
 from ..training.fits import inference_of, initial_network
-from .workers import data_of
+from .interrupts import interrupted
+from .workers import data_of, forget_data
 
 
 def applicable(run: Run, network: nn.Module, example: Tensor) -> None:
@@ -43,14 +47,21 @@ def applicable(run: Run, network: nn.Module, example: Tensor) -> None:
 
 
 def attachable(run: Run, network: nn.Module, train: Split) -> None:
-    """Raise NotApplicable for an inference that is not for such networks; any other error is left to its cell."""
+    """Raise NotApplicable for an inference that is not for such networks; any other error is left to its cell.
+
+    Methods of plug-in files are attached in the process of their cells alone.
+    """
+    if methods.is_of_plugin(run.method.name):
+        return
     replica = copy.deepcopy(network)  # some inferences change the weights that training starts from
     try:
         with sealed():
             inference_of(run).attach(replica, units(replica, "weights"), train)
     except NotApplicable:
         raise
-    except Exception:  # left to fail, and be recorded, in its cell
+    except BaseException:  # left to fail, and be recorded, in its cell
+        if interrupted():
+            raise
         return
 
 
@@ -62,16 +73,18 @@ def preflight(cells: Sequence[Run]) -> dict[str, NotApplicable]:
     senseless: dict[str, NotApplicable] = {}
     for _, group in grouped(cells, lambda r: in_full(r.dataset, r.architecture)):
         data = data_of(group[0])
-        network = initial_network(group[0], data)
+        network = _built(group[0], data)
         weights = units(network, "weights")
         for _, alike in grouped(group, lambda r: (in_full(r.method), r.units, str(r.sparsity))):
             try:
-                applicable(alike[0], network, data.train.x[:2])
+                with sealed():
+                    applicable(alike[0], network, data.train.x[:2])
             except NotApplicable as reason:
                 senseless |= {r.key: reason for r in alike}
         for _, alike in grouped(group, lambda r: (in_full(r.method), r.units)):
             try:
-                attachable(alike[0], network, data.train)
+                with _unharmed(data):
+                    attachable(alike[0], network, data.train)
             except NotApplicable as reason:
                 senseless = {r.key: reason for r in alike} | senseless
         for sparsity in {r.sparsity for r in group if r.sparsity != "auto" and r.units == "weights"}:
@@ -81,6 +94,25 @@ def preflight(cells: Sequence[Run]) -> dict[str, NotApplicable]:
                 place = f"{group[0].architecture.label} on {group[0].dataset.label}"
                 raise UsageError(f"{place}: {error}") from error
     return senseless
+
+
+def _built(run: Run, data: Data) -> nn.Module:
+    """The untrained network; raises UsageError for sizes that no network, or no memory, has."""
+    try:
+        return initial_network(run, data)
+    except UsageError:
+        raise
+    except Exception as error:
+        raise UsageError(f"architecture {run.architecture.label!r} cannot be built: {one_line(error)}") from error
+
+
+@contextmanager
+def _unharmed(data: Data) -> Iterator[None]:
+    """What an inference does to the state of this process is undone; in its cell it will be told."""
+    with suppress(LeftBehind), isolated(data) as traces:
+        yield
+    if traces.data:
+        forget_data()
 
 
 def in_full(*choices: Choice) -> tuple[str, ...]:

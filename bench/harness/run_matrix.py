@@ -6,20 +6,24 @@ of one method on it.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ...datasets.atomic import write_atomically
+import torch
+
+from ...datasets.errors import UsageError
 from ..results.frames import write_tables
+from ..results.lock import Lease, owned, this_run
 from ..results.store import Store, logger
 from ..spec.matrix import Matrix
-from ..spec.run import Run
+from ..spec.run import Run, content_key
 from . import cell
-from .planned import pending, planned, tasks_of
+from .interrupts import watching_for_interrupts
+from .planned import Planned, pending, planned, tasks_of
 from .provenance import provenance, resolved_device
 from .scheduling import Progress, work_off
 from .workers import Setting, local_executor
@@ -36,6 +40,7 @@ def run(
     plugins: Sequence[str | Path] = (),
     executor: Callable[[], Executor] | None = None,
     progress: Callable[[int], Callable[[int], None]] | None = None,
+    wait: bool = False,
 ) -> Path:
     """Run a matrix into a results folder and return the path of its results.csv.
 
@@ -51,31 +56,53 @@ def run(
         plugins: files that register further methods.
         executor: makes the executor, instead of `jobs` local processes.
         progress: called with the number of cells to run; the function it returns with each advance.
+        wait: whether to wait for another run into the folder to end, instead of refusing.
 
     Raises:
         UsageError: before anything is written, for whatever the user can mend.
+        InUse: another run owns the folder, unless both run parts of the same matrix.
+        MachineFault: on the way, for a disk that is full, a folder that is gone, data that have changed. No cell is
+            blamed for it; calling this again goes on.
     """
     place = resolved_device(device)
-    plan = planned(matrix, shard, plugins)
-    store = Store(out)
-    note = {"matrix": plan.matrix.model_dump(mode="json"), "cells": [r.key for r in plan.every]}
-    write_atomically(store.folder / "matrix.json", json.dumps(note, indent=1).encode() + b"\n")
+    with watching_for_interrupts():
+        plan = planned(matrix, shard, plugins)
+        store = Store(out)
+        said = plan.matrix.model_dump(mode="json")
+        owner = this_run(content_key([said, sorted({*map(_sources, plan.every)})]), shard)
+        with owned(store.folder, owner, wait, logger.warning) as lease:
+            store.write_note(said, [r.key for r in plan.every])
+            return _run(plan, store, lease, jobs, retry_failed, place, executor, progress)
+
+
+def _sources(r: Run) -> str:
+    return content_key(r.sources)
+
+
+def _run(
+    plan: Planned, store: Store, lease: Lease, jobs: int | None, retry_failed: bool, place: torch.device,
+    executor: Callable[[], Executor] | None, progress: Callable[[int], Callable[[int], None]] | None,
+) -> Path:  # fmt: skip
     set_others_aside(plan.every, store)
     todo = pending(plan.cells, store, retry_failed)
     setting = Setting(store.folder.resolve(), str(place), plan.plugins)
     jobs = min(jobs or os.cpu_count() or 1, max(1, len(todo)))
     told = progress(len(todo)) if progress else lambda n: None
-    watch = Progress(len(todo), {r.key: store.folder / "cells" / f"{r.key}.json" for r in todo}, told)
+    watch = Progress(len(todo), {r.key: store.folder / "cells" / f"{r.key}.json" for r in todo}, told, lease.check)
+    tasks, broken = tasks_of([r for r in todo if r.key not in plan.senseless])
+    ended: dict[str, BaseException] = {**plan.senseless, **broken}
     for r in todo:
-        if r.key in plan.senseless:
-            store.write_record(cell.identity(r) | provenance(r, place) | cell.skip(plan.senseless[r.key]))
+        if r.key in ended:
+            store.write_record(cell.identity(r) | provenance(r, place) | cell.outcome_of(ended[r.key]))
     watch.update()
-    tasks = tasks_of([r for r in todo if r.key not in plan.senseless])
     try:
         work_off(tasks, setting, executor or (lambda: local_executor(jobs, setting)), jobs, store, watch)
-    finally:
-        path = write_tables(store.folder)
-    return path
+    except BaseException:
+        with suppress(UsageError):  # the first trouble is the one to be told
+            write_tables(store.folder)
+        raise
+    lease.check()
+    return write_tables(store.folder)
 
 
 def set_others_aside(cells: Sequence[Run], store: Store) -> None:
@@ -84,10 +111,11 @@ def set_others_aside(cells: Sequence[Run], store: Store) -> None:
     A folder that has seen another training schedule, or an older version of a plug-in, keeps those records
     under superseded/, and gets them back when the matrix is as it was.
     """
-    present = {_face(cell.identity(r)): r.key for r in cells}
-    for key in present.values():
-        store.restore(key)
-    others = [r["key"] for r in store.records() if present.get(_face(r), r["key"]) != r["key"]]
+    present: dict[tuple, set[str]] = {}
+    for r in cells:
+        present.setdefault(_face(cell.names(r)), set()).add(r.key)
+    store.restore(key for keys in present.values() for key in keys)
+    others = [r["key"] for r in store.records() if r["key"] not in present.get(_face(r), (r["key"],))]
     for key in others:
         store.supersede(key)
     if others:

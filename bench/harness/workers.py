@@ -1,4 +1,4 @@
-"""Workers: the processes that train and prune, and the two kinds of tasks they are given.
+"""Workers: what trains and prunes, and the two kinds of tasks it is given.
 
 Tasks go through the standard `concurrent.futures.Executor`; whatever implements it can run a matrix, as long
 as it reaches the results folder.
@@ -6,12 +6,9 @@ as it reaches the results folder.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import signal
-import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
+from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,18 +17,20 @@ from typing import Any
 
 import torch
 
+from ...datasets import registry as datasets
 from ...datasets.data import Data
-from ...datasets.errors import UsageError
 from ...datasets.load import load
+from ...datasets.seal import sealed
 from ...methods import registry as methods
-from ..results.store import Store
+from ..isolation.isolated import Traces, isolated, spoiled
+from ..results.store import MachineFault, Store, logger
 from ..spec.run import Choice, Run
 from ..training.fits import fitted
 from . import cell
+from .interrupts import interrupted
+from .pool import Plugins, WorkerPool
 from .provenance import repeatable
 from .workbench import Workbench
-
-WATCH_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class Setting:
 
     folder: Path
     device: str
-    plugins: tuple[tuple[str, bytes], ...] = ()
+    plugins: Plugins = ()
 
 
 @dataclass(eq=False)
@@ -53,74 +52,125 @@ class Task:
 
 
 class InlineExecutor(Executor):
-    """Runs each task at once in this process: the executor of one job."""
+    """The executor of one job: each task runs at once in this process.
+
+    Only methods of plug-in files have a process of their own, as nothing else keeps what they do from the others.
+    """
+
+    def __init__(self, plugins: Plugins = ()):
+        self._plugins = plugins
+        self._pool: WorkerPool | None = None
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
         """Run the task now; the future that is returned is done."""
+        if args and any(methods.is_of_plugin(r.method.name) for r in args[0]) and self._has_process():
+            assert self._pool is not None
+            return self._pool.submit(fn, *args, **kwargs)
         future: Future = Future()
         try:
             future.set_result(fn(*args, **kwargs))
-        except Exception as error:
+        except BaseException as error:
+            if interrupted():
+                raise
             future.set_exception(error)
         return future
+
+    def _has_process(self) -> bool:
+        """Whether there is a process for plug-ins; a script without a main guard can have none."""
+        if self._plugins and self._pool is None:
+            self._pool = WorkerPool(1, self._plugins)
+            try:
+                self._pool.submit(os.getpid).result()
+            except MachineFault as error:
+                logger.warning("plug-ins run in this process, where they may do harm: %s", error)
+                self._pool, self._plugins = None, ()
+        return self._pool is not None
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """End the process of plug-ins, if there is one."""
+        if self._pool is not None:
+            self._pool.shutdown(wait, cancel_futures=cancel_futures)
 
 
 def train_fit(runs: list[Run], setting: Setting) -> None:
     """Task: train, or find in the store, the network that these cells share."""
-    device = torch.device(setting.device)
-    with repeatable(runs[0], device):
-        fitted(runs[0], data_of(runs[0], setting.device), Store(setting.folder), device)
-
-
-def run_cells(runs: list[Run], setting: Setting) -> None:
-    """Task: all cells of one method on one fit."""
+    _refuse_if_spoiled()
     store, device = Store(setting.folder), torch.device(setting.device)
+    data = frozen_data(runs[0], setting, store)
+    traces = Traces()
+    try:
+        with repeatable(runs[0], device), isolated(data) as traces:
+            fitted(runs[0], data, store, device)
+    finally:
+        if traces.data:
+            forget_data()
+
+
+def run_cells(runs: list[Run], setting: Setting) -> list[Run]:
+    """Task: all cells of one method on one fit; returns those that a fresh process has to run."""
+    _refuse_if_spoiled()
+    store, device = Store(setting.folder), torch.device(setting.device)
+    bench: Workbench | None = None
     with repeatable(runs[0], device):
-        bench = Workbench(runs[0], data_of(runs[0], setting.device), store, device)
-        for r in runs:
-            cell.execute(r, bench, store)
+        for i, r in enumerate(runs):
+            if bench is None:
+                with sealed(), isolated():
+                    bench = Workbench(runs[0], frozen_data(runs[0], setting, store), store, device)
+            traces = cell.execute(r, bench, store)
+            if traces.data:
+                forget_data()
+            if traces:  # what the cells share was made when all was not as it should be
+                bench = None
+            if spoiled():
+                return runs[i + 1 :]
+    return []
+
+
+def _refuse_if_spoiled() -> None:
+    if what := spoiled():
+        raise MachineFault(
+            f"a method left {what} behind, which nothing can undo in this process: start it anew, and give methods of "
+            "your own as --plugin FILE, which run in a process that can be replaced"
+        )
+
+
+def frozen_data(r: Run, setting: Setting, store: Store) -> Data:
+    """The data of a cell; raises MachineFault if they are not those that the results in the folder are made of."""
+    data = data_of(r, setting.device)
+    if store.freeze_data(r.data_key, data.digest) != data.digest:
+        raise MachineFault(_changed(r.dataset.label, f"that {store.folder} was begun with"))
+    return data
 
 
 def data_of(r: Run, device: str = "cpu") -> Data:
-    """The data of a cell, kept in memory for the next cell that asks for it."""
-    return _cached_data(r.dataset.model_dump_json(), r.seed, device)  # a Choice holds a dict, which has no hash
+    """The data of a cell, kept in memory for the next cell that asks for it; raises MachineFault if they change."""
+    return _cached_data(r.dataset.model_dump_json(), r.seed, device, r.sources.get("dataset"))
 
 
 @lru_cache(maxsize=2)
-def _cached_data(choice: str, seed: int, device: str) -> Data:
-    dataset = Choice.model_validate_json(choice)
-    return load(dataset.name, seed, **dataset.options).to(device)
+def _cached_data(choice: str, seed: int, device: str, source: str | None) -> Data:
+    dataset = Choice.model_validate_json(choice)  # a Choice holds a dict, which has no hash
+    data = load(dataset.name, seed, **dataset.options).to(device)
+    if datasets.source_digest(dataset.name) != source:
+        raise MachineFault(_changed(dataset.label, "that this run was begun with"))
+    return data
+
+
+def _changed(label: str, which: str) -> str:
+    return (
+        f"the data of {label} are not those {which}: put them back and run the same command again, or choose another "
+        "--out for the new ones"
+    )
+
+
+def forget_data() -> None:
+    """Data that a method changed in place are loaded anew."""
+    _cached_data.cache_clear()
 
 
 def local_executor(jobs: int, setting: Setting) -> Executor:
-    """Worker processes on this machine, or this process for one job; raises UsageError if none can start."""
-    if jobs == 1:
-        return InlineExecutor()
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(jobs, context, _start_worker, (os.getpid(), setting.plugins))
-    try:
-        pool.submit(os.getpid).result()
-    except BrokenExecutor as error:
-        raise UsageError(
-            "worker processes cannot start; in a script, call run() under `if __name__ == '__main__':`, or use jobs=1"
-        ) from error
-    return pool
-
-
-def _start_worker(parent: int, plugins: tuple[tuple[str, bytes], ...]) -> None:
-    """A worker leaves Ctrl-C to its parent, and ends when the parent has died, even by SIGKILL."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    torch.set_num_threads(1)
-    for path, source in plugins:
-        methods.load_plugin(path, source)
-
-
-def _end_with(parent: int) -> None:
-    pause = threading.Event()
-    while os.getppid() == parent:
-        pause.wait(WATCH_SECONDS)
-    os._exit(1)
+    """Worker processes on this machine, or this process for one job."""
+    return InlineExecutor(setting.plugins) if jobs == 1 else WorkerPool(jobs, setting.plugins)
 
 
 @contextmanager
@@ -130,8 +180,5 @@ def closing(executor: Executor) -> Iterator[Executor]:
         yield executor
     except BaseException:
         executor.shutdown(wait=False, cancel_futures=True)
-        for process in multiprocessing.active_children():
-            if process.name.startswith("SpawnProcess"):
-                process.terminate()
         raise
     executor.shutdown()

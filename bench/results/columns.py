@@ -1,6 +1,10 @@
-"""The columns of a record."""
+"""The columns of a record, and what may stand in them."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
 
 IDENTITY = (
     "key", "status", "reason", "dataset", "architecture", "method", "units", "sparsity_target", "sparsity_auto",
@@ -35,3 +39,38 @@ NUMBERS = (
     "ood_auroc", "temperature", "bpc", "perplexity", "test_terms",
 )  # fmt: skip
 ORDER = ("dataset", "architecture", "units", "method", "sparsity_target", "seed", "key")
+STATUS = ("done", "failed", "skipped")
+NAMES = ("key", "dataset", "architecture", "method", "units")
+TEXTS = ("reason", "traceback", "when", "inference", "criterion", "likelihood", "predictive", "started", "device")
+MAPPINGS = ("layer_density", "shift", "learned", "latency", "run")
+LISTS = ("reports", "collapsed")
+
+
+def is_number(column: str) -> bool:
+    """Whether a column holds numbers."""
+    return column in NUMBERS or column.startswith(NUMERIC_PREFIXES)
+
+
+def misfit(record: Mapping[str, Any]) -> str | None:
+    """The first column whose value is of another kind than its column; None if there is none.
+
+    Other columns than a cell's names may be missing or None.
+    """
+    kinds = (
+        (NAMES, lambda value: isinstance(value, str)),
+        (("status",), lambda value: value in STATUS),
+        (("seed",), lambda value: type(value) is int),
+        (("sparsity_auto",), lambda value: type(value) is bool),
+        (TEXTS, lambda value: value is None or isinstance(value, str)),
+        (MAPPINGS, lambda value: value is None or isinstance(value, dict)),
+        (LISTS, lambda value: value is None or isinstance(value, list)),
+        (filter(is_number, record), lambda value: value is None or _is_finite(value)),
+    )
+    return next((name for names, fits in kinds for name in names if not fits(record.get(name))), None)
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        return isinstance(value, int | float) and math.isfinite(value)
+    except OverflowError:  # a whole number that is larger than every float
+        return False

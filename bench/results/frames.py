@@ -9,10 +9,12 @@ from typing import Any
 
 import pandas as pd
 
-from ...datasets.atomic import write_atomically
 from ...datasets.errors import UsageError
-from .columns import COSTS, IDENTITY, NUMBERS, NUMERIC_PREFIXES, ORDER, RESULTS, SECONDS
+from .columns import COSTS, IDENTITY, ORDER, RESULTS, SECONDS, is_number
 from .store import Store
+
+# What a cell begins with that spreadsheets compute instead of showing it.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def results(*folders: str | Path) -> pd.DataFrame:
@@ -32,7 +34,7 @@ def results(*folders: str | Path) -> pd.DataFrame:
     rows = sorted(best.values(), key=_position)
     columns = [*IDENTITY, *RESULTS, *SECONDS, *COSTS, "learned", "reports", "latency", "traceback"]
     frame = pd.DataFrame(rows, columns=pd.Index(columns))
-    numeric = [c for c in columns if c in NUMBERS or c.startswith(NUMERIC_PREFIXES)]
+    numeric = [c for c in columns if is_number(c)]
     return frame.astype(dict.fromkeys(numeric, float))
 
 
@@ -51,7 +53,23 @@ def _csv(frame: pd.DataFrame, columns: list[str]) -> str:
     for column in ("layer_density", "collapsed", "shift"):
         if column in table:
             table[column] = [json.dumps(v) if isinstance(v, dict | list) else "" for v in table[column]]
+    for column in table.columns:
+        if table[column].dtype == object:
+            table[column] = [_harmless(v) if isinstance(v, str) else v for v in table[column]]
     return table.to_csv(index=False, lineterminator="\n")
+
+
+def _harmless(text: str) -> str:
+    """Text that no spreadsheet takes for a formula."""
+    return f"'{text}" if text.startswith(_FORMULA) and not _is_number_text(text) else text
+
+
+def _is_number_text(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _position(record: Mapping[str, Any]) -> tuple:
@@ -60,9 +78,13 @@ def _position(record: Mapping[str, Any]) -> tuple:
 
 
 def write_tables(folder: Path) -> Path:
-    """Derive results.csv and costs.csv from the records of a results folder; returns the path of the first."""
+    """Derive results.csv and costs.csv from the records of a results folder; returns the path of the first.
+
+    Raises UsageError for a folder that is gone or cannot be written.
+    """
     frame = results(folder)
-    write_atomically(folder / "costs.csv", costs_text(frame).encode())
+    store = Store(folder, create=False)
+    store.write(folder / "costs.csv", costs_text(frame).encode())
     path = folder / "results.csv"
-    write_atomically(path, csv_text(frame).encode())
+    store.write(path, csv_text(frame).encode())
     return path

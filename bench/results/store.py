@@ -4,6 +4,9 @@
     results/cells/KEY.json         one record per cell, with a checksum
     results/logits/KEY.safetensors test logits (float16) and labels of the cell
     results/fits/KEY.safetensors   trained networks, shared by all cells with the same training
+    results/matrix.json            the matrix that ran last, and the keys of its cells
+    results/data/KEY.json          digest of each data set under each seed, frozen when it was first read
+    results/lock/                  who runs into this folder now
     results/set-aside/             damaged files, moved here and computed again
     results/superseded/            records of other settings under the same names, moved here
     results/results.csv, costs.csv derived from the records
@@ -14,16 +17,19 @@ Every file is written beside its place and moved there in one step; a reader see
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...datasets.atomic import write_atomically
-from ...datasets.errors import UsageError
+from ...datasets.errors import UsageError, one_line, printable
+from ...datasets.plain import plain
+from .columns import misfit
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,6 +41,8 @@ OWN_NAMES = (
     "fits",
     "set-aside",
     "superseded",
+    "data",
+    "lock",
     "store.json",
     "matrix.json",
     "results.csv",
@@ -44,8 +52,15 @@ OWN_NAMES = (
 logger = logging.getLogger("bayesprune")
 
 
+LARGEST_RECORD = 1 << 24  # characters
+
+
 class Damaged(ValueError):
-    """A file whose content does not match its checksum."""
+    """A file whose content does not match its checksum, or that is none of ours."""
+
+
+class MachineFault(UsageError):
+    """The results folder cannot be read or written: no fault of a method, and recorded nowhere; the run ends."""
 
 
 class Store:
@@ -81,18 +96,19 @@ class Store:
     # ------------------------------------------------------------------ records
 
     def write_record(self, record: Mapping[str, Any]) -> None:
-        """Write one record (a JSON object with a "key"), replacing an older one."""
-        body = _canonical(record)
-        text = json.dumps({"checksum": _sha256(body.encode()), "record": json.loads(body)}, indent=1)
-        write_atomically(self._cell(record["key"]), text.encode() + b"\n")
+        """Write one record (a JSON object with a "key"), replacing an older one; raises MachineFault."""
+        content = as_json(record)
+        text = json.dumps({"checksum": _sha256(_canonical(content).encode()), "record": content}, indent=1)
+        self.write(self._cell(record["key"]), text.encode() + b"\n")
 
     def read_record(self, key: str, mend: bool = True) -> dict[str, Any] | None:
         """The record of a cell; None if there is none, or if it is damaged, in which case `mend` sets it aside."""
         return self._intact(self._cell(key), lambda content: _verified_record(content, key), mend)
 
-    def complete(self, key: str) -> bool:
-        """Whether a finished cell's logits are there too."""
-        return (self.folder / "logits" / f"{key}.safetensors").is_file()
+    def complete(self, record: Mapping[str, Any], mend: bool = True) -> bool:
+        """Whether a finished cell's logits are there too, intact and its own; `mend` sets others aside."""
+        path = self._tensors("logits", record["key"])
+        return self._intact(path, lambda content: _verified_logits(content, record), mend) is not None
 
     def records(self) -> list[dict[str, Any]]:
         """All intact records; reading changes nothing in the folder."""
@@ -108,63 +124,130 @@ class Store:
 
     def gaps(self) -> list[str]:
         """Sentences that say what the records lack: damaged ones, and cells of the matrix that have not run."""
-        have, intact = self.keys(), {r["key"] for r in self.records()}
-        note = self.folder / "matrix.json"
-        planned = set(json.loads(note.read_bytes()).get("cells", [])) if note.is_file() else set()
-        counts = {"damaged": len(have - intact), "not run yet": len(planned - have)}
+        have, intact = self.keys(), {r["key"]: r for r in self.records()}
+        done = [r for r in intact.values() if r["status"] == "done"]
+        planned = self.planned()
+        counts = {
+            "damaged": len(have - intact.keys()),
+            "without the intact outputs that belong to them": sum(not self.complete(r, mend=False) for r in done),
+            "not run yet": len((planned or set()) - have),
+        }
         advice = "the same run command computes them"
-        return [f"In {self.folder.name}, {n} cells are {what}: {advice}." for what, n in counts.items() if n]
+        found = [f"In {self.folder.name}, {n} cells are {what}: {advice}." for what, n in counts.items() if n]
+        if planned is None:
+            found.append(f"In {self.folder.name}, matrix.json is damaged: whether cells are missing is not known.")
+        return found
+
+    def planned(self) -> set[str] | None:
+        """Keys of the cells of the matrix that ran last; none if none did, None if its file is damaged."""
+        try:
+            cells = json.loads((self.folder / "matrix.json").read_bytes())["cells"]
+        except FileNotFoundError:
+            return set()
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return None
+        return set(cells) if isinstance(cells, list) and all(isinstance(key, str) for key in cells) else None
+
+    def write_note(self, matrix: Mapping[str, Any], cells: Sequence[str]) -> None:
+        """Write down which matrix runs, and the keys of its cells; raises MachineFault."""
+        note = {"matrix": matrix, "cells": cells}
+        self.write(self.folder / "matrix.json", json.dumps(note, indent=1).encode() + b"\n")
+
+    def freeze_data(self, key: str, digest: str) -> str:
+        """The digest of the data called `key`, as it was when it was first read into this folder; raises MachineFault.
+
+        If nobody has said so before, it is `digest`.
+        """
+        path = self.folder / "data" / f"{key}.json"
+        found = self._intact(path, lambda content: _verified_record(content, key, whole=False), mend=True)
+        if found is None:
+            self.write_json(path, {"key": key, "digest": digest})
+            return digest
+        return found["digest"]
 
     def supersede(self, key: str) -> None:
         """Take a record out of the results, keeping it: its cell now means something else."""
         self._move(self._cell(key), "superseded")
 
-    def restore(self, key: str) -> None:
-        """Bring a superseded record back, if there is one: its cell means the same again."""
-        path = self.folder / "superseded" / "cells" / f"{key}.json"
-        if path.is_file() and not self._cell(key).exists():
-            os.replace(path, self._cell(key))
+    def restore(self, keys: Iterable[str]) -> None:
+        """Bring superseded records back, those that there are: their cells mean the same again."""
+        folder = self.folder / "superseded" / "cells"
+        superseded = {path.stem: path for path in folder.glob("*.json")}
+        for key in superseded.keys() & set(keys):
+            if not self._cell(key).exists():
+                os.replace(superseded[key], self._cell(key))
 
     # ------------------------------------------------------------------ tensors
 
     def write_tensors(
         self, kind: str, key: str, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, Any]
     ) -> None:
-        """Write named arrays with JSON metadata and a checksum over both; `kind` is "fits" or "logits"."""
+        """Write named arrays with JSON metadata and a checksum over both; `kind` is "fits" or "logits".
+
+        What they belong to stands among the metadata, so that files cannot change places. Raises MachineFault.
+        """
         from safetensors.numpy import save
 
-        notes = _canonical(metadata)
+        notes = _canonical({**metadata, "kind": kind, "key": key})
         content = save(dict(tensors), {"metadata": notes, "checksum": _tensor_digest(tensors, notes)})
-        write_atomically(self.folder / kind / f"{key}.safetensors", content)
+        self.write(self._tensors(kind, key), content)
 
-    def read_tensors(self, kind: str, key: str) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
-        """Arrays and metadata; None if there are none, or if they are damaged (then they are set aside)."""
-        return self._intact(self.folder / kind / f"{key}.safetensors", _verified_tensors, mend=True)
+    def read_tensors(
+        self, kind: str, key: str, mend: bool = True
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
+        """Arrays and metadata; None if there are none, or if they are damaged or another's (`mend` sets them aside)."""
+        return self._intact(self._tensors(kind, key), lambda content: _verified_tensors(content, kind, key), mend)
 
     # ------------------------------------------------------------------ files
 
+    def write_json(self, path: Path, value: Mapping[str, Any]) -> None:
+        """Write a small JSON object with a checksum; raises MachineFault."""
+        body = _canonical(value)
+        self.write(path, _canonical({"checksum": _sha256(body.encode()), "record": value}).encode() + b"\n")
+
+    def write(self, path: Path, content: bytes) -> None:
+        """Write a file of the folder; raises MachineFault, as a full disk is not the fault of a method."""
+        try:
+            if not (self.folder / "store.json").is_file():  # a folder that was removed is not begun anew in passing
+                raise FileNotFoundError(errno.ENOENT, "it has been removed while it was in use")
+            write_atomically(path, content)
+        except OSError as error:
+            raise _fault(self.folder, error) from error
+
     def _intact(self, path: Path, verified: Callable[[bytes], Any], mend: bool) -> Any:
+        """What `verified` makes of a file; None if there is none, or if it is damaged or cannot be read."""
         try:
             return verified(path.read_bytes())
         except FileNotFoundError:
             return None
-        except (Damaged, IsADirectoryError, RecursionError):
+        except (Damaged, OSError) as error:
             if mend:
                 self._move(path, "set-aside")
-                logger.warning("%s is damaged: set aside, it will be computed again", path)
+                logger.warning("%s is damaged (%s): set aside, it will be computed again", path, one_line(error))
             return None
 
     def _move(self, path: Path, where: str) -> None:
         target = self.folder / where / path.relative_to(self.folder)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):  # another process was faster
-            os.replace(path, target)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):  # another process was faster
+                os.replace(path, target)
+        except OSError as error:
+            raise _fault(self.folder, error) from error
 
     def _cell(self, key: str) -> Path:
         return self.folder / "cells" / f"{key}.json"
 
+    def _tensors(self, kind: str, key: str) -> Path:
+        return self.folder / kind / f"{key}.safetensors"
 
-# ---------------------------------------------------------------------- frames
+
+def _fault(folder: Path, error: OSError) -> MachineFault:
+    reason = error.strerror or one_line(error)
+    return MachineFault(
+        f"cannot use the results folder {folder}: {reason}; finished cells are safe, run the same command again "
+        "when that is mended"
+    )
 
 
 # ---------------------------------------------------------------------- integrity
@@ -182,30 +265,60 @@ def _check_schema(marker: Path) -> None:
         )
 
 
-def _verified_record(content: bytes, key: str) -> dict[str, Any]:
+def _verified_record(content: bytes, key: str, whole: bool = True) -> dict[str, Any]:
+    """The record in a file, whose checksum and key agree; a `whole` one has everything that tables are made of."""
     try:
         envelope = json.loads(content)
         record, checksum = envelope["record"], envelope["checksum"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        agrees = _sha256(_canonical(record).encode()) == checksum and record["key"] == key
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Damaged("not a record") from error
-    if _sha256(_canonical(record).encode()) != checksum or record.get("key") != key:
+    if not agrees:
         raise Damaged("checksum or key")
-    return record
+    if whole and (wrong := misfit(record)):
+        raise Damaged(f"its {wrong} is none")
+    return _printable(record) if b"\\ud" in content.lower() else record
 
 
-def _verified_tensors(content: bytes) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    from safetensors import SafetensorError
+def _printable(value: Any) -> Any:
+    """A JSON value without lone surrogates, which no file in UTF-8 can hold."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, list):
+        return [_printable(part) for part in value]
+    if isinstance(value, dict):
+        return {printable(name): _printable(part) for name, part in value.items()}
+    return value
+
+
+def _verified_tensors(content: bytes, kind: str, key: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Arrays and notes of a file, if it is that of this kind and key; older ones do not say what they are."""
     from safetensors.numpy import load
 
     try:
         tensors = load(content)
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
         notes, checksum = header["metadata"], header["checksum"]
-    except (SafetensorError, ValueError, KeyError) as error:
+        agrees = _tensor_digest(tensors, notes) == checksum
+        metadata = json.loads(notes)
+        of = metadata.pop("kind", kind), metadata.pop("key", key)
+    except Exception as error:  # of hostile headers, safetensors raises what its parts raise
         raise Damaged("not a tensor file") from error
-    if _tensor_digest(tensors, notes) != checksum:
+    if not agrees:
         raise Damaged("checksum")
-    return tensors, json.loads(notes)
+    if of != (kind, key):
+        raise Damaged(f"it belongs to {of[1]!r}")
+    return tensors, metadata
+
+
+def _verified_logits(content: bytes, record: Mapping[str, Any]) -> bool:
+    """Whether the outputs in a file are those that the record was made from."""
+    tensors, _ = _verified_tensors(content, "logits", record["key"])
+    outputs = tensors.get("outputs")
+    expected = record.get("logits_digest")
+    if expected is not None and (outputs is None or _sha256(outputs.tobytes()) != expected):
+        raise Damaged("its outputs are of another cell")
+    return True
 
 
 def _tensor_digest(tensors: Mapping[str, np.ndarray], notes: str) -> str:
@@ -219,9 +332,20 @@ def _tensor_digest(tensors: Mapping[str, np.ndarray], notes: str) -> str:
     return digest.hexdigest()
 
 
+def as_json(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The record as JSON gives it back; numbers of numpy and torch become Python's.
+
+    Raises TypeError or ValueError for what JSON cannot hold: NaN, infinity, tensors; and for more than a record holds.
+    """
+    text = _canonical(record)
+    if len(text) > LARGEST_RECORD:
+        raise ValueError(f"a record of {len(text):,} characters; `learned` and `report` are for summaries")
+    return _printable(json.loads(text))
+
+
 def _canonical(value: Any) -> str:
     """JSON in the order given, which is that of the layers in a network; reading keeps it."""
-    return json.dumps(value, separators=(",", ":"), allow_nan=False)
+    return json.dumps(value, separators=(",", ":"), allow_nan=False, default=plain)
 
 
 def _sha256(content: bytes) -> str:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cached_property
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict
 
 from ...architectures import registry as architectures
 from ...architectures.units.vector import Granularity
 from ...datasets import registry as datasets
+from ...datasets.registry import Registry
 from ...methods import registry as methods
 from .budget import Budget
 from .settings import Finetune, Training
@@ -26,12 +31,12 @@ class Choice(BaseModel):
     name: str
     options: dict[str, Any] = {}
 
-    @property
+    @cached_property
     def deciding(self) -> dict[str, Any]:
         """The options that can change a result: all but how data reaches the machine."""
         return {name: value for name, value in sorted(self.options.items()) if name not in TRANSPORT}
 
-    @property
+    @cached_property
     def label(self) -> str:
         """`name` or `name(option=value, ...)`, as tables and figures show it."""
         inside = ", ".join(f"{name}={_short(value)}" for name, value in self.deciding.items())
@@ -59,21 +64,68 @@ class Run(BaseModel):
     shift: bool = True
     threads: int = 1
 
+    @cached_property
+    def sources(self) -> dict[str, str]:
+        """Digests of what the package does not ship and the cell is made of: plug-ins, modules and files of the user.
+
+        They are read once, and go with the cell to the worker that computes it: a file that changes in the meantime
+        does not change what the cell is.
+        """
+        chosen = {"dataset": datasets, "architecture": architectures, "method": methods}
+        digests = {kind: _source(registry, getattr(self, kind).name) for kind, registry in chosen.items()}
+        if isinstance(like := self.method.options.get("like"), str):
+            digests["like"] = _source(methods, like)
+        return {kind: digest for kind, digest in digests.items() if digest is not None}
+
     def canonical(self) -> dict[str, Any]:
         """What identifies the cell, as JSON; the source of plug-ins belongs to it."""
-        chosen = {"dataset": datasets, "architecture": architectures, "method": methods}
-        digests = {kind: registry.source_digest(getattr(self, kind).name) for kind, registry in chosen.items()}
-        if isinstance(like := self.method.options.get("like"), str):
-            digests["like"] = methods.source_digest(like)
-        sources = {kind: digest for kind, digest in digests.items() if digest is not None}
-        dataset = Choice(name=self.dataset.name, options=self.dataset.deciding)
-        form = self.model_copy(update={"dataset": dataset}).model_dump(mode="json", exclude_defaults=True)
-        return form | ({"sources": sources} if sources else {})
+        form = self.model_dump(mode="json", exclude_defaults=True)
+        for transport in TRANSPORT:
+            form["dataset"].get("options", {}).pop(transport, None)
+        if not form["dataset"].get("options", True):
+            del form["dataset"]["options"]
+        return form | ({"sources": self.sources} if self.sources else {})
 
-    @property
+    @cached_property
     def key(self) -> str:
         """The cell's identity: 64 hexadecimal digits."""
         return content_key(self.canonical())
+
+    @property
+    def data_key(self) -> str:
+        """What the data of the cell are called: the data set, its options and content, the seed of its splits."""
+        form = self.canonical()
+        return content_key({"dataset": form["dataset"], "seed": self.seed, "source": self.sources.get("dataset")})
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """As pydantic's; what was derived from other fields is derived anew."""
+        copied = super().model_copy(update=update, deep=deep)
+        vars(copied).pop("key", None)
+        if update and not update.keys().isdisjoint(("dataset", "architecture", "method")):
+            vars(copied).pop("sources", None)
+        return copied
+
+
+_read: ContextVar[dict[tuple[str, str], str | None] | None] = ContextVar("read", default=None)
+
+
+@contextmanager
+def sources_read_once() -> Iterator[None]:
+    """Inside the block every file that belongs to the identity of cells is read once, whatever the number of cells."""
+    token = _read.set({})
+    try:
+        yield
+    finally:
+        _read.reset(token)
+
+
+def _source(registry: Registry, name: str) -> str | None:
+    if (read := _read.get()) is None:
+        return registry.source_digest(name)
+    place = (registry.kind, name)
+    if place not in read:
+        read[place] = registry.source_digest(name)
+    return read[place]
 
 
 def content_key(content: Any) -> str:

@@ -16,11 +16,14 @@ from ...architectures.build import build as build_network
 from ...architectures.discovery.units_of import units
 from ...architectures.running.cost import Cost, measured
 from ...datasets.data import Data
+from ...datasets.errors import UsageError
 from ...datasets.seal import sealed
 from ...methods.build import build as build_pruner
 from ...methods.pruner import Inference
 from ..evaluation.evaluate import brief, validation_nll
-from ..results.store import Store
+from ..isolation.attachments import left_on
+from ..isolation.isolated import LeftBehind, isolated
+from ..results.store import MachineFault, Store
 from ..spec.run import Run, content_key
 from .loop import refine, train
 from .seeding import derived, seeded, stream
@@ -80,13 +83,21 @@ def fit_key(run: Run, inference: Inference) -> str:
 
 
 def fitted(run: Run, data: Data, store: Store, device: torch.device) -> Fit:
-    """The fit that `run` shares, from the store, or trained now and put there."""
-    inference = inference_of(run)
-    key = fit_key(run, inference)
-    return _load(key, run, inference, store) or _trained(key, run, data, inference, store, device)
+    """The fit that `run` shares, from the store, or trained now and put there.
+
+    Raises LeftBehind, with nothing stored, for a method that changed the data or the state of the process.
+    """
+    with sealed(), isolated(data):
+        inference = inference_of(run)
+        key = fit_key(run, inference)
+        found = _load(key, run, data, inference, store)
+        fit, chosen = found or _trained(run, data, inference, device)
+    if found is None:
+        _save(key, fit, chosen, data.digest, store)
+    return fit
 
 
-def _trained(key: str, run: Run, data: Data, inference: Inference, store: Store, device: torch.device) -> Fit:
+def _trained(run: Run, data: Data, inference: Inference, device: torch.device) -> tuple[Fit, int]:
     candidates = inference.candidates()
     trained = [train_one(run, data, candidate, device) for candidate in candidates]
     total = sum((cost for *_, cost in trained), Cost())
@@ -95,9 +106,15 @@ def _trained(key: str, run: Run, data: Data, inference: Inference, store: Store,
     network, attached_inference, _ = trained[chosen]
     learned = attached_inference.learned(network)
     fit = Fit(run, candidates[chosen], network.state_dict(), attached_inference.tensors(), learned, total, {})
-    fit = replace(fit, dense=_dense_control(run, data, fit, device))
-    _save(key, fit, chosen, store)
-    return fit
+    _check_storable(fit)
+    return replace(fit, dense=_dense_control(run, data, fit, device)), chosen
+
+
+def _check_storable(fit: Fit) -> None:
+    """Raises UsageError for an inference whose state is not what its interface says."""
+    for name, tensor in fit.inference_state.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+            raise UsageError(f"tensors() must return tensors by name, got {name!r}: {type(tensor).__name__}")
 
 
 def train_one(run: Run, data: Data, inference: Inference, device: torch.device) -> tuple[nn.Module, Inference, Cost]:
@@ -114,29 +131,43 @@ def _dense_control(run: Run, data: Data, fit: Fit, device: torch.device) -> dict
     refine(network, data.train, inference, run.training, run.finetune, run.seed, run.finetune.epochs)
     with sealed():
         inference.detach(network)
+    check_detached(network, run, data)
     return brief(network, data)
+
+
+def check_detached(network: nn.Module, run: Run, data: Data) -> None:
+    """Raises LeftBehind for a network on which a method has left hooks, or code in place of the network's own."""
+    if places := left_on(network, initial_network(run, data)):
+        raise LeftBehind(f"it left hooks or code on {', '.join(places[:3])} of the network: remove them in detach")
 
 
 # ---------------------------------------------------------------------- store
 
 
-def _save(key: str, fit: Fit, chosen: int, store: Store) -> None:
+def _save(key: str, fit: Fit, chosen: int, digest: str, store: Store) -> None:
     parts = {"network": fit.network_state, "inference": fit.inference_state}
     arrays = {
         f"{p}/{n}": t.detach().cpu().contiguous().numpy() for p, tensors in parts.items() for n, t in tensors.items()
     }
     notes = {"cost": asdict(fit.cost), "dense": fit.dense, "learned": fit.learned, "candidate": chosen}
+    notes["dataset_digest"] = digest
     store.write_tensors("fits", key, arrays, notes)
 
 
-def _load(key: str, run: Run, inference: Inference, store: Store) -> Fit | None:
+def _load(key: str, run: Run, data: Data, inference: Inference, store: Store) -> tuple[Fit, int] | None:
     if (stored := store.read_tensors("fits", key)) is None:
         return None
     arrays, notes = stored
+    if notes.get("dataset_digest", data.digest) != data.digest:
+        raise MachineFault(
+            f"the data of {run.dataset.label} are not those of the networks in {store.folder}: put the former data "
+            "back, or choose another --out"
+        )
     parts: dict[str, dict[str, Tensor]] = {"network": {}, "inference": {}}
     for name, array in arrays.items():
         part, _, rest = name.partition("/")
         parts[part][rest] = torch.from_numpy(array)
-    chosen = inference.candidates()[notes["candidate"]]
-    cost = Cost(**notes["cost"])
-    return Fit(run, chosen, parts["network"], parts["inference"], notes["learned"], cost, notes["dense"])
+    chosen = notes["candidate"]
+    candidate, cost = inference.candidates()[chosen], Cost(**notes["cost"])
+    fit = Fit(run, candidate, parts["network"], parts["inference"], notes["learned"], cost, notes["dense"])
+    return fit, chosen

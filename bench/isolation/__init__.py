@@ -1,0 +1,1 @@
+"""What a method may leave behind: noticed, undone, and blamed on its cell."""

@@ -1,0 +1,32 @@
+"""Numbers of numpy and torch as Python's, without importing either."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def plain(value: Any) -> Any:
+    """A scalar of numpy or torch as a number of Python, also inside lists, tuples and mappings.
+
+    Raises TypeError for an array or a tensor of several numbers, where JSON asks for what it does not know.
+    """
+    if is_scalar(value):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} is not plain JSON")
+
+
+def without_scalars(value: Any) -> Any:
+    """The value with numbers of Python in the place of numpy's and torch's; what is none of these stays."""
+    if is_scalar(value):
+        return value.item()
+    if isinstance(value, list | tuple) and type(value) in (list, tuple):
+        return type(value)(without_scalars(part) for part in value)
+    if isinstance(value, Mapping):
+        return {without_scalars(name): without_scalars(part) for name, part in value.items()}
+    return value
+
+
+def is_scalar(value: Any) -> bool:
+    """Whether a value is a single number of numpy or torch."""
+    return type(value).__module__.partition(".")[0] in ("numpy", "torch") and getattr(value, "ndim", None) == 0
