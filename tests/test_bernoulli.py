@@ -334,3 +334,24 @@ def test_a_matrix_runs_on_labels_and_its_records_have_their_columns(tagged, tmp_
     for column in ("accuracy", "nll", "ece", "average_precision", "dense_average_precision"):
         assert frame[column].between(0, 10).all()
     assert frame.loc[frame["method"].str.startswith("mean-field"), "mc_nll"].notna().all()
+
+
+# ---------------------------------------------------------------------- in a matrix
+
+
+def test_a_network_that_ends_in_probabilities_is_refused_before_a_matrix_runs(tagged, tmp_path, monkeypatch):
+    (tmp_path / "mine_ends.py").write_text(
+        "from torch import nn\ndef net(shape, outputs): return nn.Sequential(nn.Linear(*shape, outputs), nn.Sigmoid())\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    spec = {"datasets": [tagged], "architectures": ["mine_ends:net"], "methods": ["magnitude"], "sparsity": [0.5],
+            "seeds": [0]}  # fmt: skip
+    (tmp_path / "m.yaml").write_text(json.dumps(spec))
+    with pytest.raises(UsageError, match="leave the sigmoid out"):
+        bp.run(tmp_path / "m.yaml", tmp_path / "out")
+
+
+def test_features_are_selected_for_several_labels():
+    x, y = tags()
+    found = bp.select_features(x, y, "magnitude", k=3, seeds=1)
+    assert set(found.features) == {"x1", "x2", "x3"}

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from ...architectures.running.modes import as_rows, evaluating
+from ...architectures.running.outputs import refuse_probabilities
 from ...datasets.data import Likelihood, Split
 from ...datasets.errors import UsageError, one_line
 from ...methods.pruner import Inference, Pruner
 from .gathering import WRAP
-from .targets import interpreted, refuse_probabilities
+from .targets import interpreted
 
 PROBE = 64  # examples in the forward pass that shows the shape of the outputs
 
@@ -101,7 +102,7 @@ def fitted(network: nn.Module, split: Split, likelihood: Likelihood | None = Non
         _check_targets(split, shape)
     if not torch.isfinite(outputs).all():
         raise UsageError("the outputs of network are NaN or infinite on these data: look at its weights and the inputs")
-    refuse_probabilities(network, split, outputs)
+    refuse_probabilities(network, split)
     return split
 
 

@@ -11,16 +11,11 @@ from typing import get_args
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ...architectures.running.loan import lent, randomise_
-from ...architectures.running.modes import as_rows, evaluating
 from ...datasets.data import Likelihood, Split
 from ...datasets.errors import UsageError, unknown
 from ...datasets.targets import check_probabilities, distributions, one_hot, zeros_and_ones
-
-TRIALS = 5  # of random parameters: logits leave [0, 1] in one of them, probabilities in none
-SUM = 1e-3  # by which probabilities may miss a sum of one
 
 
 def interpreted(split: Split, shape: tuple[int, ...], likelihood: Likelihood | None, given: bool) -> Split:
@@ -87,40 +82,3 @@ def _labels_or_probabilities(given: Tensor, y: np.ndarray) -> Tensor:
 
 def _real(x: Tensor) -> torch.dtype:
     return x.dtype if x.is_floating_point() else torch.float32
-
-
-# ---------------------------------------------------------------------- what the outputs are
-
-
-@torch.no_grad()
-def refuse_probabilities(network: nn.Module, split: Split, outputs: Tensor) -> None:
-    """Refuse a network that ends in a softmax or sigmoid, where the likelihood takes logits.
-
-    Args:
-        network: lent for a forward pass with random parameters, whose outputs are probabilities all the same.
-        split: examples with their likelihood.
-        outputs: of the first of them, (n, K).
-
-    Raises UsageError that says what to leave out.
-    """
-    last = {"categorical": "softmax", "bernoulli": "sigmoid"}.get(split.likelihood)
-    if last is None or not _probabilities(outputs, split.likelihood):
-        return
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(TRIALS):
-        with lent(network), evaluating(network):
-            randomise_(network, outputs.dtype, generator)
-            if not _probabilities(as_rows(network(split.x[: len(outputs)])), split.likelihood):
-                return
-    rows = "sum to one for every example" if last == "softmax" else "lie in [0, 1]"
-    raise UsageError(
-        f"the outputs of network {rows}, whatever its weights: they are probabilities, where the {split.likelihood} "
-        f"likelihood takes logits; give logits, leave the {last} out"
-    )
-
-
-def _probabilities(outputs: Tensor, likelihood: Likelihood) -> bool:
-    inside = bool(((outputs >= 0) & (outputs <= 1)).all())
-    if likelihood == "bernoulli":
-        return inside
-    return inside and outputs.shape[-1] > 1 and bool(((outputs.sum(-1) - 1).abs() < SUM).all())
