@@ -121,7 +121,7 @@ def _outputs(network: nn.Module, split: Split) -> Tensor:
             outputs = network(x)
     except Exception as error:
         shape, cause = tuple(x.shape[1:]), one_line(error)
-        hint = f"; {WRAP}" if "positional argument" in str(error) else ""
+        hint = next((f"; {fix}" for sign, fix in _HINTS.items() if sign in str(error)), "")
         raise UsageError(
             f"network cannot take inputs of shape {shape} per example, {x.dtype}: {cause}{hint}"
         ) from error
@@ -132,6 +132,14 @@ def _outputs(network: nn.Module, split: Split) -> Tensor:
     if len(outputs) != len(x) or not (outputs.dim() == 2 or sequences):
         raise UsageError(f"network must give outputs of shape (N, K), here ({len(x)}, K), but gives {shape}")
     return outputs
+
+
+# What torch says, and what may be done.
+_HINTS = {
+    "positional argument": WRAP,
+    "same dtype": "networks of half precision are worked on in single: convert inputs to the type of the weights, as "
+    "in x.to(self.layer.weight.dtype), or call network.float()",
+}
 
 
 def _described(outputs: Any) -> str:

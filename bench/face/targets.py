@@ -36,7 +36,7 @@ def interpreted(split: Split, shape: tuple[int, ...], likelihood: Likelihood | N
     y = split.y.detach().cpu().float().numpy() if split.y.is_floating_point() else split.y.detach().cpu().numpy()
     kind = likelihood or _likelihood(y, split.likelihood, shape, given)
     if kind == "categorical":
-        return Split(split.x, _labels_or_probabilities(split.y, y), kind)
+        return Split(split.x, _labels_or_probabilities(split.y, y, shape), kind)
     columns = split.y.unsqueeze(1) if split.y.dim() == 1 else split.y
     columns = columns if columns.is_floating_point() else columns.to(_real(split.x))
     if kind == "bernoulli":
@@ -69,7 +69,7 @@ def _not_one_hot(y: np.ndarray, kind: Likelihood) -> Likelihood:
     return kind
 
 
-def _labels_or_probabilities(given: Tensor, y: np.ndarray) -> Tensor:
+def _labels_or_probabilities(given: Tensor, y: np.ndarray, shape: tuple[int, ...]) -> Tensor:
     if y.ndim == 2 and y.shape[1] > 1 and (y.dtype.kind == "f" or one_hot(y)):
         check_probabilities(y, "categorical")
         return given if given.is_floating_point() else given.float()
@@ -77,7 +77,7 @@ def _labels_or_probabilities(given: Tensor, y: np.ndarray) -> Tensor:
         if (y != y.round()).any():
             raise UsageError("real y with a categorical likelihood are labels, or probabilities of classes (N, K)")
         return given.flatten().long()
-    return given
+    return given.flatten() if len(shape) == 1 and y.shape[1:] == (1,) else given
 
 
 def _real(x: Tensor) -> torch.dtype:
