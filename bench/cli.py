@@ -227,6 +227,7 @@ def doctor(
 @click.option("--option", "options", multiple=True, metavar="K=V", help="An option of the network; repeatable.")
 @click.option("--checkpoint", metavar="FILE", help="Trained weights: safetensors, or a state dict saved by torch.")
 @click.option("--data", required=True, metavar="NAME", help="A data set, or module:function that returns examples.")
+@click.option("--data-option", "data_options", multiple=True, metavar="K=V", help="An option of it; repeatable.")
 @click.option("--likelihood", type=click.Choice(["categorical", "gaussian", "bernoulli"]), default=None,
               help="Of the targets, where the data do not say it.")  # fmt: skip
 @click.option("--method", default="magnitude", show_default=True, help="See `bayesprune list methods`.")
@@ -248,8 +249,9 @@ def doctor(
 @click.option("--out", required=True, metavar="FILE", help="Where the pruned network goes; bayesprune.load reads it.")
 @click.option("--onnx", metavar="FILE", help="Write it as ONNX too; needs the extra bayesprune[onnx].")
 def prune(
-    architecture: str, options: tuple[str, ...], checkpoint: str | None, data: str, likelihood: str | None, method: str,
-    method_options: tuple[str, ...], sparsity: str, of: str, round_to: int, at_least: int, structured: str | None,
+    architecture: str, options: tuple[str, ...], checkpoint: str | None, data: str, data_options: tuple[str, ...],
+    likelihood: str | None, method: str, method_options: tuple[str, ...], sparsity: str, of: str, round_to: int,
+    at_least: int, structured: str | None,
     finetune: int, lr: float, batch_size: int, reestimate_batch_norm: bool, seed: int, out: str, onnx: str | None,
 ) -> None:  # fmt: skip
     """Prune a trained network of your own, and write the smaller one to a file.
@@ -273,7 +275,7 @@ def prune(
     _, told = prune_to_file(
         out, architecture, parsed(options), checkpoint, data, seed, {"lr": lr, "batch_size": batch_size}, onnx,
         method=method, sparsity=_sparsity(sparsity), finetune=finetune, **settings,
-        **parsed(method_options, "--method-option"),
+        data_options=parsed(data_options, "--data-option"), **parsed(method_options, "--method-option"),
     )  # fmt: skip
     click.echo(told)
 

@@ -8,9 +8,12 @@ import pytest
 import torch
 from bayesprune.bench.evaluation import binary_metrics, metrics
 from bayesprune.bench.evaluation.evaluate import brief, evaluate, validation_nll
+from bayesprune.bench.spec.settings import Training
+from bayesprune.bench.training.loop import train
+from bayesprune.datasets.assemble import assemble
 from bayesprune.datasets.data import Split
 from bayesprune.datasets.errors import UsageError
-from bayesprune.datasets.load import load
+from bayesprune.datasets.load import _partition, load
 from bayesprune.datasets.own import from_arrays
 from bayesprune.datasets.source import Source, checked
 from bayesprune.methods.closed_forms.likelihood import mean_loss, summed_loss
@@ -19,6 +22,7 @@ from bayesprune.methods.curvature.estimate import curvature_of
 from bayesprune.methods.curvature.output_vectors import output_vectors
 from bayesprune.methods.curvature.whole import dense
 from bayesprune.methods.laplace.evidence import evidence_at
+from bayesprune.methods.laplace.map import MAP
 from oracles import flat, jacobians
 from sklearn.metrics import average_precision_score, brier_score_loss, log_loss
 from torch import nn
@@ -334,3 +338,40 @@ def test_a_matrix_runs_on_labels_and_its_records_have_their_columns(tagged, tmp_
     for column in ("accuracy", "nll", "ece", "average_precision", "dense_average_precision"):
         assert frame[column].between(0, 10).all()
     assert frame.loc[frame["method"].str.startswith("mean-field"), "mc_nll"].notna().all()
+
+
+# ---------------------------------------------------------------------- in a matrix
+
+
+def test_a_network_that_ends_in_probabilities_is_refused_before_a_matrix_runs(tagged, tmp_path, monkeypatch):
+    (tmp_path / "mine_ends.py").write_text(
+        "from torch import nn\ndef net(shape, outputs): return nn.Sequential(nn.Linear(*shape, outputs), nn.Sigmoid())\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    spec = {"datasets": [tagged], "architectures": ["mine_ends:net"], "methods": ["magnitude"], "sparsity": [0.5],
+            "seeds": [0]}  # fmt: skip
+    (tmp_path / "m.yaml").write_text(json.dumps(spec))
+    with pytest.raises(UsageError, match="leave the sigmoid out"):
+        bp.run(tmp_path / "m.yaml", tmp_path / "out")
+
+
+def test_features_are_selected_for_several_labels():
+    x, y = tags()
+    found = bp.select_features(x, y, "magnitude", k=3, seeds=1)
+    assert set(found.features) == {"x1", "x2", "x3"}
+
+
+def test_probabilities_of_classes_are_a_data_set():
+    x, _ = tags()
+    y = np.exp(2 * x[:, :3]) / np.exp(2 * x[:, :3]).sum(axis=1, keepdims=True)
+    source = checked("soft", Source(x=x, y=y, likelihood="categorical"))
+    data = assemble("soft", source, _partition("soft", source, 0, None), 0, None)
+    assert (data.likelihood, data.outputs, data.train.terms) == ("categorical", 3, len(data.train))
+    net = nn.Linear(6, 3)
+    before = validation_nll(net, data)
+    train(net, data.train, MAP(), Training(lr=1e-2), 100, torch.Generator().manual_seed(0))
+    assert validation_nll(net, data) < before
+    values, _ = evaluate(net, data)
+    expected = -(data.test.y * net(data.test.x).log_softmax(1)).sum(1).mean().item()
+    assert values["nll"] == pytest.approx(expected, rel=1e-5)
+    assert values["accuracy"] > 0.8

@@ -120,3 +120,14 @@ def test_python_takes_some_of_the_classes_too():
     bp.prune(nn.Linear(5, 10), (x, y), "opd", 0.5)
     with pytest.raises(UsageError, match="label 3 in y does not fit a network of 3 outputs"):
         bp.prune(nn.Linear(5, 3), (x, y), "opd", 0.5)
+
+
+def test_options_of_a_data_set_can_be_told(mine):
+    import numpy as np
+
+    np.savez("cubes.npz", x=np.random.default_rng(0).normal(size=(60, 8, 8, 8)), y=np.arange(60) % 2)
+    arguments = ["prune", "--network", "lenet5", "--data", "npz:cubes.npz", "--out", "o.safetensors"]
+    refused = CliRunner().invoke(main, arguments)
+    assert (refused.exit_code, "channels: first or channels: last" in refused.output) == (2, True)
+    told = CliRunner().invoke(main, [*arguments, "--data-option", "channels=last"])
+    assert told.exit_code == 0, told.output

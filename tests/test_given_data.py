@@ -140,6 +140,7 @@ def soft():
         (soft().double().numpy(), None, "categorical"),
         (soft(), "gaussian", "gaussian"),
         (torch.randn(80, 3), None, "gaussian"),
+        (examples()[1][:, None], None, "categorical"),
         (examples()[1].float(), "categorical", "categorical"),
         (nn.functional.one_hot(examples()[1]), "categorical", "categorical"),
         (nn.functional.one_hot(examples()[1]).float(), "bernoulli", "bernoulli"),

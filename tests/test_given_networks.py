@@ -366,3 +366,21 @@ def test_methods_that_learn_nothing_beside_say_nothing(data):
     pruned = bp.prune(perceptron(), data, "opd", 0.5)
     assert pruned.notes["learned"] is None
     assert "evidence" not in pruned.summary()
+
+
+class Casting(nn.Module):
+    """Fixes a precision inside."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(6, 3).bfloat16()
+
+    def forward(self, x):
+        return self.layer(x.bfloat16())
+
+
+def test_a_precision_fixed_inside_is_refused_with_the_cause(data):
+    with pytest.raises(
+        UsageError, match=r"half precision are worked on in single: convert inputs .* network.float\(\)"
+    ):
+        bp.prune(Casting(), data, "magnitude", 0.5)

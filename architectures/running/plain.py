@@ -25,7 +25,9 @@ from ...datasets.errors import UsageError
 
 # Attributes and class names under which wrappers keep the network that they wrap.
 _WRAPPERS = {"OptimizedModule": "_orig_mod", "DataParallel": "module", "DistributedDataParallel": "module"}
-_READING = (nn.Linear, nn.Bilinear, nn.modules.conv._ConvNd)
+# Layers that are pruned, and what they may call their weights.
+_READING = (nn.Linear, nn.Bilinear, nn.modules.conv._ConvNd, nn.RNNCellBase, nn.MultiheadAttention)
+_WEIGHTS = ("weight", "weight_ih", "weight_hh", "in_proj_weight")
 
 
 @dataclass(frozen=True)
@@ -177,8 +179,7 @@ def _settle(module: nn.Module, name: str, is_trained: bool, value: Tensor) -> No
 
 def _refuse_computed(network: nn.Module) -> None:
     for path, module in network.named_modules():
-        names = ("weight",) if isinstance(module, _READING) else getattr(module, "_flat_weights_names", ())
-        for name in names:
+        for name in _WEIGHTS if isinstance(module, _READING) else getattr(module, "_flat_weights_names", ()):
             if module._parameters.get(name) is None and isinstance(getattr(module, name, None), Tensor):
                 raise UsageError(
                     f"{f'{path}.{name}' if path else name!r} is no parameter but computed from other tensors before "

@@ -115,6 +115,8 @@ def _own(problem: Problem, trial: Trial) -> Answer:
 
 
 def _foreign(problem: Problem, trial: Trial) -> Answer:
+    if problem.likelihood == "bernoulli":
+        return Answer("fails", reason="laplace-torch knows classes and real targets, no labels that hold or not")
     backend = _backend(trial.backend or "")
     network, (x, y) = problem.network(), problem.examples()
     fitted: list[Any] = []

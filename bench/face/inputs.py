@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from ...architectures.running.modes import as_rows, evaluating
+from ...architectures.running.outputs import refuse_probabilities
 from ...datasets.data import Likelihood, Split
 from ...datasets.errors import UsageError, one_line
 from ...methods.pruner import Inference, Pruner
 from .gathering import WRAP
-from .targets import interpreted, refuse_probabilities
+from .targets import interpreted
 
 PROBE = 64  # examples in the forward pass that shows the shape of the outputs
 
@@ -107,7 +108,7 @@ def fitted(network: nn.Module, split: Split, likelihood: Likelihood | None = Non
         _check_targets(split, shape)
     if not torch.isfinite(outputs).all():
         raise UsageError("the outputs of network are NaN or infinite on these data: look at its weights and the inputs")
-    refuse_probabilities(network, split, outputs)
+    refuse_probabilities(network, split)
     return split
 
 
@@ -126,7 +127,7 @@ def _outputs(network: nn.Module, split: Split) -> Tensor:
             outputs = network(x)
     except Exception as error:
         shape, cause = tuple(x.shape[1:]), one_line(error)
-        hint = f"; {WRAP}" if "positional argument" in str(error) else ""
+        hint = next((f"; {fix}" for sign, fix in _HINTS.items() if sign in str(error)), "")
         raise UsageError(
             f"network cannot take inputs of shape {shape} per example, {x.dtype}: {cause}{hint}"
         ) from error
@@ -137,6 +138,14 @@ def _outputs(network: nn.Module, split: Split) -> Tensor:
     if len(outputs) != len(x) or not (outputs.dim() == 2 or sequences):
         raise UsageError(f"network must give outputs of shape (N, K), here ({len(x)}, K), but gives {shape}")
     return outputs
+
+
+# What torch says, and what may be done.
+_HINTS = {
+    "positional argument": WRAP,
+    "same dtype": "networks of half precision are worked on in single: convert inputs to the type of the weights, as "
+    "in x.to(self.layer.weight.dtype), or call network.float()",
+}
 
 
 def _described(outputs: Any) -> str:

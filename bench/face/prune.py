@@ -59,7 +59,7 @@ class Pruned:
         mask: what was kept.
         scores: the worth of every unit.
         inputs: real inputs, for the certificate and for timing.
-        dense: the network that was given.
+        dense: the network that was given; a plain copy of one that was wrapped or reparametrised.
         notes: how it came about: method, options, sparsity asked for, fine-tuning.
     """
 

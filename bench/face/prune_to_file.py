@@ -43,16 +43,16 @@ class Examples:
     typed: bool = True  # whether the type of y says its likelihood, which that of bare arrays does not
 
 
-def examples(name: str, seed: int = 0) -> Examples:
-    """The data set called `name`, or what the function `module:function` returns, as it is.
+def examples(name: str, seed: int = 0, options: Mapping[str, Any] | None = None) -> Examples:
+    """The data set called `name` with its `options`, or what the function `module:function` returns, as it is.
 
     The function is called without arguments and returns (x, y), (x_train, y_train, x_test, y_test), an iterable
     of batches such as a DataLoader, or a `Source`, which may hold sequences of tokens. Raises UsageError.
     """
     _, parts = registry.resolve(name)
-    returned = _called(name, **parts) if "function" in parts else None
+    returned = _called(name, **parts) if "function" in parts and not options else None
     if returned is None or isinstance(returned, Source):
-        data = load_data(name, seed)
+        data = load_data(name, seed, **(options or {}))
         return Examples(data.train, data.test, data.input_shape, data.outputs)
     if isinstance(returned, tuple | list) and len(returned) == 4:
         return _shaped(gathered(tuple(returned[:2]), seed), gathered(tuple(returned[2:]), seed))
@@ -157,13 +157,14 @@ def state_of(path: Path) -> dict[str, Tensor]:
 def prune_to_file(
     out: str | Path, architecture: str, options: Mapping[str, Any], checkpoint: str | Path | None, data: str,
     seed: int = 0,
-    training: Mapping[str, Any] | None = None, onnx: str | Path | None = None, **settings: Any,
+    training: Mapping[str, Any] | None = None, onnx: str | Path | None = None,
+    data_options: Mapping[str, Any] | None = None, **settings: Any,
 ) -> tuple[Pruned, str]:  # fmt: skip
     """Build, load, prune, judge and write; returns what was pruned and a text that says what it gave.
 
     `settings` are those of `prune`. Raises UsageError for all that the user can mend; then nothing is written.
     """
-    given = examples(data, seed)
+    given = examples(data, seed, data_options)
     reference = architecture_for(architecture, options, given, checkpoint)
     network = trained(reference, checkpoint, seed)
     train = given.train if given.typed else (given.train.x, given.train.y)

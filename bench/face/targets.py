@@ -11,16 +11,11 @@ from typing import get_args
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ...architectures.running.loan import lent, randomise_
-from ...architectures.running.modes import as_rows, evaluating
 from ...datasets.data import Likelihood, Split
 from ...datasets.errors import UsageError, unknown
 from ...datasets.targets import check_probabilities, distributions, one_hot, zeros_and_ones
-
-TRIALS = 5  # of random parameters: logits leave [0, 1] in one of them, probabilities in none
-SUM = 1e-3  # by which probabilities may miss a sum of one
 
 
 def interpreted(split: Split, shape: tuple[int, ...], likelihood: Likelihood | None, given: bool) -> Split:
@@ -41,7 +36,7 @@ def interpreted(split: Split, shape: tuple[int, ...], likelihood: Likelihood | N
     y = split.y.detach().cpu().float().numpy() if split.y.is_floating_point() else split.y.detach().cpu().numpy()
     kind = likelihood or _likelihood(y, split.likelihood, shape, given)
     if kind == "categorical":
-        return Split(split.x, _labels_or_probabilities(split.y, y), kind)
+        return Split(split.x, _labels_or_probabilities(split.y, y, shape), kind)
     columns = split.y.unsqueeze(1) if split.y.dim() == 1 else split.y
     columns = columns if columns.is_floating_point() else columns.to(_real(split.x))
     if kind == "bernoulli":
@@ -74,7 +69,7 @@ def _not_one_hot(y: np.ndarray, kind: Likelihood) -> Likelihood:
     return kind
 
 
-def _labels_or_probabilities(given: Tensor, y: np.ndarray) -> Tensor:
+def _labels_or_probabilities(given: Tensor, y: np.ndarray, shape: tuple[int, ...]) -> Tensor:
     if y.ndim == 2 and y.shape[1] > 1 and (y.dtype.kind == "f" or one_hot(y)):
         check_probabilities(y, "categorical")
         return given if given.is_floating_point() else given.float()
@@ -82,45 +77,8 @@ def _labels_or_probabilities(given: Tensor, y: np.ndarray) -> Tensor:
         if (y != y.round()).any():
             raise UsageError("real y with a categorical likelihood are labels, or probabilities of classes (N, K)")
         return given.flatten().long()
-    return given
+    return given.flatten() if len(shape) == 1 and y.shape[1:] == (1,) else given
 
 
 def _real(x: Tensor) -> torch.dtype:
     return x.dtype if x.is_floating_point() else torch.float32
-
-
-# ---------------------------------------------------------------------- what the outputs are
-
-
-@torch.no_grad()
-def refuse_probabilities(network: nn.Module, split: Split, outputs: Tensor) -> None:
-    """Refuse a network that ends in a softmax or sigmoid, where the likelihood takes logits.
-
-    Args:
-        network: lent for a forward pass with random parameters, whose outputs are probabilities all the same.
-        split: examples with their likelihood.
-        outputs: of the first of them, (n, K).
-
-    Raises UsageError that says what to leave out.
-    """
-    last = {"categorical": "softmax", "bernoulli": "sigmoid"}.get(split.likelihood)
-    if last is None or not _probabilities(outputs, split.likelihood):
-        return
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(TRIALS):
-        with lent(network), evaluating(network):
-            randomise_(network, outputs.dtype, generator)
-            if not _probabilities(as_rows(network(split.x[: len(outputs)])), split.likelihood):
-                return
-    rows = "sum to one for every example" if last == "softmax" else "lie in [0, 1]"
-    raise UsageError(
-        f"the outputs of network {rows}, whatever its weights: they are probabilities, where the {split.likelihood} "
-        f"likelihood takes logits; give logits, leave the {last} out"
-    )
-
-
-def _probabilities(outputs: Tensor, likelihood: Likelihood) -> bool:
-    inside = bool(((outputs >= 0) & (outputs <= 1)).all())
-    if likelihood == "bernoulli":
-        return inside
-    return inside and outputs.shape[-1] > 1 and bool(((outputs.sum(-1) - 1).abs() < SUM).all())

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...architectures.discovery.units_of import units
+from ...architectures.running.outputs import refuse_probabilities
 from ...datasets.data import Data, Split
 from ...datasets.errors import NotApplicable, UsageError, one_line
 from ...datasets.seal import sealed
@@ -65,6 +66,16 @@ def attachable(run: Run, network: nn.Module, train: Split) -> None:
         return
 
 
+def gives_logits(network: nn.Module, train: Split) -> None:
+    """Raise UsageError for a network that gives probabilities; what else goes wrong with it fails in its cell."""
+    try:
+        refuse_probabilities(network, train)
+    except UsageError:
+        raise
+    except Exception:
+        return
+
+
 def preflight(cells: Sequence[Run]) -> dict[str, NotApplicable]:
     """Load every data set and build every network once.
 
@@ -74,6 +85,7 @@ def preflight(cells: Sequence[Run]) -> dict[str, NotApplicable]:
     for _, group in grouped(cells, lambda r: in_full(r.dataset, r.architecture)):
         data = data_of(group[0])
         network = _built(group[0], data)
+        gives_logits(network, data.train)
         weights = units(network, "weights")
         for _, alike in grouped(group, lambda r: (in_full(r.method), r.units, str(r.sparsity))):
             try:
