@@ -207,7 +207,7 @@ def test_state_is_put_back_after_an_error_too_which_stays_the_reason():
 
 def test_random_states_are_put_back_without_a_word():
     def numbers():
-        return torch.rand(3).tolist() + [random.random(), *np.random.rand(2)]  # noqa: NPY002
+        return [*torch.rand(3).tolist(), random.random(), *np.random.rand(2)]  # noqa: NPY002
 
     before = torch.get_rng_state(), random.getstate(), np.random.get_state()  # noqa: NPY002
     with isolated():
