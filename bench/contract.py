@@ -21,12 +21,15 @@ from ..datasets.errors import NotApplicable, UsageError
 from ..datasets.load import load
 from ..datasets.seal import TestSplitError, sealed
 from ..methods import registry
+from ..methods.pruner import State
+from .isolation.attachments import left_on
+from .isolation.isolated import LeftBehind, isolated
 from .pruning.ranking import checked_scores, keep_count
 from .pruning.schedules import Workbench
 from .results.store import Store
 from .spec.run import Choice, Run
 from .spec.settings import Finetune, Training
-from .training.fits import train_one
+from .training.fits import initial_network, train_one
 from .training.seeding import seeded
 
 TINY = (
@@ -88,14 +91,15 @@ def check_on(method: str, architecture: Choice, granularity: str, **options: Any
 def _verdict(bench: Workbench, promise: str, test: Callable[[Workbench], None]) -> Verdict:
     place = (bench.run.method.label, bench.run.architecture.label, bench.run.units, promise)
     try:
-        test(bench)
-    except Broken as problem:
+        with isolated(bench.data), sealed():
+            test(bench)
+    except (Broken, LeftBehind) as problem:
         return Verdict(*place, str(problem))
     except NotApplicable as reason:
         return Verdict(*place, not_applicable=str(reason))
     except TestSplitError as problem:
         return Verdict(*place, f"{problem}; a method sees only state.train", traceback.format_exc())
-    except Exception as problem:
+    except (Exception, SystemExit) as problem:
         return Verdict(*place, f"raised {type(problem).__name__}: {problem}", traceback.format_exc())
     return Verdict(*place)
 
@@ -175,8 +179,23 @@ def network_untouched(bench: Workbench) -> None:
 
 
 def test_sealed(bench: Workbench) -> None:
-    """Neither training nor scoring reads the test split (both run sealed)."""
-    bench.score(*bench.start())
+    """Nothing of a method reads the test split: not training, not scoring, nor what is asked for afterwards."""
+    network, inference = bench.start()
+    bench.score(network, inference)
+    inference.learned(network)
+    inference.for_units(bench.run.units).identity()
+    inference.candidates()
+    inference.tensors()
+    inference.detach(network)
+    inference.sample(network, torch.Generator().manual_seed(0))
+
+
+def data_and_process_untouched(bench: Workbench) -> None:
+    """Scoring leaves the training data and the state of the process as they were, as all methods share them."""
+    network, inference = bench.start()
+    with isolated(bench.data):
+        bench.score(network, inference)
+        bench.report(State(network, bench.units, bench.data.train, inference))
 
 
 def noise_declared(bench: Workbench) -> None:
@@ -229,12 +248,13 @@ def trains_to_the_end(bench: Workbench) -> None:
             raise Broken(f"training revived removed weights of {name!r}")
     if not bool(torch.isfinite(outcome.network(bench.data.train.x[:8])).all()):
         raise Broken("the pruned network's outputs are not finite")
-    if hooks := _hooks(outcome.network):
-        raise Broken(f"hooks remain on {', '.join(hooks)} after training; remove them in detach")
+    if places := left_on(outcome.network, initial_network(bench.run, bench.data)):
+        raise Broken(f"hooks remain on {', '.join(places)} after training; remove them in detach")
 
 
 PROMISES: dict[str, Callable[[Workbench], None]] = {
     "never reads the test split": test_sealed,
+    "leaves data and process as they were": data_and_process_untouched,
     "scores are finite and rank": scores_rank,
     "deterministic under a seed": scores_repeat,
     "a stored fit gives the same scores": fits_come_back,
