@@ -16,7 +16,7 @@ import yaml
 from ...datasets.errors import UsageError, one_line
 from .yaml_places import refuse_repeated_keys
 
-LONGEST = 1 << 20  # characters
+LONGEST = 1 << 20  # bytes
 DEEPEST = 32  # levels of lists and mappings
 MOST = 200_000  # values, those that anchors repeat counted each time
 DIGITS = 18  # of a whole number, which then fits into 64 bits
@@ -71,20 +71,14 @@ def text_of(path: Path) -> str:
     try:
         with path.open("rb") as file:
             content = file.read(LONGEST + 1)
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        if len(content) > LONGEST:  # perhaps cut in the middle of a character
-            raise _too_long(path) from error
-        raise UsageError(f"{path}: not a text file in UTF-8") from error
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
     if len(content) > LONGEST:
-        raise _too_long(path)
-    return text
-
-
-def _too_long(path: Path) -> UsageError:
-    return UsageError(f"{path}: longer than {LONGEST:,} characters, which no matrix needs")
+        raise UsageError(f"{path}: longer than {LONGEST:,} bytes, which no matrix needs")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: not a text file in UTF-8") from error
 
 
 def parsed(text: str, place: str) -> tuple[yaml.Node | None, Any]:
