@@ -1,4 +1,4 @@
-"""The command line: `bayesprune run | report | list | check | prune | doctor`; imports only what a command needs."""
+"""The command line, `bayesprune COMMAND ...`; imports only what a command needs."""
 
 from __future__ import annotations
 
@@ -66,10 +66,11 @@ _PLUGIN = click.option(
 @click.option("--retry-failed", is_flag=True, help="Run failed cells again.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:I.")
 @click.option("--strict", is_flag=True, help="Exit with 1 if a cell failed.")
+@click.option("--wait", is_flag=True, help="Wait for another run into the folder to end, instead of refusing.")
 @_PLUGIN
 def run(
     matrix: str, out: str, jobs: int | None, shard: str, dry_run: bool, retry_failed: bool, device: str, strict: bool,
-    plugins: tuple[str, ...],
+    wait: bool, plugins: tuple[str, ...],
 ) -> None:  # fmt: skip
     """Run the cells of MATRIX, a YAML file or the name of a shipped matrix.
 
@@ -96,8 +97,9 @@ def run(
             click.echo(describe(matrix, out, jobs, part, retry_failed, device, plugins))
             return
         table = run_matrix(
-            matrix, out, jobs=jobs, shard=part, retry_failed=retry_failed, device=device, plugins=plugins, progress=_bar
-        )
+            matrix, out, jobs=jobs, shard=part, retry_failed=retry_failed, device=device, plugins=plugins,
+            progress=_bar, wait=wait,
+        )  # fmt: skip
     except KeyboardInterrupt:
         click.echo(f"\nInterrupted. Finished cells are in {out}; run the same command again to go on.", err=True)
         sys.exit(130)
@@ -124,6 +126,30 @@ def report(results: tuple[str, ...], out: str, title: str) -> None:
         click.echo(f"bayesprune: warning: {gap}", err=True)
     index = build(frame, Path(out), title=title, missing=missing)
     click.echo(f"Report: {index}")
+
+
+@main.command("verify-folder")
+@click.argument("results", nargs=-1, required=True)
+def verify_folder(results: tuple[str, ...]) -> None:
+    """Check that RESULTS folders are whole: every checksum, key and digest, and whose run owns them.
+
+    Nothing is changed. What is damaged, mixed or missing is named; the same `run` command computes it again. Exit
+    code 0 if all is well, 1 if not.
+    """
+    from .results.verify import verify
+
+    problems = 0
+    for folder in results:
+        found = verify(folder)
+        problems += len(found.problems)
+        counts = ", ".join(f"{n} {kind}" for kind, n in found.counts.items()) or "nothing"
+        click.echo(f"{folder}: {counts} intact, {len(found.problems)} problems")
+        for problem in found.problems:
+            click.secho(f"  PROBLEM {problem}", fg="red")
+        for note in found.notes:
+            click.echo(f"  note    {note}")
+    if problems:
+        sys.exit(1)
 
 
 @main.command("list")

@@ -23,11 +23,13 @@ from ..datasets.load import load
 from ..datasets.seal import TestSplitError, sealed
 from ..methods import registry
 from .harness.workbench import Workbench
+from .isolation.attachments import left_on
+from .isolation.isolated import LeftBehind, isolated
 from .pruning.ranking import checked_scores, keep_count
 from .results.store import Store
 from .spec.run import Choice, Run
 from .spec.settings import Finetune, Training
-from .training.fits import train_one
+from .training.fits import initial_network, train_one
 from .training.seeding import seeded
 
 TINY = (
@@ -91,14 +93,15 @@ def check_on(
 def _verdict(bench: Examined, promise: str, test: Callable[[Examined], None]) -> Verdict:
     place = (bench.run.method.label, bench.run.architecture.label, bench.run.units, promise)
     try:
-        test(bench)
-    except Broken as problem:
+        with isolated(bench.data), sealed():
+            test(bench)
+    except (Broken, LeftBehind) as problem:
         return Verdict(*place, str(problem))
     except NotApplicable as reason:
         return Verdict(*place, not_applicable=str(reason))
     except TestSplitError as problem:
         return Verdict(*place, f"{problem}; a method sees only state.train", traceback.format_exc())
-    except Exception as problem:
+    except (Exception, SystemExit) as problem:
         return Verdict(*place, f"raised {type(problem).__name__}: {problem}", traceback.format_exc())
     return Verdict(*place)
 
@@ -191,8 +194,22 @@ def network_untouched(bench: Examined) -> None:
 
 
 def test_sealed(bench: Examined) -> None:
-    """Neither training nor scoring reads the test split (both run sealed)."""
+    """Nothing of a method reads the test split: not training, not scoring, nor what is asked for afterwards."""
     _ = bench.engine.first
+    network, inference = bench.engine.start()
+    inference.learned(network)
+    inference.for_units(bench.run.units).identity()
+    inference.candidates()
+    inference.tensors()
+    inference.detach(network)
+    inference.sample(network, torch.Generator().manual_seed(0))
+
+
+def data_and_process_untouched(bench: Examined) -> None:
+    """Scoring leaves the training data and the state of the process as they were, as all methods share them."""
+    with isolated(bench.data):
+        _ = bench.second
+        bench.engine.report(bench.engine.first)
 
 
 def noise_declared(bench: Examined) -> None:
@@ -245,12 +262,13 @@ def trains_to_the_end(bench: Examined) -> None:
             raise Broken(f"training revived removed weights of {name!r}")
     if not bool(torch.isfinite(outcome.network(bench.data.train.x[:8])).all()):
         raise Broken("the pruned network's outputs are not finite")
-    if hooks := _hooks(outcome.network):
-        raise Broken(f"hooks remain on {', '.join(hooks)} after training; remove them in detach")
+    if places := left_on(outcome.network, initial_network(bench.run, bench.data)):
+        raise Broken(f"hooks remain on {', '.join(places)} after training; remove them in detach")
 
 
 PROMISES: dict[str, Callable[[Examined], None]] = {
     "never reads the test split": test_sealed,
+    "leaves data and process as they were": data_and_process_untouched,
     "scores are finite and rank": scores_rank,
     "deterministic under a seed": scores_repeat,
     "a stored fit gives the same scores": fits_come_back,

@@ -39,6 +39,11 @@ def score(state):
         pass
     return state.units.gather({n: w.abs() for n, w in state.weights().items()})
 """,
+    "leaves data and process as they were": """
+def score(state):
+    state.train.x.mul_(0.5)
+    return state.units.gather({n: w.abs() for n, w in state.weights().items()})
+""",
     "deterministic under a seed": """
 import itertools
 calls = itertools.count()
@@ -145,6 +150,25 @@ def test_a_pruner_that_breaks_a_promise_is_found_out(promise, tmp_path):
     name = f"cheat-{list(CHEATS).index(promise)}"
     verdict = verdict_of(CHEATS[promise], promise, tmp_path, name)
     assert verdict.problem, promise
+
+
+@pytest.mark.parametrize("method", ["learned", "tensors", "detach", "identity", "for_units"])
+def test_whatever_an_inference_is_asked_it_may_not_read_the_test_split(method, tmp_path):
+    text = f"""
+from dataclasses import dataclass
+def read(self, *args):
+    from bayesprune.datasets.load import load
+    try:
+        load("digits").test
+    except RuntimeError:
+        pass
+    return getattr(Honest, {method!r})(self, *args)
+Honest = MAP
+MAP = dataclass(type("Curious", (MAP,), {{{method!r}: read, "__module__": __name__}}))
+def score(state):
+    return state.units.gather({{n: w.abs() for n, w in state.weights().items()}})
+"""
+    assert "test split" in verdict_of(text, "never reads the test split", tmp_path, f"curious-{method}").problem
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,7 @@ def _run(
     executor: Callable[[], Executor] | None, progress: Callable[[int], Callable[[int], None]] | None,
 ) -> Path:  # fmt: skip
     set_others_aside(plan.every, store)
+    freeze_data_of(plan.every, store)
     todo = pending(plan.cells, store, retry_failed)
     setting = Setting(store.folder.resolve(), str(place), plan.plugins)
     jobs = min(jobs or os.cpu_count() or 1, max(1, len(todo)))
@@ -103,6 +104,19 @@ def _run(
         raise
     lease.check()
     return write_tables(store.folder)
+
+
+def freeze_data_of(cells: Sequence[Run], store: Store) -> None:
+    """A folder from before does not say which data it is of; its records do."""
+    if (store.folder / "data").is_dir():
+        return
+    by_key = {r.key: r for r in cells}
+    frozen: dict[str, str] = {}
+    for record in store.records():
+        if record["key"] in by_key and isinstance(digest := record.get("dataset_digest"), str):
+            frozen.setdefault(by_key[record["key"]].data_key, digest)
+    for key, digest in frozen.items():
+        store.freeze_data(key, digest)
 
 
 def set_others_aside(cells: Sequence[Run], store: Store) -> None:

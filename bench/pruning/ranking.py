@@ -12,7 +12,7 @@ from ...datasets.errors import UsageError
 
 
 class ScoreError(ValueError):
-    """A score that cannot rank: wrong shape, or not finite."""
+    """A score that cannot rank: wrong shape or type, not finite, or constant."""
 
 
 def keep_count(n: int, sparsity: float) -> int:
@@ -29,14 +29,28 @@ def round_target(sparsity: float | None, i: int, rounds: int) -> float | None:
 
 
 def checked_scores(scores: Tensor, units: Units) -> Tensor:
-    """Scores as float64; raises ScoreError unless they are finite and of shape (units.n,)."""
+    """Scores as float64; raises ScoreError unless they are real, finite and of shape (units.n,)."""
+    if not isinstance(scores, Tensor):
+        raise ScoreError(f"a score must be a tensor, one worth per unit, got {type(scores).__name__}")
     if tuple(scores.shape) != (units.n,):
         raise ScoreError(f"a score must have shape ({units.n},), one worth per unit, got {tuple(scores.shape)}")
+    if scores.is_complex() or scores.dtype == torch.bool or scores.layout != torch.strided:
+        raise ScoreError(f"a score must hold real numbers, got {_kind(scores)}; say what is worth more than what")
     scores = scores.detach().double().cpu()
     if not torch.isfinite(scores).all():
         bad = int((~torch.isfinite(scores)).sum())
         raise ScoreError(f"{bad} of {units.n} scores are not finite; stay in log space or guard the division")
     return scores
+
+
+def check_ranks(scores: Tensor, keep: int) -> None:
+    """Raises ScoreError if `keep` of the scores are to be chosen, and all are the same."""
+    if keep < len(scores) and bool((scores == scores[0]).all()):
+        raise ScoreError(f"all {len(scores)} scores are {scores[0].item():.6g}; a constant cannot rank")
+
+
+def _kind(scores: Tensor) -> str:
+    return str(scores.dtype if scores.layout == torch.strided else scores.layout).removeprefix("torch.")
 
 
 def globally_best(ranking: Tensor, units: Units, keep: int, floor: int) -> Tensor:

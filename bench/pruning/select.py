@@ -15,7 +15,7 @@ from ...architectures.units.vector import Units
 from ...datasets.errors import UsageError
 from ...methods.pruner import Allocation, Pruner, State
 from .allocation import ALLOCATIONS
-from .ranking import ScoreError, best, best_of_each_layer, checked_scores, globally_best
+from .ranking import ScoreError, best, best_of_each_layer, check_ranks, checked_scores, globally_best
 from .two_of_four import two_of_four
 
 
@@ -38,12 +38,13 @@ def select(
         floor: units that every layer keeps at least.
 
     Raises:
-        ScoreError: scores of a wrong shape or not finite.
+        ScoreError: scores of a wrong shape or type, not finite, or all the same.
         UsageError: a budget that the layers cannot satisfy.
     """
     units = state.units
     scores = checked_scores(scores, units)
     present = torch.ones_like(scores, dtype=torch.bool) if among is None else among
+    check_ranks(scores[present], keep)
     ranking = scores.masked_fill(~present, -math.inf)
     if allocation == "2:4":
         return two_of_four(ranking, state, keep)

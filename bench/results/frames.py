@@ -14,7 +14,7 @@ from .columns import COSTS, IDENTITY, ORDER, RESULTS, SECONDS, is_number
 from .store import Store
 
 # What a cell begins with that spreadsheets compute instead of showing it.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA = ("=", "+", "-", "@")
 
 
 def results(*folders: str | Path) -> pd.DataFrame:
@@ -49,19 +49,22 @@ def costs_text(frame: pd.DataFrame) -> str:
 
 
 def _csv(frame: pd.DataFrame, columns: list[str]) -> str:
+    import pandas as pd
+
     table = frame[columns].copy()
     for column in ("layer_density", "collapsed", "shift"):
         if column in table:
             table[column] = [json.dumps(v) if isinstance(v, dict | list) else "" for v in table[column]]
     for column in table.columns:
-        if table[column].dtype == object:
+        if not pd.api.types.is_numeric_dtype(table[column]):
             table[column] = [_harmless(v) if isinstance(v, str) else v for v in table[column]]
     return table.to_csv(index=False, lineterminator="\n")
 
 
 def _harmless(text: str) -> str:
-    """Text that no spreadsheet takes for a formula."""
-    return f"'{text}" if text.startswith(_FORMULA) and not _is_number_text(text) else text
+    """Text that no spreadsheet takes for a formula, or for a new row."""
+    text = text.replace("\r", " ")
+    return f"'{text}" if text.lstrip().startswith(_FORMULA) and not _is_number_text(text) else text
 
 
 def _is_number_text(text: str) -> bool:

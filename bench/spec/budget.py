@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, PositiveInt
-
 from ...datasets.errors import UsageError
+from .settings import Count, Settings
 
 
-class Budget(BaseModel):
+class Budget(Settings):
     """What a target sparsity counts, and what every layer keeps.
 
     Attributes:
@@ -18,11 +17,9 @@ class Budget(BaseModel):
         round_to: layers keep multiples of this many units, rounded up, as hardware likes them.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     of: Literal["units", "parameters", "flops"] = "units"
-    at_least: PositiveInt = 1
-    round_to: PositiveInt = 1
+    at_least: Count = 1
+    round_to: Count = 1
 
     @property
     def exact(self) -> bool:

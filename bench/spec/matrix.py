@@ -8,26 +8,19 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    NonNegativeInt,
-    PositiveInt,
-    PrivateAttr,
-    ValidationError,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, ValidationError
 
 from ...architectures.units.vector import Granularity
 from ...datasets.errors import UsageError, unknown
 from .budget import Budget
 from .run import Choice, Run
-from .settings import Finetune, Training
+from .settings import Finetune, Number, Seed, Settings, Threads, Training
 from .shipped import find_matrix
-from .yaml_places import line_of, refuse_repeated_keys, written
+from .yaml_places import line_of, written
+from .yaml_text import parsed, text_of
 
-Sparsity = Annotated[float, Field(ge=0, lt=1)] | Literal["auto"]
+# -0.0 is 0.0, and has to have its key.
+Sparsity = Annotated[Number, Field(ge=0, lt=1), AfterValidator(lambda share: share + 0.0)] | Literal["auto"]
 
 
 def _choice(value: Any) -> Any:
@@ -44,16 +37,14 @@ def _choice(value: Any) -> Any:
 Choices = Annotated[list[Annotated[Choice, BeforeValidator(_choice)]], Field(min_length=1)]
 
 
-class Exclusion(BaseModel):
+class Exclusion(Settings):
     """Cells to leave out: those that match everything given; names match with or without options."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     dataset: str | None = None
     architecture: str | None = None
     method: str | None = None
     sparsity: Sparsity | None = None
-    seed: NonNegativeInt | None = None
+    seed: Seed | None = None
     units: Granularity | None = None
 
     def matches(self, run: Run) -> bool:
@@ -66,23 +57,21 @@ class Exclusion(BaseModel):
         )
 
 
-class Matrix(BaseModel):
+class Matrix(Settings):
     """Everything that a matrix file says."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     datasets: Choices
     architectures: Choices
     methods: Choices
     sparsity: Annotated[list[Sparsity], Field(min_length=1)]
-    seeds: Annotated[list[NonNegativeInt], Field(min_length=1)]
-    units: Annotated[list[Granularity], Field(min_length=1)] = ["weights"]
+    seeds: Annotated[list[Seed], Field(min_length=1)]
+    units: Annotated[list[Granularity], Field(min_length=1)] = Field(default_factory=lambda: ["weights"])
     budget: Budget = Budget()
     training: Training = Training()
     finetune: Finetune = Finetune()
     shift: bool = True
-    threads: PositiveInt = 1
-    exclude: list[Exclusion] = []
+    threads: Threads = 1
+    exclude: list[Exclusion] = Field(default_factory=list)
 
     _file: Path | None = PrivateAttr(None)
     _node: Any = PrivateAttr(None)
@@ -146,18 +135,7 @@ def load_matrix(name_or_path: str | Path) -> Matrix:
     does not know.
     """
     path = find_matrix(name_or_path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: not a text file in UTF-8") from error
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        refuse_repeated_keys(path, node)
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise UsageError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', None) or error}") from error
+    node, content = parsed(text_of(path), str(path))
     if not isinstance(content, Mapping):
         raise UsageError(f"{path}:1: a matrix is a mapping with the keys {', '.join(Matrix.model_fields)}")
     try:

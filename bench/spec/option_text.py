@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import yaml
-
 from ...datasets.errors import UsageError
+from . import yaml_text
 
 
 def parsed(options: Sequence[str], flag: str = "--option") -> dict[str, Any]:
@@ -15,10 +14,7 @@ def parsed(options: Sequence[str], flag: str = "--option") -> dict[str, Any]:
     found = {}
     for text in options:
         name, equals, value = text.partition("=")
-        try:
-            found[name] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            equals = ""
         if not (name and equals):
             raise UsageError(f"{flag} {text!r} is not valid; give name=value, such as depth=8")
+        found[name] = yaml_text.parsed(value, f"{flag} {name}")[1]
     return found

@@ -1,33 +1,59 @@
-"""Settings of training and fine-tuning."""
+"""Settings of training and fine-tuning, and the numbers that a matrix takes."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from ...datasets.plain import without_scalars
+
+MOST = 2**31 - 1
 
 
-class Training(BaseModel):
-    """How networks are trained, the same for all methods. Weight decay is the inference's prior precision."""
+def _no_boolean(value: Any) -> Any:
+    """`yes` is no number of epochs."""
+    if isinstance(value, bool):
+        raise ValueError("a number is needed, not true or false")
+    return value
+
+
+Number = Annotated[float, BeforeValidator(_no_boolean)]
+Whole = Annotated[int, BeforeValidator(_no_boolean)]
+Count = Annotated[Whole, Field(gt=0, le=MOST)]
+Rate = Annotated[Number, Field(gt=0)]
+Seed = Annotated[Whole, Field(ge=0, lt=2**63)]
+Threads = Annotated[Whole, Field(gt=0, le=4096)]
+
+
+class Settings(BaseModel):
+    """Fields that are all known, finite and fixed; numbers of numpy and torch are as good as Python's."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    epochs: PositiveInt = 30
-    batch_size: PositiveInt = 64
+    @model_validator(mode="before")
+    @classmethod
+    def _plain(cls, given: Any) -> Any:
+        return without_scalars(given)
+
+
+class Training(Settings):
+    """How networks are trained, the same for all methods. Weight decay is the inference's prior precision."""
+
+    epochs: Count = 30
+    batch_size: Count = 64
     optimizer: Literal["adam", "sgd", "adabelief"] = "adam"
-    lr: PositiveFloat = 1e-3
+    lr: Rate = 1e-3
     schedule: Literal["constant", "cosine"] = "constant"
-    momentum: float = Field(default=0.9, ge=0, lt=1)
+    momentum: Annotated[Number, Field(ge=0, lt=1)] = 0.9
 
 
-class Finetune(BaseModel):
+class Finetune(Settings):
     """Training of the survivors after pruning; `lr` is that of the training unless given.
 
     `batch_norm: reestimate` first sets the statistics of BatchNorm layers anew, on the training examples.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    epochs: int = Field(default=5, ge=0)
-    lr: PositiveFloat | None = None
+    epochs: Annotated[Whole, Field(ge=0, le=MOST)] = 5
+    lr: Rate | None = None
     batch_norm: Literal["keep", "reestimate"] = "keep"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -38,7 +37,7 @@ def line_of(node: yaml.Node | None, place: Iterable[Any]) -> int:
     return line
 
 
-def refuse_repeated_keys(path: Path, node: yaml.Node | None) -> None:
+def refuse_repeated_keys(path: str, node: yaml.Node | None) -> None:
     """Raises UsageError, with file and line, for a key that is given twice or that is no word."""
     for mapping in _mappings(node):
         seen: set[str] = set()
