@@ -1,4 +1,4 @@
-"""What any network adds to its residual streams, read from the dependency graph of one forward pass.
+"""What any network adds to its residual streams, read from one forward pass.
 
 A sum has a residual stream if one of its terms does not follow from another. The outputs of a layer are added to it if
 they reach the sum through nothing but a norm behind the layer and operations that keep zeros zero.
@@ -7,7 +7,6 @@ they reach the sum through nothing but a norm behind the layer and operations th
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from functools import cached_property
 
 from torch import Tensor, nn
 
@@ -16,17 +15,17 @@ from ..declared.residual import outputs
 from ..layers.spread import can_spread, is_spread
 from ..units.prunable import prunable
 from ..units.slices import Group, Slice
-from .sites import Edge, Site
+from .follow import Step
 from .traced import FAILED, traced
 
 _NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm)
 _SUM = "the operation add"
-# Operations f, by the names that autograd gives them, with f(0) = 0 wherever they are or with other factors.
+# Operations f, by their names beneath PyTorch's layers, with f(0) = 0 wherever they are or with other factors.
 _KEEPING_ZERO = frozenset((
-    "mul", "div", "neg", "relu", "leakyrelu", "gelu", "silu", "tanh", "elu", "hardswish", "hardtanh", "nativedropout",
-    "fuseddropout", "mean", "sum", "avgpool2d", "adaptiveavgpool2d", "maxpool2dwithindices", "view", "unsafeview",
-    "reshapealias", "alias", "permute", "transpose", "t", "expand", "squeeze", "unsqueeze", "clone", "contiguous",
-    "copy", "select", "slice", "roll", "constantpadnd",
+    "mul", "div", "neg", "relu", "leaky_relu", "gelu", "silu", "tanh", "elu", "hardswish", "hardtanh", "native_dropout",
+    "mean", "sum", "avg_pool2d", "adaptive_avg_pool2d", "max_pool2d_with_indices", "view", "unsafe_view", "alias",
+    "permute", "transpose", "t", "expand", "squeeze", "unsqueeze", "clone", "contiguous", "copy", "to_copy", "detach",
+    "select", "slice", "roll", "constant_pad_nd",
 ))  # fmt: skip
 
 
@@ -38,15 +37,15 @@ def find(network: nn.Module, example: Tensor) -> tuple[Group, ...]:
     Raises UsageError if a forward pass cannot be traced, and, saying why, if nothing can leave.
     """
     with traced(network, example) as trace:
-        flow = _Flow(network, trace.graph.edges)
+        flow = _Flow(network, trace.flow.steps)
         order = {name: i for i, name in enumerate(prunable(network))}
         wanted: list[Group] = []
         reasons: dict[str, str] = {}
-        for site in trace.graph.sites:
-            if site.writes and site.slices and flow.is_added(site):
-                group, reason = _outputs(network, site, flow, trace.graph.held)
+        for step in flow.layers():
+            if flow.is_added(step):
+                group, reason = _outputs(network, step, flow, trace.held)
                 wanted += [group] if group else []
-                reasons |= {site.layer: reason} if reason else {}
+                reasons |= {step.layer: reason} if reason else {}
         written = {cut for group in wanted for cut in _cuts(group)}
         proposed = (proposal.group for proposal in trace.proposals() if proposal.group is not None)
         wanted += [group for group in proposed if _has_norm(network, group) and not written.intersection(_cuts(group))]
@@ -61,10 +60,10 @@ def find(network: nn.Module, example: Tensor) -> tuple[Group, ...]:
     return tuple(sorted(found, key=lambda group: min(order.get(name, len(order)) for name, _ in _cuts(group))))
 
 
-def _outputs(network: nn.Module, site: Site, flow: _Flow, held: dict[str, str]) -> tuple[Group | None, str]:
+def _outputs(network: nn.Module, step: Step, flow: _Flow, held: dict[str, str]) -> tuple[Group | None, str]:
     """The outputs of one layer, with the norm behind it; or None, and the reason."""
-    layer, name = network.get_submodule(site.layer), site.layer
-    norm = flow.norm_behind(site)
+    layer, name = network.get_submodule(step.layer), step.layer
+    norm = flow.norm_behind(step)
     last = name if norm is None else norm
     module = network.get_submodule(last)
     if isinstance(layer, nn.modules.conv._ConvNd) and (layer.groups > 1 or layer.transposed):
@@ -84,36 +83,45 @@ def _outputs(network: nn.Module, site: Site, flow: _Flow, held: dict[str, str]) 
 class _Flow:
     """What becomes of the outputs of layers."""
 
-    def __init__(self, network: nn.Module, edges: Iterable[Edge]):
+    def __init__(self, network: nn.Module, steps: Iterable[Step]):
         self._modules = dict(network.named_modules())
-        self._after: dict[Site, list[Site]] = {}
-        self._terms: dict[Site, set[Site]] = {}
-        for source, _, target, _ in edges:
-            if source is not target and target not in self._after.setdefault(source, []):
-                self._after[source].append(target)
-                if target.layer == _SUM and not _is_parameter(source):
-                    self._terms.setdefault(target, set()).add(source)
+        self._steps = list(steps)
+        self._after: dict[Step, list[Step]] = {}
+        self._terms: dict[Step, set[Step]] = {}
+        for step in self._steps:
+            for source in step.reads:
+                self._after.setdefault(source, []).append(step)
+                if step.layer == _SUM:
+                    self._terms.setdefault(step, set()).add(source)
 
-    def norm_behind(self, site: Site) -> str | None:
+    def layers(self) -> Iterator[Step]:
+        """The layers that compute something, where they do so first."""
+        first: dict[str, Step] = {}
+        for step in self._steps:
+            if step.writes:
+                first.setdefault(step.layer, step)
+        return iter(first.values())
+
+    def norm_behind(self, step: Step) -> str | None:
         """The norm that reads what the layer writes, if nothing else does."""
-        after = self._after.get(site, [])
+        after = self._after.get(step, [])
         is_norm = len(after) == 1 and isinstance(self._modules.get(after[0].layer), _NORMS)
         return after[0].layer if is_norm else None
 
-    def is_added(self, site: Site) -> bool:
+    def is_added(self, step: Step) -> bool:
         """Whether the outputs of the layer are a term of a sum that is not made of them alone."""
-        reached = self._kept_zero(site)
+        reached = self._kept_zero(step)
         sums = [reach for reach in reached if len(self._terms.get(reach, ())) > 1]
-        if self.norm_behind(site) is not None and sums:
+        if self.norm_behind(step) is not None and sums:
             return True
-        following = self._descendants(site) if sums else set()
-        return any(self._terms[at] - reached - following - {site} for at in sums)
+        following = self._descendants(step) if sums else set()
+        return any(self._terms[at] - reached - following - {step} for at in sums)
 
-    def _kept_zero(self, site: Site) -> set[Site]:
+    def _kept_zero(self, step: Step) -> set[Step]:
         """What the outputs reach while zeros stay zeros, up to and including the first sum of several terms."""
-        norm = self.norm_behind(site)
-        seen: set[Site] = set()
-        pending = [site]
+        norm = self.norm_behind(step)
+        seen: set[Step] = set()
+        pending = [step]
         while pending:
             for target in self._after.get(pending.pop(), []):
                 is_sum = target.layer == _SUM
@@ -125,30 +133,16 @@ class _Flow:
                     pending.append(target)
         return seen
 
-    def _descendants(self, site: Site) -> set[Site]:
+    def _descendants(self, step: Step) -> set[Step]:
         """All that is computed from the outputs of the layer, through other layers too."""
-        seen: set[Site] = set()
-        pending = [site]
+        seen: set[Step] = set()
+        pending = [step]
         while pending:
-            for target in self._after.get(pending.pop(), []):
-                for reached in (target, *self._written_by.get(target.layer, [])):
-                    if reached not in seen:
-                        seen.add(reached)
-                        pending.append(reached)
+            for reached in self._after.get(pending.pop(), []):
+                if reached not in seen:
+                    seen.add(reached)
+                    pending.append(reached)
         return seen
-
-    @cached_property
-    def _written_by(self) -> dict[str, list[Site]]:
-        """The sites that a layer passes its outputs from, by its name; operations have one site for both."""
-        found: dict[str, list[Site]] = {}
-        for site in self._after:
-            if site.layer in self._modules:
-                found.setdefault(site.layer, []).append(site)
-        return found
-
-
-def _is_parameter(site: Site) -> bool:
-    return any(name == site.layer for name, _ in site.slices)
 
 
 def _has_norm(network: nn.Module, group: Group) -> bool:
