@@ -225,7 +225,6 @@ MIXING = {
     "width": lambda x: x / x.shape[1],
     "roll": lambda x: x.roll(1, -1),
     "sort": lambda x: x.sort(-1).values,
-    "slice": lambda x: torch.cat([x[:, 3:], x[:, :3]], -1),
     "outer": lambda x: (x[:, :, None] * x[:, None]).sum(1) + x.prod(-1, keepdim=True),
     "matrix": lambda x: x @ torch.ones(6, 6).tril(),
 }

@@ -45,8 +45,8 @@ class Grid:
     track: Track
 
     def settle(self, positions: Positions) -> bool:
-        """Whether they vary along one axis."""
-        return len(support(positions.compressed(self.track))) < 2
+        """Whether they vary along one axis, or stay all the same."""
+        return len(support(positions.compressed(self.track))) < 2 or positions.stays(self.track)
 
     def decide(self, positions: Positions) -> None:
         """Keep the longest axis."""
@@ -69,9 +69,9 @@ class Aligned:
         """Tie them where both vary along one axis; what the large one does not follow stays."""
         large, small = positions.compressed(self.large), positions.compressed(self.small)
         axes = support(large)
-        if len(axes) > 1:
+        if len(axes) > 1 and not positions.stays(large):
             return not support(small)
-        if axes and axes[0] in support(small):
+        if len(axes) == 1 and axes[0] in support(small):
             for axis in set(support(small)) - set(axes):
                 small = positions.unify(small, axis)
             positions.tie(large, small)
@@ -95,6 +95,8 @@ class Bounded:
     def settle(self, positions: Positions) -> bool:
         """They stay if they vary along these axes."""
         axes = set(support(positions.compressed(self.track)))
+        if positions.stays(self.track):
+            return True
         if axes <= self.axes:
             positions.stay(self.track, self.reason)
         return axes <= self.axes or not axes & self.axes
@@ -127,7 +129,11 @@ class Grouped:
         if self.reads is None:
             self._places(positions)
             return True
-        for axes in (support(positions.compressed(side)) for side in (self.reads, self.writes)):
+        for side in (self.reads, self.writes):
+            axes = support(positions.compressed(side))
+            if len(axes) > 1 and positions.stays(side):
+                positions.stay(np.concatenate([self.reads.ravel(), self.writes.ravel(), self.inner]), self.reason)
+                return True
             if axes == (0,):
                 self._whole(positions)
                 return True

@@ -74,8 +74,8 @@ class Flow:
     _seen: set[tuple[tuple[int, ...], bytes]] = field(default_factory=set)
 
     def annotate(self, tensor: Tensor, tracks: Sequence[Track]) -> None:
-        """Give a tensor its tracks; each is to stay a grid, and those that stay give way to others."""
-        tracks = _free(self.positions, tracks)
+        """Give a tensor its tracks; each is to stay a grid, and one of those on each axis may leave."""
+        tracks = _crossing(self.positions, tracks) if len(tracks) > 1 else tuple(tracks)
         setattr(tensor, _TRACKS, tracks)
         for track in tracks:
             key = track.shape, track.tobytes()
@@ -91,14 +91,19 @@ class Flow:
             self.agreements.append(Bounded(track, frozenset(axes), reason))
 
 
-def _free(positions: Positions, tracks: Sequence[Track]) -> Tracks:
-    """Without tracks that stay anyway along axes that other tracks run over too."""
-    axes = [set(support(track)) for track in tracks]
-    if len(set().union(*axes)) == sum(map(len, axes)):
-        return tuple(tracks)
-    stays = [positions.stays(track) for track in tracks]
-    free = set().union(*(own for own, kept in zip(axes, stays, strict=True) if not kept))
-    return tuple(t for t, own, kept in zip(tracks, axes, stays, strict=True) if not (kept and own & free))
+def _crossing(positions: Positions, tracks: Sequence[Track]) -> Tracks:
+    """Of tracks that run over the same axis, such as heads and places in them seen as channels, one may leave.
+
+    What stays anyway gives way to what does not, places of constants to others, and all give way to heads.
+    """
+    kept: list[Track] = []
+    for track in sorted(tracks, key=positions.rank, reverse=True):
+        axes = set(support(track))
+        if not any(axes & set(support(other)) for other in kept):
+            kept.append(track)
+        elif not positions.is_soft(track):
+            positions.stay(track, "others that run across them leave")
+    return tuple(track for track in tracks if any(track is each for each in kept))
 
 
 def tracks_of(tensor: Any) -> Tracks | None:
@@ -157,10 +162,11 @@ class Call:
 
     def writes(self, tensor: Any, tracks: Sequence[Track]) -> None:
         """Note that a layer with this tensor as its weights computes the positions of the tracks."""
-        if depends(tensor) or not tracks:
+        sites = self.positions.sites_of(owner_of(tensor) or "")
+        if depends(tensor) or not tracks or any(site.is_buffer for site in sites):
             return
         rows = np.unique(np.concatenate([track.ravel() for track in tracks]))
-        for site in self.positions.sites_of(owner_of(tensor) or ""):
+        for site in sites:
             site.writes |= bool(np.isin(self.positions.find(site.nodes), rows).any())
         self.positions.written.update(rows.tolist())
 
@@ -230,7 +236,7 @@ class Follow(TorchDispatchMode):
     def _unbound(self, tensor: Tensor) -> list[Track]:
         """Tracks of one value everywhere: places that leave with whatever they meet."""
         long = [axis for axis, length in enumerate(tensor.shape) if length > 1]
-        rows = {axis: self.flow.positions.fresh(tensor.shape[axis]) for axis in long}
+        rows = {axis: self.flow.positions.fresh(tensor.shape[axis], soft=True) for axis in long}
         return [row.reshape([-1 if i == axis else 1 for i in range(tensor.dim())]) for axis, row in rows.items()]
 
     def _annotate(self, call: Call, known: list[Tensor]) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .agreements import Grid
 from .follow import Call, Tracks, full, parts_of, rule, tracks_of
 from .numbers import Need
 from .pointwise import Operand, meet
@@ -48,7 +49,7 @@ def expanded(call: Call) -> Tracks:
     for axis, length in enumerate(result.shape):
         if length > 1 and (axis < new or tensor.shape[axis - new] == 1):
             shape = [length if i == axis else 1 for i in range(result.dim())]
-            tracks.append(call.positions.fresh(length).reshape(shape))
+            tracks.append(call.positions.fresh(length, soft=True).reshape(shape))
     return tuple(tracks)
 
 
@@ -174,7 +175,7 @@ def _side_by_side(parts: Sequence[tuple[int, Track | None]], axis: int, dim: int
 
 @rule(
     "index", "index_select", "gather", "flip", "repeat", "repeat_interleave", "tile", "pixel_shuffle", "unfold",
-    "pixel_unshuffle", "constant_pad_nd", "pad", "im2col", "as_strided", "channel_shuffle", "native_channel_shuffle",
+    "pixel_unshuffle", "im2col", "as_strided",
     "diagonal", "take_along_dim", "reflection_pad2d", "replication_pad2d", "reflection_pad1d", "replication_pad1d",
     "rot90", "unsafe_index",
 )  # fmt: skip
@@ -184,14 +185,53 @@ def gathered(call: Call) -> Tracks:
     numbers = torch.arange(1, tensor.numel() + 1, dtype=torch.float64, device=tensor.device).view(tensor.shape)
     arguments: list[Any] = [numbers if each is tensor else each for each in call.args]
     named = {name: numbers if each is tensor else each for name, each in call.kwargs.items()}
-    if call.name == "constant_pad_nd":
-        arguments = arguments[:2]
     came = call.func(*arguments, **named).cpu().numpy().astype(np.int64)
     tracks = []
     for track in call.tracks("self" if "self" in call else "input"):
         row = np.concatenate([[STAYS], full(track, tensor.shape).ravel()])
         tracks.append(call.positions.compressed(row[came]))
     return tuple(tracks)
+
+
+@rule("constant_pad_nd", "pad")
+def padded(call: Call) -> Tracks:
+    """Constants around what is there: new places, which stay, along axes on which positions vary."""
+    widths = [(0, 0)] * call["self"].dim()
+    for i, (before, after) in enumerate(zip(call["pad"][::2], call["pad"][1::2], strict=True)):
+        widths[-1 - i] = before, after
+    found = []
+    for track in call.tracks("self"):
+        for axis in support(track):
+            before, after = widths[axis]
+            track = track[(slice(None),) * axis + (slice(max(-before, 0), track.shape[axis] - max(-after, 0)),)]
+            around = [(max(before, 0), max(after, 0)) if i == axis else (0, 0) for i in range(track.ndim)]
+            track = np.pad(track, around, constant_values=STAYS)
+        found.append(track)
+    return tuple(found)
+
+
+@rule("channel_shuffle", "native_channel_shuffle")
+def shuffled(call: Call) -> Tracks:
+    """Channels (group, place) as (place, group): the same places leave in all groups, or whole groups."""
+    shape, groups = tuple(call["self"].shape), call["groups"]
+    seen = (shape[0], groups, shape[1] // groups, *shape[2:])
+    turned = (shape[0], shape[1] // groups, groups, *shape[2:])
+    found = []
+    for track in (reshaped(track, shape, seen) for track in call.tracks("self")):
+        call.flow.agreements.append(Grid(track))
+        found.append(reshaped(track.swapaxes(1, 2), turned, shape))
+    return tuple(found)
+
+
+@rule("glu")
+def gated(call: Call) -> Tracks:
+    """One half times a sigmoid of the other, place by place."""
+    axis = call["dim"] % call["self"].dim()
+    half = call.result.shape[axis]
+    for track in call.tracks("self"):
+        if support(track) == (axis,):
+            call.positions.tie(_taken(track, axis, range(half)), _taken(track, axis, range(half, 2 * half)))
+    return tuple(_taken(track, axis, range(half)) for track in call.tracks("self"))
 
 
 @rule("roll")

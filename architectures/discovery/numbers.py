@@ -15,6 +15,7 @@ import numpy as np
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from ..layers.resize import resize
 from ..layers.sized import sizes_in
 from .positions import Track
 from .watch import Watch
@@ -84,13 +85,21 @@ class Need:
     end: int | None = None
 
 
+# Sizes that layers of torch keep of themselves; `layers.resize` and the groups of convolutions see to these.
+LAYER_SIZES = frozenset((
+    "in_features", "out_features", "in_channels", "out_channels", "groups", "num_features", "num_channels",
+    "num_groups", "normalized_shape", "num_embeddings", "embedding_dim", "input_size", "hidden_size",
+))  # fmt: skip
+
+
 def follow_numbers(network: nn.Module) -> None:
     """Put Numbers in the place of whole numbers that modules of a lent network keep; layers of torch keep theirs."""
     for path, module in network.named_modules():
         if not type(module).__module__.startswith("torch.nn"):
             own = vars(module)
+            theirs = LAYER_SIZES if resize.dispatch(type(module)) is not resize.dispatch(nn.Module) else ()
             for name, value in list(own.items()):
-                if not name.startswith("_"):
+                if not name.startswith("_") and name not in theirs:
                     own[name] = _read(path, name, value)
 
 
@@ -132,14 +141,13 @@ class Passing(TorchFunctionMode):
         finally:
             self.noted[:], self.flow.by_width = outer, False
         if taken is not None:
-            self._size(func.__name__, args[0], taken, result)
+            self._size(func.__name__, args, kwargs, taken.sizes, result)
         return result
 
-    def _size(self, name: str, source: Any, taken: Any, result: Any) -> None:
-        before = tuple(source.shape)
+    def _size(self, name: str, args: Any, kwargs: Any, sizes: tuple[int, ...], result: Any) -> None:
         places = dict(zip(self.watch.inside, self.watch.sized, strict=True))
         self.watch.sized[:] = [count + 1 for count in self.watch.sized]
-        self.flow.sizings.append(Sizing(name, places, before, tuple(taken[1]), result, taken))
+        self.flow.sizings.append(Sizing(name, places, args, kwargs, sizes, result))
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,18 +157,18 @@ class Sizing:
     Attributes:
         name: Of the function.
         calls: Modules whose forward passes were running, and which of their calls it was.
-        before: Shape of the tensor.
-        sizes: What it was given, Numbers among them.
+        args: Its arguments, the tensor first.
+        kwargs: Those that have names.
+        sizes: The sizes among them, some of them Numbers.
         result: What it returned.
-        taken: The arguments before and behind the sizes.
     """
 
     name: str
     calls: Mapping[str, int]
-    before: tuple[int, ...]
+    args: Any
+    kwargs: Any
     sizes: tuple[int, ...]
     result: Any
-    taken: Any
 
 
 def _numbers(value: Any) -> Iterator[Number]:

@@ -49,6 +49,7 @@ class Positions:
     heads: set[int] = field(default_factory=set)
     _parent: np.ndarray = field(default_factory=lambda: np.zeros(1, np.int64))
     _kept: np.ndarray = field(default_factory=lambda: np.ones(1, bool))
+    _soft: np.ndarray = field(default_factory=lambda: np.zeros(1, bool))
     _by_name: dict[str, list[Site]] = field(default_factory=dict)
     _stays: list[tuple[np.ndarray, str]] = field(default_factory=list)
 
@@ -64,11 +65,12 @@ class Positions:
         self.sites.append(site)
         self._by_name.setdefault(site.name, []).append(site)
 
-    def fresh(self, n: int) -> np.ndarray:
-        """Numbers of n new positions, shape (n,)."""
+    def fresh(self, n: int, *, soft: bool = False) -> np.ndarray:
+        """Numbers of n new positions, shape (n,); soft ones belong to constants, and leave with whatever they meet."""
         new = np.arange(len(self._parent), len(self._parent) + n)
         self._parent = np.concatenate([self._parent, new])
         self._kept = np.concatenate([self._kept, np.zeros(n, bool)])
+        self._soft = np.concatenate([self._soft, np.full(n, soft)])
         return new
 
     def find(self, track: Track) -> Track:
@@ -87,17 +89,18 @@ class Positions:
         pairs = (a != STAYS) & (b != STAYS)
         a, b = self.find(a[pairs]), self.find(b[pairs])
         kept = np.concatenate([a, b])
-        kept = kept[self._kept[kept]]
+        hard, kept = kept[~self._soft[kept]], kept[self._kept[kept]]
         while (apart := a != b).any():
             a, b = a[apart], b[apart]
             high, low = np.maximum(a, b), np.minimum(a, b)
             np.minimum.at(self._parent, high, low)
             a, b = self.find(high), self.find(low)
         self._kept[self.find(kept)] = True
+        self._soft[self.find(hard)] = False
 
     def unify(self, track: Track, axis: int) -> Track:
         """Let all positions along `axis` leave together: what is left of the track, of length one there."""
-        first = track.take([0], axis)
+        first = track.max(axis, keepdims=True)
         self.tie(track, first)
         return first
 
@@ -110,6 +113,16 @@ class Positions:
     def stays(self, track: Track) -> bool:
         """Whether all of them are known to stay."""
         return bool(self._kept[self.find(track)].all())
+
+    def is_soft(self, track: Track) -> bool:
+        """Whether they belong to constants, and have met nothing else."""
+        return bool(self._soft[self.find(track)].all())
+
+    def rank(self, track: Track) -> tuple[bool, bool, bool, int]:
+        """What is preferred where only one of several tracks can leave: the largest."""
+        roots = np.unique(self.find(track))
+        heads = self.find(np.array(sorted(self.heads), int))
+        return not self.stays(track), not self.is_soft(track), bool(np.isin(roots, heads).any()), len(roots)
 
     def compressed(self, track: Track) -> Track:
         """The track in terms of representatives, of length one wherever they do not vary."""

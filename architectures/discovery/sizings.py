@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..layers.sized import axes_of_bounds
 from ..units.slices import Group, SizedCall
 from .families import Family
 from .follow import Flow, tracks_of
@@ -60,18 +61,26 @@ def _sizes(
 def _parts(positions: Positions, sizing: Sizing) -> Iterator[tuple[list[int], list[int], list[Track], tuple[int, ...]]]:
     """Places among the sizes and the axes that they are sizes of, as far as they depend on each other."""
     if sizing.name in ("split", "split_with_sizes"):
-        axis = sizing.taken[2][0]
+        axis = sizing.args[2] if len(sizing.args) > 2 else sizing.kwargs.get("dim", 0)
         for place, part in enumerate(sizing.result[: len(sizing.sizes)]):
             tracks = [positions.compressed(track) for track in tracks_of(part) or ()]
             yield [place], [axis % part.dim()], tracks, tuple(part.shape)
         return
+    if sizing.name == "__getitem__":
+        source = sizing.args[0]
+        tracks = [positions.compressed(track) for track in tracks_of(source) or ()]
+        for place, axis in enumerate(axes_of_bounds(sizing.args[1], source.dim())):
+            before = [t.take(range(min(sizing.sizes[place], t.shape[axis])), axis) for t in tracks if t.shape[axis] > 1]
+            shape = [sizing.sizes[place] if i == axis else n for i, n in enumerate(source.shape)]
+            yield [place], [axis], before, tuple(shape)
+        return
     result, after = sizing.result, tuple(sizing.result.shape)
     tracks = [positions.compressed(track) for track in tracks_of(result) or ()]
-    first = sizing.taken[0][1] % len(sizing.before) if sizing.name == "unflatten" else 0
+    first = sizing.args[1] % sizing.args[0].dim() if sizing.name == "unflatten" else 0
     if sizing.name == "expand":
         runs = [[axis] for axis in range(len(after))]
     else:
-        runs = [new for _, new in blocks(sizing.before, after)]
+        runs = [new for _, new in blocks(tuple(sizing.args[0].shape), after)]
     for axes in runs:
         inside = [axis for axis in axes if 0 <= axis - first < len(sizing.sizes)]
         yield [axis - first for axis in inside], inside, tracks, after

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,11 +24,12 @@ from . import moves, pointwise, products, reductions
 from .agreements import settle
 from .counts import counts_of
 from .double import in_double
-from .families import families
+from .families import Family, families
 from .follow import Flow, Follow, tracks_of
-from .numbers import Passing, follow_numbers
-from .positions import Positions, Site
+from .numbers import LAYER_SIZES, Need, Number, Passing, follow_numbers
+from .positions import Positions, Site, Track, support
 from .sizings import needs_of, sized_calls
+from .streams import NORMS, Streams
 from .trial import Trial, kind_of
 from .watch import Watch
 
@@ -124,7 +126,7 @@ class Trace:
 
 def _own(group: Group) -> tuple[Count, ...]:
     """The numbers that modules keep, without those that layers of torch keep of themselves."""
-    return tuple(count for count in group.counts if count.attribute != "groups")
+    return tuple(count for count in group.counts if count.attribute not in LAYER_SIZES)
 
 
 @contextmanager
@@ -172,12 +174,30 @@ def _proposals(
     modules = dict(network.named_modules())
     found = families(flow.positions, list(tensors), lambda site: _layer_of(site, modules))
     calls = sized_calls(flow, network, found)
+    streams = Streams(network, flow.steps)
+    added = {step.layer for step in streams.layers() if streams.is_added(step)}
     for family in found:
+        family = replace(family, kind="hidden") if _is_hidden(family, modules, added) else family
         reason = family.reason or (_LONELY if family.size == 1 else "")
         if not taken.intersection((site.name, site.axis) for site, _ in family.parts):
             group = None if reason else family.group(tensors, counts_of(flow, family))
             proposals.append(Proposal(family.name, reason, group, calls.get(family.name, ())))
     return proposals
+
+
+def _is_hidden(family: Family, modules: Mapping[str, nn.Module], added: set[str]) -> bool:
+    """Whether units lie between linear layers, norms aside, of which the last is added to a residual stream."""
+    owners = {path: modules[path] for path in (site.name.rpartition(".")[0] for site, _ in family.parts)}
+    linear = {path for path, module in owners.items() if _is_linear(module)}
+    writes = {site.name.rpartition(".")[0] for site, _ in family.parts if site.writes}
+    others = [module for path, module in owners.items() if path not in linear]
+    reads = linear - writes
+    return family.kind != "head" and bool(reads) and reads <= added and all(isinstance(each, NORMS) for each in others)
+
+
+def _is_linear(module: nn.Module) -> bool:
+    is_pointwise = isinstance(module, nn.modules.conv._ConvNd) and {*module.kernel_size, module.groups} == {1}
+    return isinstance(module, nn.Linear) or is_pointwise
 
 
 def _layer_of(site: Site, modules: Mapping[str, nn.Module]) -> tuple[str, str]:
@@ -255,6 +275,7 @@ def _pass(network: nn.Module, x: Tensor, flow: Flow) -> None:
     with lent(network), ExitStack() as stack:
         follow = Follow(network, flow)
         watch = Watch(network)
+        _count_channels(network, flow)
         follow_numbers(network)
         fast = torch.backends.mha.get_fastpath_enabled()
         stack.callback(torch.backends.mha.set_fastpath_enabled, fast)
@@ -274,6 +295,31 @@ def _pass(network: nn.Module, x: Tensor, flow: Flow) -> None:
         raise UsageError(f"no output of {type(network).__name__} can be differentiated by its parameters")
     for track in (track for tracks in outputs for track in tracks):
         flow.positions.stay(track, OUTPUT, above_all=True)
+
+
+def _count_channels(network: nn.Module, flow: Flow) -> None:
+    """Let norms without tensors, which keep the number of their channels all the same, note what that counts."""
+
+    def note(path: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        for track in tracks_of(inputs[0]) or ():
+            for name, rows in _counted_by(module, track):
+                number = Number.read((path, name, -1), getattr(module, name))
+                flow.needs.append(Need(number, rows, 0))
+
+    for path, module in network.named_modules():
+        if isinstance(module, (nn.GroupNorm, nn.modules.batchnorm._NormBase)) and module.weight is None:
+            module.register_forward_pre_hook(partial(note, path))
+
+
+def _counted_by(module: nn.Module, track: Track) -> Iterator[tuple[str, Track]]:
+    """The numbers that a norm keeps, each with the positions, shape (n,), that it counts."""
+    if support(track) != (1,):
+        return
+    if isinstance(module, nn.GroupNorm):
+        yield "num_channels", track.ravel()
+        yield "num_groups", track.ravel()[:: module.num_channels // module.num_groups]
+    elif module._buffers.get("running_mean") is None:
+        yield "num_features", track.ravel()
 
 
 def _said(error: Exception) -> str:

@@ -62,8 +62,8 @@ class FewerHeads(nn.MultiheadAttention):
         biases = (None,) * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
         q, k, v = (F.linear(*each) for each in zip((query, key, value), weights, biases, strict=True))
         if self.bias_k is not None and self.bias_v is not None:
-            k = torch.cat([k, self.bias_k.expand(len(k), 1, -1)], 1)
-            v = torch.cat([v, self.bias_v.expand(len(v), 1, -1)], 1)
+            k = torch.cat([k, self.bias_k.expand(k.shape[0], 1, -1)], 1)
+            v = torch.cat([v, self.bias_v.expand(v.shape[0], 1, -1)], 1)
         if self.add_zero_attn:
             k, v = (torch.cat([each, torch.zeros_like(each[:, :1])], 1) for each in (k, v))
         return [q, k, v]
@@ -76,9 +76,9 @@ class FewerHeads(nn.MultiheadAttention):
         """What is added to the scores, broadcast to (N, heads, L, S); keys added by the layer are never masked."""
         parts = []
         if mask is not None:
-            parts.append(mask.unflatten(0, (len(q), -1)) if mask.dim() == 3 else mask)
+            parts.append(mask.unflatten(0, (q.shape[0], -1)) if mask.dim() == 3 else mask)
         if padding is not None:
-            parts.append(padding.reshape(len(q), 1, 1, -1))
+            parts.append(padding.reshape(q.shape[0], 1, 1, -1))
         added = [F.pad(self._added(each, q), (0, k.shape[2] - each.shape[-1])) for each in parts]
         return sum(added[1:], added[0]) if added else None
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -36,32 +38,78 @@ class Sized(TorchFunctionMode):
     def __torch_function__(self, func: Callable[..., Any], types: object, args: Any = (), kwargs: Any = None) -> Any:
         """Call `func` with the sizes that it is to have."""
         kwargs = kwargs or {}
-        if sizes_in(func, args, kwargs) is None:
+        if (taken := sizes_in(func, args, kwargs)) is None:
             return func(*args, **kwargs)
         call, self._calls = self._calls, self._calls + 1
         wanted = {place: size for (number, place), size in self.sizes.items() if number == call}
-        return func(*self._with(call, func, args, kwargs, wanted)) if wanted else func(*args, **kwargs)
-
-    def _with(self, call: int, func: Callable[..., Any], args: Any, kwargs: Any, wanted: Mapping[int, int]) -> Any:
-        head, sizes, tail = sizes_in(func, args, kwargs) or ((), (), ())
-        now = [wanted.get(place, size) for place, size in enumerate(sizes)]
-        self.replaced.update((call, place) for place, size in enumerate(sizes) if size not in (-1, now[place]))
-        is_one = isinstance(args[1], int) and func.__name__ == "split" if len(args) > 1 else False
-        return (*head, now[0] if is_one else now, *tail)
+        if not wanted:
+            return func(*args, **kwargs)
+        sizes = taken.sizes
+        self.replaced.update((call, place) for place, size in wanted.items() if sizes[place] not in (-1, size))
+        return func(*taken.arguments([wanted.get(place, size) for place, size in enumerate(sizes)]))
 
 
-def sizes_in(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """The arguments before the sizes that a call takes, the sizes, and what is behind them; None if it takes none."""
+@dataclass(frozen=True)
+class Taken:
+    """The sizes that a call takes, and how to write its arguments with others in their place."""
+
+    sizes: tuple[int, ...]
+    arguments: Callable[[list[int]], tuple[Any, ...]]
+
+
+def sizes_in(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Taken | None:
+    """The sizes that a call takes, or None: those of views, of parts, and the bounds of slices."""
     name = getattr(func, "__name__", "")
-    if name in _LISTED and args and isinstance(args[0], Tensor) and len(args) > 1 and not kwargs:
+    if len(args) < 2 or not isinstance(args[0], Tensor):
+        return None
+    if name in _LISTED and not kwargs:
         sizes = args[1] if isinstance(args[1], (tuple, list)) else args[1:]
-        return (args[0],), tuple(sizes), ()
-    if name in ("unflatten",) and len(args) == 3 and isinstance(args[1], int):
-        return (args[0], args[1]), tuple(args[2]), ()
-    if name in ("split", "split_with_sizes") and len(args) > 1:
-        sizes = args[1] if isinstance(args[1], (tuple, list)) else (args[1],)
-        return (args[0],), tuple(sizes), (args[2] if len(args) > 2 else kwargs.get("dim", 0),)
+        return Taken(tuple(sizes), lambda now: (args[0], now))
+    if name == "unflatten" and len(args) == 3 and isinstance(args[1], int):
+        return Taken(tuple(args[2]), lambda now: (args[0], args[1], now))
+    if name in ("split", "split_with_sizes"):
+        axis = args[2] if len(args) > 2 else kwargs.get("dim", 0)
+        if isinstance(args[1], (tuple, list)):
+            return Taken(tuple(args[1]), lambda now: (args[0], now, axis))
+        return Taken((args[1],), lambda now: (args[0], now[0], axis))
+    if name == "__getitem__":
+        return _bounds(args[0], args[1])
     return None
+
+
+def _bounds(tensor: Tensor, index: Any) -> Taken | None:
+    """The bounds of the slices of an index, in their order."""
+    parts = index if isinstance(index, tuple) else (index,)
+    given = [(i, end) for i, part in enumerate(parts) if isinstance(part, slice) for end in ("start", "stop")]
+    given = [(i, end) for i, end in given if isinstance(getattr(parts[i], end), int) and getattr(parts[i], end) > 0]
+    if not given:
+        return None
+
+    def arguments(now: list[int]) -> tuple[Any, ...]:
+        told = dict(zip(given, now, strict=True))
+        changed = [
+            slice(told.get((i, "start"), part.start), told.get((i, "stop"), part.stop), part.step)
+            if isinstance(part, slice)
+            else part
+            for i, part in enumerate(parts)
+        ]
+        return tensor, tuple(changed)
+
+    return Taken(tuple(getattr(parts[i], end) for i, end in given), arguments)
+
+
+def axes_of_bounds(index: Any, dim: int) -> list[int]:
+    """The axis, of `dim` axes, that each of the bounds of the slices of an index is on."""
+    parts = index if isinstance(index, tuple) else (index,)
+    width = sum(part.dim() if isinstance(part, Tensor) and part.dtype == torch.bool else 1
+                for part in parts if part is not None and part is not Ellipsis)  # fmt: skip
+    axes, axis = [], 0
+    for part in parts:
+        if isinstance(part, slice):
+            bounds = (part.start, part.stop)
+            axes += [axis] * sum(isinstance(bound, int) and bound > 0 for bound in bounds)
+        axis += dim - width if part is Ellipsis else part is not None
+    return axes
 
 
 # Who wants to know which sizes are replaced, the last one first.
