@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 
 from torch import Tensor, nn
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from ...datasets.errors import UsageError
 from ..declared.groups import load_declarations
 from ..layers.resize import resize
+from ..layers.sized import resized_
 from ..layers.spread import spread_
 from ..running.plain import copied
 from ..units.mask import Mask
@@ -73,9 +75,39 @@ def cut(
     for (name, axis), stay in stays.items():
         tensors[name] = tensors[name].detach().index_select(axis, stay.nonzero().flatten().to(tensors[name].device))
         put(name, tensors[name])
+    _recount(network, mask)
     for module in network.modules():
         resize(module)
     _spread_out(network, mask, stays)
+
+
+def _recount(network: nn.Module, mask: Mask) -> None:
+    """Let the numbers that modules keep of their units say how many are left, in place."""
+    for group, kept in zip(mask.units.groups, mask.units.split(mask.kept), strict=True):
+        for count in group.counts:
+            fewer = int(count.lost[~kept.to(count.lost.device)].sum())
+            own = vars(network.get_submodule(count.module))
+            value = own[count.attribute]
+            if count.place < 0:
+                own[count.attribute] = value - fewer
+            else:
+                parts = [each - fewer * (i == count.place) for i, each in enumerate(value)]
+                own[count.attribute] = type(value)(parts)
+    for module, calls in _sized_calls(mask).items():
+        resized_(network.get_submodule(module), tuple(itertools.chain.from_iterable(calls)))
+
+
+def _sized_calls(mask: Mask) -> dict[str, list[tuple[int, int, int]]]:
+    """What sizes the forward passes of modules are told: by path, the call, the place, and the size."""
+    sizes: dict[tuple[str, int, int], int] = {}
+    for group, kept in zip(mask.units.groups, mask.units.split(mask.kept), strict=True):
+        for call in group.calls:
+            key = call.module, call.call, call.place
+            sizes[key] = sizes.get(key, call.size) - int(call.lost[~kept.to(call.lost.device)].sum())
+    found: dict[str, list[tuple[int, int, int]]] = {}
+    for (module, call, place), size in sizes.items():
+        found.setdefault(module, []).append((call, place, size))
+    return found
 
 
 def _spread_out(network: nn.Module, mask: Mask, stays: Mapping[tuple[str, int], Tensor]) -> None:

@@ -61,7 +61,8 @@ def within(path: str, group: Group) -> Group:
     name = f"{path}.{group.name}" if " " in group.name else f"{path} {group.name}"
     slices = tuple(replace(part, name=f"{path}.{part.name}") for part in group.slices)
     buffers = tuple(replace(part, name=f"{path}.{part.name}") for part in group.buffers)
-    return replace(group, name=name, slices=slices, buffers=buffers, spread=group.spread and f"{path}.{group.spread}")
+    spread = group.spread and f"{path}.{group.spread}"
+    return replace(group, name=name, slices=slices, buffers=buffers, spread=spread)
 
 
 def parallel(

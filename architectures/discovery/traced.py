@@ -1,36 +1,44 @@
-"""Groups of any network: proposed by the dependency graph of one forward pass, kept if a trial confirms them."""
+"""Groups of any network: proposed by following the positions through a forward pass, kept if a trial confirms them."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
 from ...datasets.errors import UsageError, first_line
 from ..declared.groups import declared_groups, within
 from ..running.loan import lent, randomise_
+from ..running.modes import unfused
 from ..units.prunable import all_tensors
-from ..units.slices import Group, Slice
-from .dependency import couplings
-from .families import families
-from .sites import Edge, Site
-from .trial import exact
+from ..units.slices import Count, Group, SizedCall, Slice
+from . import moves, pointwise, products, reductions
+from .agreements import settle
+from .counts import counts_of
+from .double import in_double
+from .families import Family, families
+from .follow import Flow, Follow, tracks_of
+from .numbers import LAYER_SIZES, Need, Number, Passing, follow_numbers
+from .positions import Positions, Site, Track, support
+from .sizings import needs_of, sized_calls
+from .streams import NORMS, Streams
+from .trial import Trial, kind_of
 from .watch import Watch
 
-EXAMPLES = 2  # rows of the example that are used: enough to tell the batch axis from the others
+EXAMPLES = 2  # rows of the example that are used: more cost time and show nothing more
+OUTPUT = "the outputs of the network stay"
 FAILED = "the network computes something else, or nothing, when they are cut out: an operation mixes or counts them"
 _LONELY = "it is a single unit, and one has to stay"
-_WHOLE: dict[type[nn.Module], tuple[str, str]] = {
-    nn.MultiheadAttention: ("heads", "nn.MultiheadAttention keeps one width for all that it reads and writes"),
-    nn.RNNBase: ("units", "recurrent layers are not cut"),
-    nn.RNNCellBase: ("units", "recurrent layers are not cut"),
-}
+_RULES = (moves, pointwise, products, reductions)  # imported for the rules that they register
+_KINDS: dict[type[nn.Module], str] = {nn.modules.conv._ConvNd: "filter", nn.Embedding: "channel"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,44 +63,89 @@ def find(network: nn.Module, example: Tensor) -> Found:
     """
     with traced(network, example) as trace:
         proposals = trace.proposals()
-        confirmed = trace.confirmed([proposal.group for proposal in proposals if proposal.group is not None])
+        confirmed = trace.confirmed_all(proposals)
     found = {group.name for group in confirmed}
     left_out = {p.name: p.reason or FAILED for p in proposals if p.name not in found}
-    return Found(confirmed, left_out | dict(_whole(network)))
+    return Found(confirmed, left_out)
 
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """A lent network with random tensors, inputs for it, and what one pass showed."""
+    """A lent network with random tensors, inputs for it, and what passes showed.
+
+    Attributes:
+        held: Parameters that may not be cut, by name, with the reason.
+        trains: Whether there are layers that compute in training mode only.
+    """
 
     network: nn.Module
     x: Tensor
-    graph: Graph
+    flow: Flow
+    held: dict[str, str]
     generator: torch.Generator
+    trains: bool
 
     def proposals(self) -> list[Proposal]:
         """All that looks like a group."""
-        return _proposals(self.network, self.graph, all_tensors(self.network))
+        return _proposals(self.network, self.flow, self.held, all_tensors(self.network))
 
     def confirmed(self, wanted: Sequence[Group]) -> tuple[Group, ...]:
         """Those groups of which any part can be cut out as if it were only masked."""
-        return exact(self.network, self.x, wanted, self.generator)
+        with in_double():
+            return self._trial.exact(wanted)
+
+    def confirmed_all(self, proposals: Sequence[Proposal]) -> tuple[Group, ...]:
+        """Those of all groups proposed, with whatever it takes to cut them out."""
+        calls = {p.name: p.calls for p in proposals}
+        with in_double():
+            groups = self._trial.adapted([p.group for p in proposals if p.group is not None], calls)
+            return self._trial.exact(self._counted(groups, calls))
+
+    def _counted(self, groups: Sequence[Group], calls: Mapping[str, Sequence[SizedCall]]) -> list[Group]:
+        """The groups, without the numbers that modules keep of them where other things are computed from these.
+
+        Numbers follow the units where they can. If the first group of a kind is right only while its numbers are left
+        alone, and the sizes computed from them replaced, so are all of its kind.
+        """
+        first = {kind_of(group): group for group in reversed(groups) if _own(group) and calls[group.name]}
+        alone = {kind: self._alone([group], calls)[0] for kind, group in first.items()}
+        failed = {kind for kind, group in first.items() if not self._trial.agrees((group,))}
+        left = {kind for kind in failed if self._trial.agrees((alone[kind],))}
+        changed = self._alone([group for group in groups if kind_of(group) in left], calls)
+        replaced = {group.name: group for group in changed}
+        return [replaced.get(group.name, group) for group in groups]
+
+    def _alone(self, groups: Sequence[Group], calls: Mapping[str, Sequence[SizedCall]]) -> list[Group]:
+        bare = [replace(group, counts=tuple(c for c in group.counts if c not in _own(group))) for group in groups]
+        return self._trial.adapted(bare, calls)
+
+    @property
+    def _trial(self) -> Trial:
+        return Trial(self.network, lambda network: network(self.x), self.generator, self.trains)
+
+
+def _own(group: Group) -> tuple[Count, ...]:
+    """The numbers that modules keep, without those that layers of torch keep of themselves."""
+    return tuple(count for count in group.counts if count.attribute not in LAYER_SIZES)
 
 
 @contextmanager
 def traced(network: nn.Module, example: Tensor) -> Iterator[Trace]:
-    """Lend the network, and trace it; see `find` for arguments and errors."""
+    """Lend the network, and trace it in float64; see `find` for arguments and errors."""
     _check(network, example)
     held = _held(network)
     generator = torch.Generator().manual_seed(0)
     rng = [example.device] if example.is_cuda else []
-    with lent(network), torch.random.fork_rng(rng), torch.inference_mode(False), torch.enable_grad():
-        dtype = torch.float64 if _dtypes(network)[:1] == [torch.float64] else torch.float32
-        randomise_(network.eval(), dtype, generator)
-        x = _inputs(network, example, dtype, generator)
-        with lent(network):
-            graph = _graph_of(network, x, held)
-        yield Trace(network, x, graph, generator)
+    with lent(network), torch.random.fork_rng(rng), torch.inference_mode(False), torch.no_grad():
+        randomise_(network.eval(), torch.float64, generator)
+        x = _inputs(network, example, generator)
+        flow, trains = _followed(network, x)
+        for site in flow.positions.sites:
+            if site.name in held:
+                flow.positions.stay(site.nodes, held[site.name], above_all=True)
+        settle(flow.positions, flow.agreements)
+        flow.needs.extend(needs_of(flow))
+        yield Trace(network, x, flow, held, generator, trains)
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,24 +155,58 @@ class Proposal:
     name: str
     reason: str
     group: Group | None
+    calls: Sequence[SizedCall] = ()
 
 
-def _proposals(network: nn.Module, graph: Graph, tensors: Mapping[str, Tensor]) -> list[Proposal]:
-    """What parts of the network declare, then what the graph says of the rest."""
+def _proposals(
+    network: nn.Module, flow: Flow, held: Mapping[str, str], tensors: Mapping[str, Tensor]
+) -> list[Proposal]:
+    """What parts of the network declare, then what tracing says of the rest."""
     proposals: list[Proposal] = []
     taken: set[tuple[str, int]] = set()
     for path, module in network.named_modules():
         for group in (within(path, own) for own in declared_groups(module) if path):
             cut = {(part.name, part.axis) for part in group.slices if isinstance(part, Slice)}
-            reason = next((graph.held[name] for name, _ in sorted(cut) if name in graph.held), "")
+            reason = next((held[name] for name, _ in sorted(cut) if name in held), "")
             if not cut & taken:
                 proposals.append(Proposal(group.name, reason, None if reason else group))
                 taken |= cut
-    for family in families(graph.sites, graph.edges, list(tensors)):
+    modules = dict(network.named_modules())
+    found = families(flow.positions, list(tensors), lambda site: _layer_of(site, modules))
+    calls = sized_calls(flow, network, found)
+    streams = Streams(network, flow.steps)
+    added = {step.layer for step in streams.layers() if streams.is_added(step)}
+    for family in found:
+        family = replace(family, kind="hidden") if _is_hidden(family, modules, added) else family
         reason = family.reason or (_LONELY if family.size == 1 else "")
-        if not taken.intersection(piece for site, _ in family.parts for piece in site.slices):
-            proposals.append(Proposal(family.name, reason, None if reason else family.group(tensors)))
+        if not taken.intersection((site.name, site.axis) for site, _ in family.parts):
+            group = None if reason else family.group(tensors, counts_of(flow, family))
+            proposals.append(Proposal(family.name, reason, group, calls.get(family.name, ())))
     return proposals
+
+
+def _is_hidden(family: Family, modules: Mapping[str, nn.Module], added: set[str]) -> bool:
+    """Whether units lie between linear layers, norms aside, of which the last is added to a residual stream."""
+    owners = {path: modules[path] for path in (site.name.rpartition(".")[0] for site, _ in family.parts)}
+    linear = {path for path, module in owners.items() if _is_linear(module)}
+    writes = {site.name.rpartition(".")[0] for site, _ in family.parts if site.writes}
+    others = [module for path, module in owners.items() if path not in linear]
+    reads = linear - writes
+    return family.kind != "head" and bool(reads) and reads <= added and all(isinstance(each, NORMS) for each in others)
+
+
+def _is_linear(module: nn.Module) -> bool:
+    is_pointwise = isinstance(module, nn.modules.conv._ConvNd) and {*module.kernel_size, module.groups} == {1}
+    return isinstance(module, nn.Linear) or is_pointwise
+
+
+def _layer_of(site: Site, modules: Mapping[str, nn.Module]) -> tuple[str, str]:
+    """The layer that an axis belongs to, and what one of its outputs is called; a bare parameter is a layer itself."""
+    path, _, _ = site.name.rpartition(".")
+    module = modules[path]
+    kind = next((kind for of, kind in _KINDS.items() if isinstance(module, of)), "neuron")
+    is_layer = isinstance(module, nn.Module) and type(module).__module__.startswith("torch.nn.modules")
+    return (path if is_layer or site.name.endswith(".weight") else site.name), kind
 
 
 def _check(network: nn.Module, example: Tensor) -> None:
@@ -151,7 +238,7 @@ def _held(network: nn.Module) -> dict[str, str]:
     return frozen | shared
 
 
-def _inputs(network: nn.Module, example: Tensor, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
+def _inputs(network: nn.Module, example: Tensor, generator: torch.Generator) -> Tensor:
     """A few of the inputs; random ones in the place of constants, which would show too little."""
     device = next((p.device for p in network.parameters()), example.device)
     x = example[:EXAMPLES].detach().clone()
@@ -159,104 +246,78 @@ def _inputs(network: nn.Module, example: Tensor, dtype: torch.dtype, generator: 
         return x.to(device)
     if bool((x == x.flatten()[0]).all()):
         x = torch.randn(x.shape, generator=generator)
-    return x.to(device, dtype)
+    return x.to(device, torch.float64)
 
 
-@dataclass(frozen=True, eq=False)
-class Graph:
-    """What layers read, write and pass on, what is coupled, and the parameters that may not be cut, with reasons."""
-
-    sites: list[Site]
-    edges: list[Edge]
-    held: dict[str, str]
-
-
-def _graph_of(network: nn.Module, x: Tensor, held: dict[str, str]) -> Graph:
-    """The couplings of a forward pass, and the parameters that may not be cut; this leaves hooks behind."""
-    watch = Watch(network)
-    reused: set[nn.Module] = set()
-    uses: dict[int, list[str]] = {}
-
-    def forward() -> list[Tensor]:
-        with watch:
-            outputs = _run(network, watch.follow(x))
-        reused.update(module for module, calls in watch.calls.items() if calls > 1)
-        uses.update(_uses(outputs))
-        return outputs
-
-    try:
-        sites, edges = couplings(network, forward, reused)
-    except UsageError:
-        raise
-    except Exception as error:
-        raise UsageError(
-            f"the dependency graph of {type(network).__name__} cannot be built: {first_line(error)}"
-        ) from error
-    _refuse_idle(network, x, uses)
-    held = dict(_misused(network, uses)) | held
-    for site in sites:
-        site.reason = site.reason or next((held[name] for name, _ in site.slices if name in held), "")
-    return Graph(sites, edges, held)
+def _followed(network: nn.Module, x: Tensor) -> tuple[Flow, bool]:
+    """What a forward pass shows; and one in training mode, if there are layers that compute in that mode only."""
+    flow = Flow()
+    _pass(network, x, flow)
+    idle = [name for name, p in network.named_parameters() if name not in flow.used]
+    if idle:
+        with lent(network):
+            _pass(network.train(), x, flow)
+    for recurrent in (module for module in network.modules() if isinstance(module, nn.RNNBase)):
+        _same_width(flow.positions, network, recurrent)
+    return flow, any(name in flow.used for name in idle)
 
 
-def _misused(network: nn.Module, uses: Mapping[int, list[str]]) -> Iterator[tuple[str, str]]:
-    """Parameters that do not enter the computation once, as they are, in their own layer."""
-    for path, module in network.named_modules():
-        for part, parameter in module.named_parameters(path, recurse=False):
-            users = uses.get(id(parameter), [])
-            if len(users) > 1:
-                yield part, f"{part} is used more than once"
-            elif isinstance(module, nn.modules.conv._ConvNd) and users and "conv" not in users[0].lower():
-                yield part, f"{part} is transformed before it is used"
+def _same_width(positions: Positions, network: nn.Module, recurrent: nn.RNNBase) -> None:
+    """All layers and directions of a recurrent layer have one width: their units leave together, place by place."""
+    path = next(name for name, module in network.named_modules() if module is recurrent)
+    names = [f"{path}.{name}".lstrip(".") for name, _ in recurrent.named_parameters() if name.startswith("weight_hh")]
+    axes = [site.nodes for name in names for site in positions.sites_of(name) if site.axis == 1]
+    for other in axes[1:]:
+        positions.tie(axes[0], other)
 
 
-def _run(network: nn.Module, x: Tensor) -> list[Tensor]:
-    """All outputs that depend on parameters."""
-    try:
-        result = network(x)
-    except UsageError:
-        raise
-    except Exception as error:
-        raise UsageError(
-            f"{type(network).__name__} cannot take inputs of shape {tuple(x.shape)} and type {x.dtype}: "
-            f"{first_line(error)}"
-        ) from error
-    outputs = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor) and leaf.grad_fn is not None]
-    if not outputs:
+def _pass(network: nn.Module, x: Tensor, flow: Flow) -> None:
+    with lent(network), ExitStack() as stack:
+        follow = Follow(network, flow)
+        watch = Watch(network)
+        _count_channels(network, flow)
+        follow_numbers(network)
+        fast = torch.backends.mha.get_fastpath_enabled()
+        stack.callback(torch.backends.mha.set_fastpath_enabled, fast)
+        torch.backends.mha.set_fastpath_enabled(False)
+        passing = Passing(watch, follow.numbers, flow)
+        for context in (unfused(), sdpa_kernel(SDPBackend.MATH), in_double(), follow, passing, watch):
+            stack.enter_context(context)
+        try:
+            result = network(follow.follow(watch.follow(x.clone())))
+        except UsageError:
+            raise
+        except Exception as error:
+            given = f"inputs of shape {tuple(x.shape)} and type {x.dtype}"
+            raise UsageError(f"{type(network).__name__} cannot take {given}: {first_line(error)}") from error
+    outputs = [tracks for leaf in pytree.tree_leaves(result) if (tracks := tracks_of(leaf)) is not None]
+    if not flow.used:
         raise UsageError(f"no output of {type(network).__name__} can be differentiated by its parameters")
-    return outputs
+    for track in (track for tracks in outputs for track in tracks):
+        flow.positions.stay(track, OUTPUT, above_all=True)
 
 
-def _uses(outputs: list[Tensor]) -> dict[int, list[str]]:
-    """The operations that read each parameter on the way to the outputs, by the parameter's id."""
-    uses: dict[int, list[str]] = {}
-    pending: list[Any] = [output.grad_fn for output in outputs]
-    seen = set(pending)
-    while pending:
-        reader = pending.pop()
-        for function, _ in reader.next_functions:
-            if hasattr(function, "variable"):
-                uses.setdefault(id(function.variable), []).append(reader.name())
-            elif function is not None and function not in seen:
-                seen.add(function)
-                pending.append(function)
-    return uses
+def _count_channels(network: nn.Module, flow: Flow) -> None:
+    """Let norms without tensors, which keep the number of their channels all the same, note what that counts."""
+
+    def note(path: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        for track in tracks_of(inputs[0]) or ():
+            for name, rows in _counted_by(module, track):
+                number = Number.read((path, name, -1), getattr(module, name))
+                flow.needs.append(Need(number, rows, 0))
+
+    for path, module in network.named_modules():
+        if isinstance(module, (nn.GroupNorm, nn.modules.batchnorm._NormBase)) and module.weight is None:
+            module.register_forward_pre_hook(partial(note, path))
 
 
-def _refuse_idle(network: nn.Module, x: Tensor, uses: Mapping[int, list[str]]) -> None:
-    """Raise if a layer computes in training only: what it reads is not in the graph of the evaluation."""
-    idle = [(name, p) for name, p in network.named_parameters() if p.requires_grad and id(p) not in uses]
-    trained = _uses(_run(network.train(), x)) if idle else {}
-    for name, parameter in idle:
-        if id(parameter) in trained:
-            raise UsageError(
-                f"{name} takes part in the forward pass of {type(network).__name__} in training mode only, so that "
-                "what its layer reads cannot be traced; switch that layer off"
-            )
-
-
-def _whole(network: nn.Module) -> Iterator[tuple[str, str]]:
-    for name, module in network.named_modules():
-        for kind, (units, reason) in _WHOLE.items():
-            if isinstance(module, kind):
-                yield f"{name} {units}".lstrip(), reason
+def _counted_by(module: nn.Module, track: Track) -> Iterator[tuple[str, Track]]:
+    """The numbers that a norm keeps, each with the positions, shape (n,), that it counts."""
+    if support(track) != (1,):
+        return
+    if isinstance(module, nn.GroupNorm):
+        yield "num_channels", track.ravel()
+        yield "num_groups", track.ravel()[:: module.num_channels // module.num_groups]
+    elif module._buffers.get("running_mean") is None:
+        yield "num_features", track.ravel()
+_: Any = _RULES

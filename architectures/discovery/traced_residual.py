@@ -1,4 +1,4 @@
-"""What any network adds to its residual streams, read from the dependency graph of one forward pass.
+"""What any network adds to its residual streams, read from one forward pass.
 
 A sum has a residual stream if one of its terms does not follow from another. The outputs of a layer are added to it if
 they reach the sum through nothing but a norm behind the layer and operations that keep zeros zero.
@@ -6,8 +6,7 @@ they reach the sum through nothing but a norm behind the layer and operations th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from functools import cached_property
+from collections.abc import Iterator
 
 from torch import Tensor, nn
 
@@ -16,18 +15,9 @@ from ..declared.residual import outputs
 from ..layers.spread import can_spread, is_spread
 from ..units.prunable import prunable
 from ..units.slices import Group, Slice
-from .sites import Edge, Site
+from .follow import Step
+from .streams import NORMS, Streams
 from .traced import FAILED, traced
-
-_NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm)
-_SUM = "the operation add"
-# Operations f, by the names that autograd gives them, with f(0) = 0 wherever they are or with other factors.
-_KEEPING_ZERO = frozenset((
-    "mul", "div", "neg", "relu", "leakyrelu", "gelu", "silu", "tanh", "elu", "hardswish", "hardtanh", "nativedropout",
-    "fuseddropout", "mean", "sum", "avgpool2d", "adaptiveavgpool2d", "maxpool2dwithindices", "view", "unsafeview",
-    "reshapealias", "alias", "permute", "transpose", "t", "expand", "squeeze", "unsqueeze", "clone", "contiguous",
-    "copy", "select", "slice", "roll", "constantpadnd",
-))  # fmt: skip
 
 
 def find(network: nn.Module, example: Tensor) -> tuple[Group, ...]:
@@ -38,15 +28,15 @@ def find(network: nn.Module, example: Tensor) -> tuple[Group, ...]:
     Raises UsageError if a forward pass cannot be traced, and, saying why, if nothing can leave.
     """
     with traced(network, example) as trace:
-        flow = _Flow(network, trace.graph.edges)
+        streams = Streams(network, trace.flow.steps)
         order = {name: i for i, name in enumerate(prunable(network))}
         wanted: list[Group] = []
         reasons: dict[str, str] = {}
-        for site in trace.graph.sites:
-            if site.writes and site.slices and flow.is_added(site):
-                group, reason = _outputs(network, site, flow, trace.graph.held)
+        for step in streams.layers():
+            if streams.is_added(step):
+                group, reason = _outputs(network, step, streams, trace.held)
                 wanted += [group] if group else []
-                reasons |= {site.layer: reason} if reason else {}
+                reasons |= {step.layer: reason} if reason else {}
         written = {cut for group in wanted for cut in _cuts(group)}
         proposed = (proposal.group for proposal in trace.proposals() if proposal.group is not None)
         wanted += [group for group in proposed if _has_norm(network, group) and not written.intersection(_cuts(group))]
@@ -61,10 +51,10 @@ def find(network: nn.Module, example: Tensor) -> tuple[Group, ...]:
     return tuple(sorted(found, key=lambda group: min(order.get(name, len(order)) for name, _ in _cuts(group))))
 
 
-def _outputs(network: nn.Module, site: Site, flow: _Flow, held: dict[str, str]) -> tuple[Group | None, str]:
+def _outputs(network: nn.Module, step: Step, streams: Streams, held: dict[str, str]) -> tuple[Group | None, str]:
     """The outputs of one layer, with the norm behind it; or None, and the reason."""
-    layer, name = network.get_submodule(site.layer), site.layer
-    norm = flow.norm_behind(site)
+    layer, name = network.get_submodule(step.layer), step.layer
+    norm = streams.norm_behind(step)
     last = name if norm is None else norm
     module = network.get_submodule(last)
     if isinstance(layer, nn.modules.conv._ConvNd) and (layer.groups > 1 or layer.transposed):
@@ -81,79 +71,9 @@ def _outputs(network: nn.Module, site: Site, flow: _Flow, held: dict[str, str]) 
     return (group, "") if group.size > 1 else (None, "it is a single unit, and one has to stay")
 
 
-class _Flow:
-    """What becomes of the outputs of layers."""
-
-    def __init__(self, network: nn.Module, edges: Iterable[Edge]):
-        self._modules = dict(network.named_modules())
-        self._after: dict[Site, list[Site]] = {}
-        self._terms: dict[Site, set[Site]] = {}
-        for source, _, target, _ in edges:
-            if source is not target and target not in self._after.setdefault(source, []):
-                self._after[source].append(target)
-                if target.layer == _SUM and not _is_parameter(source):
-                    self._terms.setdefault(target, set()).add(source)
-
-    def norm_behind(self, site: Site) -> str | None:
-        """The norm that reads what the layer writes, if nothing else does."""
-        after = self._after.get(site, [])
-        is_norm = len(after) == 1 and isinstance(self._modules.get(after[0].layer), _NORMS)
-        return after[0].layer if is_norm else None
-
-    def is_added(self, site: Site) -> bool:
-        """Whether the outputs of the layer are a term of a sum that is not made of them alone."""
-        reached = self._kept_zero(site)
-        sums = [reach for reach in reached if len(self._terms.get(reach, ())) > 1]
-        if self.norm_behind(site) is not None and sums:
-            return True
-        following = self._descendants(site) if sums else set()
-        return any(self._terms[at] - reached - following - {site} for at in sums)
-
-    def _kept_zero(self, site: Site) -> set[Site]:
-        """What the outputs reach while zeros stay zeros, up to and including the first sum of several terms."""
-        norm = self.norm_behind(site)
-        seen: set[Site] = set()
-        pending = [site]
-        while pending:
-            for target in self._after.get(pending.pop(), []):
-                is_sum = target.layer == _SUM
-                passes = is_sum or target.layer == norm or target.layer.removeprefix("the operation ") in _KEEPING_ZERO
-                if target in seen or not passes:
-                    continue
-                seen.add(target)
-                if not is_sum or len(self._terms.get(target, ())) < 2:
-                    pending.append(target)
-        return seen
-
-    def _descendants(self, site: Site) -> set[Site]:
-        """All that is computed from the outputs of the layer, through other layers too."""
-        seen: set[Site] = set()
-        pending = [site]
-        while pending:
-            for target in self._after.get(pending.pop(), []):
-                for reached in (target, *self._written_by.get(target.layer, [])):
-                    if reached not in seen:
-                        seen.add(reached)
-                        pending.append(reached)
-        return seen
-
-    @cached_property
-    def _written_by(self) -> dict[str, list[Site]]:
-        """The sites that a layer passes its outputs from, by its name; operations have one site for both."""
-        found: dict[str, list[Site]] = {}
-        for site in self._after:
-            if site.layer in self._modules:
-                found.setdefault(site.layer, []).append(site)
-        return found
-
-
-def _is_parameter(site: Site) -> bool:
-    return any(name == site.layer for name, _ in site.slices)
-
-
 def _has_norm(network: nn.Module, group: Group) -> bool:
     layers = {name.rpartition(".")[0] for name, _ in _cuts(group)}
-    return any(isinstance(network.get_submodule(layer), _NORMS) for layer in layers)
+    return any(isinstance(network.get_submodule(layer), NORMS) for layer in layers)
 
 
 def _cuts(group: Group) -> Iterator[tuple[str, int]]:

@@ -24,14 +24,15 @@ class Watch(TorchFunctionMode):
     take another way for other inputs, so that one traced pass does not tell what the network computes.
 
     Attributes:
-        calls: How often each module was called.
+        inside: Names of the modules whose forward passes are running, outermost first.
+        sized: For each of them, how many calls that take sizes there were.
     """
 
     def __init__(self, network: nn.Module):
         super().__init__()
         self.network = type(network).__name__
-        self.calls: dict[nn.Module, int] = {}
-        self._inside: list[str] = []
+        self.inside: list[str] = []
+        self.sized: list[int] = []
         for name, module in network.named_modules():
             module.register_forward_pre_hook(self._enter(name))
             module.register_forward_hook(self._leave)
@@ -43,13 +44,14 @@ class Watch(TorchFunctionMode):
 
     def _enter(self, name: str) -> Callable[..., None]:
         def enter(module: nn.Module, _: object) -> None:
-            self.calls[module] = self.calls.get(module, 0) + 1
-            self._inside.append(name)
+            self.inside.append(name)
+            self.sized.append(0)
 
         return enter
 
     def _leave(self, *_: object) -> None:
-        self._inside.pop()
+        self.inside.pop()
+        self.sized.pop()
 
     def __torch_function__(
         self, func: Callable[..., Any], types: object, args: Any = (), kwargs: Mapping[str, Any] | None = None
@@ -68,7 +70,7 @@ class Watch(TorchFunctionMode):
         return result
 
     def _refusal(self, look: str) -> str:
-        where = f"layer {self._inside[-1]!r} of " if self._inside and self._inside[-1] else ""
+        where = f"layer {self.inside[-1]!r} of " if self.inside and self.inside[-1] else ""
         return (
             f"the forward pass of {where}{self.network} depends on values of its inputs ({look}), so that its groups "
             "cannot be traced; prune its weights (units: weights), or let it compute without branching"

@@ -6,6 +6,8 @@ import functools
 
 from torch import nn
 
+from .attention import resize_heads_
+
 
 @functools.singledispatch
 def resize(module: nn.Module) -> None:
@@ -19,11 +21,8 @@ def _(module: nn.Linear) -> None:
 
 @resize.register
 def _(module: nn.modules.conv._ConvNd) -> None:
-    # Axis 0 of the weight counts channels, axis 1 the channels per group. Of a grouped convolution whole
-    # groups leave, so that axis 0 shrinks with the number of groups.
-    if module.groups > 1:
-        before = module.in_channels if module.transposed else module.out_channels
-        module.groups = module.weight.shape[0] * module.groups // before
+    # Axis 0 of the weight counts channels, axis 1 the channels per group; `groups` is a number that groups of units
+    # count where whole groups leave.
     sizes = (module.weight.shape[0], module.weight.shape[1] * module.groups)
     module.in_channels, module.out_channels = sizes if module.transposed else sizes[::-1]
 
@@ -56,5 +55,16 @@ def _(module: nn.RNNBase) -> None:
 
 
 @resize.register
+def _(module: nn.RNNCellBase) -> None:
+    module.hidden_size = module.weight_hh.shape[1]
+    module.input_size = module.weight_ih.shape[1]
+
+
+@resize.register
 def _(module: nn.Embedding) -> None:
     module.num_embeddings, module.embedding_dim = module.weight.shape
+
+
+@resize.register
+def _(module: nn.MultiheadAttention) -> None:
+    resize_heads_(module)

@@ -126,16 +126,20 @@ def checked(kind: type, fields: Any) -> Any:
 
 
 def sizes_of(network: nn.Module) -> dict[str, dict[str, Size]]:
-    """The whole numbers, and tuples of them, that modules keep as attributes, by path and name."""
+    """The whole numbers, and tuples or lists of them, that modules keep as attributes, by path and name."""
     found = {
-        path: {name: value for name, value in vars(module).items() if name not in _COMMON and _is_size(value)}
+        path: {name: _size(value) for name, value in vars(module).items() if name not in _COMMON and _is_size(value)}
         for path, module in network.named_modules()
     }
     return {path: sizes for path, sizes in found.items() if sizes}
 
 
+def _size(value: Any) -> Size:
+    return tuple(value) if isinstance(value, list) else value
+
+
 def _is_size(value: Any) -> bool:
-    values = value if isinstance(value, tuple) else (value,)
+    values = value if isinstance(value, (tuple, list)) else (value,)
     return bool(values) and all(isinstance(each, int) for each in values)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ...datasets.errors import UsageError
 from ..declared.groups import load_declarations
 from ..layers.resize import resize
+from ..layers.sized import Calls, resized_
 from ..layers.spread import become_spread_, can_spread
 from .plan import Plan, Size, tensors_of
 
@@ -34,10 +35,21 @@ def restored(dense: nn.Module, plan: Plan, tensors: Mapping[str, Tensor]) -> nn.
 
 def _restore_sizes(module: nn.Module, sizes: Mapping[str, Size]) -> None:
     """Whole numbers as they were saved, whatever `resize` knows of; none is added, and none changes its kind."""
+    if (calls := sizes.get("sized_calls")) is not None:
+        resized_(module, _whole(calls))
     for name, value in sizes.items():
         present = vars(module).get(name)
-        if type(present) is type(value) or (isinstance(present, tuple) and isinstance(value, tuple)):
+        if isinstance(present, (tuple, list)) and isinstance(value, tuple):
+            setattr(module, name, type(present)(value))
+        elif type(present) is type(value):
             setattr(module, name, value)
+
+
+def _whole(calls: Size) -> Calls:
+    """Sizes of calls as they were saved; raises UsageError for anything else."""
+    if not isinstance(calls, tuple) or len(calls) % 3 or not all(type(each) is int for each in calls):
+        raise UsageError(f"sizes of calls must be three whole numbers each, got {calls!r}")
+    return calls
 
 
 def check_fit(problem: str, plan: Plan, dense: nn.Module) -> None:

@@ -75,6 +75,42 @@ class Elementwise:
 
 
 @dataclass(frozen=True, eq=False)
+class Count:
+    """A whole number that a module keeps and that falls with the units, such as a number of heads.
+
+    Attributes:
+        module: path of the module.
+        attribute: its name there.
+        place: where in a tuple or list, -1 if it is a number by itself.
+        lost: by how much it falls for each of n units that leave, shape (n,).
+    """
+
+    module: str
+    attribute: str
+    place: int
+    lost: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class SizedCall:
+    """A size that the forward pass of a module writes down, and that falls with the units (`layers.sized`).
+
+    Attributes:
+        module: path of the module.
+        call: which of the calls that take sizes.
+        place: which of its sizes.
+        size: what it is while all units are there.
+        lost: by how much it falls for each of n units that leave, shape (n,).
+    """
+
+    module: str
+    call: int
+    place: int
+    size: int
+    lost: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class Group:
     """A family of n parallel units that are removed alike: the neurons of a layer, the heads of a block.
 
@@ -89,6 +125,8 @@ class Group:
         buffers: one per buffer and axis, of the same number of units.
         spread: name of the layer behind which units that leave become zeros, as what reads them keeps its width;
             "" where units leave on all sides.
+        counts: numbers in modules that count the units.
+        calls: sizes that forward passes write down.
     """
 
     name: str
@@ -96,6 +134,8 @@ class Group:
     slices: tuple[Slice | Elementwise, ...]
     buffers: tuple[Slice, ...] = ()
     spread: str = ""
+    counts: tuple[Count, ...] = ()
+    calls: tuple[SizedCall, ...] = ()
 
     def __post_init__(self):
         sizes = {part.size for part in (*self.slices, *self.buffers)}
