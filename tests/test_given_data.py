@@ -449,3 +449,20 @@ def test_a_byte_order_mark_is_no_part_of_a_table(tmp_path, monkeypatch):
 
     (tmp_path / "data.txt").write_bytes(b"\xef\xbb\xbf1 2\n3 4\n")
     assert _numbers("uci/x", tmp_path / "data.txt", 2).tolist() == [[1, 2], [3, 4]]
+
+
+# ---------------------------------------------------------------------- what is said
+
+
+@pytest.mark.parametrize(
+    ("y", "said"),
+    [
+        (columns(), "taken as yes or no of every output by itself"),
+        (soft(), "taken as probabilities of the classes"),
+        (examples()[1], None),
+        (torch.randn(80, 3), None),
+    ],
+)
+def test_a_summary_says_what_targets_were_taken_for(y, said):
+    summary = bp.prune(perceptron(), (examples()[0], y), "magnitude", 0.5).summary()
+    assert said in summary if said else "taken as" not in summary

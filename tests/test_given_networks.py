@@ -82,6 +82,7 @@ def test_fine_tuning_and_files_work_with_folded_networks(data, tmp_path):
     again = bp.load(pruned.save(tmp_path / "small.safetensors"), network)
     torch.testing.assert_close(again(data[0]), pruned.compact().eval()(data[0]))
     assert pruned.notes["folded"] == {"0.weight": "WeightNorm", "2.weight": "WeightNorm"}
+    assert "folded into plain weights: 0.weight (WeightNorm), 2.weight (WeightNorm)" in pruned.summary()
 
 
 def test_frozen_reparametrised_weights_stay_frozen():

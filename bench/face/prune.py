@@ -46,6 +46,7 @@ from .inputs import (
     device_of,
     fitted,
 )
+from .targets import meaning
 
 load = bundle.load
 
@@ -116,9 +117,14 @@ class Pruned:
         saved = self._saved_by_cutting() if self.mask.units.removable else self._saved_at_best()
         if collapsed := self.mask.collapsed():
             saved.append(f"collapsed layers (nothing kept): {', '.join(collapsed)}")
-        if learned := self.notes.get("learned"):
-            saved.append(learned["said"])
-        return "\n".join([head, *rows, *saved])
+        return "\n".join([head, *rows, *saved, *self._said()])
+
+    def _said(self) -> list[str]:
+        """What was understood, or learned, without being asked for."""
+        folded = ", ".join(f"{name} ({by})" for name, by in self.notes.get("folded", {}).items())
+        learned = self.notes.get("learned") or {}
+        found = [f"folded into plain weights: {folded}" if folded else None, self.notes.get("targets")]
+        return [text for text in (*found, learned.get("said")) if text]
 
     def _saved_by_cutting(self) -> list[str]:
         small, certificate = self._small
@@ -225,7 +231,8 @@ def prune(
         handle.remove()
     notes = {"method": method, "options": options, "sparsity": sparsity, "realised": mask.sparsity, "seed": seed,
              "finetune": finetune, "batch_norm": batch_norm, "budget": shares.model_dump(),
-             "likelihood": split.likelihood, "folded": found.folded, "learned": learned}  # fmt: skip
+             "likelihood": split.likelihood, "folded": found.folded, "learned": learned,
+             "targets": meaning(split)}  # fmt: skip
     _finish(replica, dense, split)
     return Pruned(replica, mask, scores, to_network(split.x[:CERTIFIED], dense), dense, notes)
 
