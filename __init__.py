@@ -16,7 +16,7 @@ __version__ = "0.1.0"
 # the name at home, where it is another one, or nothing for the module itself.
 _HOMES = {
     # one's own network
-    "Pruned": "bench.face.prune",
+    "Pruned": "bench.face.pruned",
     "left_out": "architectures.discovery.units_of",
     "load": "bench.face.prune",
     "prune": "bench.face.prune",

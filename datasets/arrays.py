@@ -31,6 +31,9 @@ def plain(what: str, values: Any) -> np.ndarray:
         return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
     if (columns := column_names(values)) is not None:
         parts = [_column(f"{what}, column {name!r},", values.iloc[:, i]) for i, name in enumerate(columns)]
+        words = [name for name, part in zip(columns, parts, strict=True) if part.dtype.kind in "US"]
+        if words and len(words) < len(columns):
+            raise UsageError(f"{what}: column {words[0]!r} holds words, others numbers: encode words as numbers first")
         return np.stack(parts, axis=1) if parts else np.empty((len(values), 0))
     return _column(what, values)
 

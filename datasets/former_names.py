@@ -25,7 +25,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "architectures.residual": ("architectures.declared.residual", "architectures.discovery.units_of"),
     "architectures.slices": ("architectures.units.slices",),
     "architectures.words": ("architectures.layers.words",),
-    "bench.api": ("bench.face.prune",),
+    "bench.api": ("bench.face.prune", "bench.face.pruned"),
     "bench.check": ("bench.contract",),
     "bench.evaluate": ("bench.evaluation.evaluate", "bench.evaluation.flops"),
     "bench.store": ("bench.results.store", "bench.results.frames", "bench.results.columns"),

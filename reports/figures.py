@@ -54,7 +54,7 @@ __all__ = [
     "structure",
 ]
 
-CURVES = ("bpc", "accuracy", "rmse", "nll", "ece", "ood_auroc")
+CURVES = ("bpc", "accuracy", "average_precision", "rmse", "nll", "ece", "ood_auroc")
 WIDE_PER_PAGE = 4  # panels that take a whole row
 
 

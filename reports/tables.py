@@ -19,7 +19,7 @@ from .topics.results import results
 from .topics.savings import structure
 from .writing.render import Table
 
-MAIN = ("bpc", "accuracy", "rmse", "nll", "ece")
+MAIN = ("bpc", "accuracy", "average_precision", "rmse", "nll", "ece")
 
 
 def tables(records: Records, ranked: Sequence[Ranking]) -> list[Table]:

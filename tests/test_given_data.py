@@ -1,6 +1,8 @@
 """Data as users bring them: loaders, tables of pandas, missing labels, targets of every kind, several inputs."""
 
 import random
+import subprocess
+import sys
 
 import bayesprune as bp
 import numpy as np
@@ -449,3 +451,47 @@ def test_a_byte_order_mark_is_no_part_of_a_table(tmp_path, monkeypatch):
 
     (tmp_path / "data.txt").write_bytes(b"\xef\xbb\xbf1 2\n3 4\n")
     assert _numbers("uci/x", tmp_path / "data.txt", 2).tolist() == [[1, 2], [3, 4]]
+
+
+# ---------------------------------------------------------------------- what is said
+
+
+@pytest.mark.parametrize(
+    ("y", "said"),
+    [
+        (columns(), "taken as yes or no of every output by itself"),
+        (soft(), "taken as probabilities of the classes"),
+        (examples()[1], None),
+        (torch.randn(80, 3), None),
+    ],
+)
+def test_a_summary_says_what_targets_were_taken_for(y, said):
+    summary = bp.prune(perceptron(), (examples()[0], y), "magnitude", 0.5).summary()
+    assert said in summary if said else "taken as" not in summary
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        (frame().assign(age=WORDS), ZEROS, "column 'age' holds words, others numbers"),
+        (pd.DataFrame(ROWS), MISSING["Int64"], "targets of data has nothing at example 3"),
+        (pd.DataFrame(ROWS), MISSING["words, nan"], "targets of data has nothing at example 3"),
+        (frame().assign(income=frame()["income"].where(frame().index != 5)), ZEROS, "column 'income', has nothing at"),
+    ],
+)
+def test_gaps_and_words_are_refused_by_prune_too(x, y, message):
+    with pytest.raises(UsageError, match=message):
+        bp.prune(nn.Linear(4, 2), (x, y), "magnitude", 0.5)
+
+
+def test_scripts_find_modules_that_have_moved():
+    """Those of before import from the former places; nothing heavy is loaded by that."""
+    script = (
+        "import sys, bayesprune.bench; assert 'torch' not in sys.modules\n"
+        "from bayesprune.bench.evaluate import evaluate, flops\n"
+        "from bayesprune.bench.table import table\n"
+        "from bayesprune.bench.training import Training, train\n"
+        "print(Training().epochs)\n"
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("30\n", "")

@@ -82,6 +82,7 @@ def test_fine_tuning_and_files_work_with_folded_networks(data, tmp_path):
     again = bp.load(pruned.save(tmp_path / "small.safetensors"), network)
     torch.testing.assert_close(again(data[0]), pruned.compact().eval()(data[0]))
     assert pruned.notes["folded"] == {"0.weight": "WeightNorm", "2.weight": "WeightNorm"}
+    assert "folded into plain weights: 0.weight (WeightNorm), 2.weight (WeightNorm)" in pruned.summary()
 
 
 def test_frozen_reparametrised_weights_stay_frozen():
@@ -187,6 +188,8 @@ def wrapped(how: str) -> nn.Module:
     network = perceptron()
     if how == "replicated":
         return nn.DataParallel(network)
+    if how == "averaged":
+        return torch.optim.swa_utils.AveragedModel(network)
     if how == "compiled inside":
         network[0] = torch.compile(network[0], backend="eager")
         return network
@@ -197,7 +200,7 @@ def wrapped(how: str) -> nn.Module:
     return nn.DataParallel(compiled) if how == "both" else compiled
 
 
-@pytest.mark.parametrize("how", ["replicated", "compiled", "compiled inside", "compiled in place", "both"])
+@pytest.mark.parametrize("how", ["replicated", "averaged", "compiled", "compiled inside", "compiled in place", "both"])
 def test_wrappers_are_taken_off_and_names_are_those_inside(data, how, tmp_path):
     pruned = bp.prune(wrapped(how), data, "opd", 0.5, structured=True)
     assert type(pruned.network) is nn.Sequential
@@ -209,7 +212,7 @@ def test_wrappers_are_taken_off_and_names_are_those_inside(data, how, tmp_path):
 
 def test_names_of_wrapped_checkpoints_are_read_and_those_of_a_network_s_own_kept():
     own = perceptron().state_dict()
-    for how in ("replicated", "compiled", "both", "compiled inside"):
+    for how in ("replicated", "averaged", "compiled", "both", "compiled inside"):
         assert own_names(wrapped(how).state_dict(), own).keys() == own.keys()
     inside = {f"module.{name}": tensor for name, tensor in own.items()}  # an attribute that is called so
     assert own_names(inside, inside).keys() == inside.keys()

@@ -320,4 +320,6 @@ def _counted_by(module: nn.Module, track: Track) -> Iterator[tuple[str, Track]]:
         yield "num_groups", track.ravel()[:: module.num_channels // module.num_groups]
     elif module._buffers.get("running_mean") is None:
         yield "num_features", track.ravel()
+
+
 _: Any = _RULES

@@ -24,7 +24,12 @@ from torch.utils.hooks import RemovableHandle
 from ...datasets.errors import UsageError
 
 # Attributes and class names under which wrappers keep the network that they wrap.
-_WRAPPERS = {"OptimizedModule": "_orig_mod", "DataParallel": "module", "DistributedDataParallel": "module"}
+_WRAPPERS = {
+    "OptimizedModule": "_orig_mod",
+    "DataParallel": "module",
+    "DistributedDataParallel": "module",
+    "AveragedModel": "module",
+}
 # Layers that are pruned, and what they may call their weights.
 _READING = (nn.Linear, nn.Bilinear, nn.modules.conv._ConvNd, nn.RNNCellBase, nn.MultiheadAttention)
 _WEIGHTS = ("weight", "weight_ih", "weight_hh", "in_proj_weight")
@@ -120,10 +125,11 @@ def _inner(network: nn.Module) -> nn.Module:
 
 
 def own_names(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict by the names of the network whose `own` is given, if it was saved of one compiled or replicated."""
+    """A state dict by the names of the network whose `own` is given, also if it was saved of a wrapped one."""
     if state.keys() == own.keys():
         return dict(state)
     found = {".".join(part for part in name.split(".") if part != "_orig_mod"): t for name, t in state.items()}
+    found.pop("n_averaged", None)  # how many weights an averaged network is the mean of
     while found and all(name.startswith("module.") for name in found):
         found = {name.removeprefix("module."): tensor for name, tensor in found.items()}
     return found

@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from ...architectures.compaction.certificate import Certificate
 from ...architectures.discovery.units_of import units
 from ...architectures.running.batch_norm import check_batches
 from ...architectures.running.modes import evaluating, take_modes_, take_types_, to_network, working_
 from ...architectures.running.plain import copied, plain
 from ...architectures.saved import bundle
-from ...architectures.units.mask import Mask
 from ...architectures.units.vector import Granularity, Units
 from ...datasets.data import Data, Likelihood, Split
 from ...datasets.errors import UsageError, unknown
 from ...methods.build import build as build_pruner
-from ..evaluation.deployment import CERTIFIED, compacted, count
-from ..evaluation.flops import flops
-from ..evaluation.latency import BATCHES, Speedup, speedups
+from ..evaluation.deployment import CERTIFIED
 from ..pruning.engine import Engine
 from ..pruning.ranking import keep_count
 from ..pruning.schedules import prune as run_engine
@@ -44,109 +37,10 @@ from .inputs import (
     device_of,
     fitted,
 )
+from .pruned import Pruned
+from .targets import meaning
 
 load = bundle.load
-
-STARVED = 0.02  # of its units, under which the summary warns of a layer
-
-
-@dataclass(frozen=True)
-class Pruned:
-    """A pruned copy of a network: its zeros are in place; `compact` cuts structures out.
-
-    Attributes:
-        network: the pruned copy.
-        mask: what was kept.
-        scores: the worth of every unit.
-        inputs: real inputs, for the certificate and for timing.
-        dense: the network that was given; a plain copy of one that was wrapped or reparametrised.
-        notes: how it came about: method, options, sparsity asked for, fine-tuning.
-    """
-
-    network: nn.Module
-    mask: Mask
-    scores: Tensor
-    inputs: Tensor
-    dense: nn.Module
-    notes: Mapping[str, Any]
-
-    @property
-    def sparsity(self) -> float:
-        """Share of the units that was removed."""
-        return self.mask.sparsity
-
-    @cached_property
-    def _small(self) -> tuple[nn.Module, Certificate]:
-        return compacted(self.network, self.mask, self.inputs)
-
-    def deployable(self) -> nn.Module:
-        """The compact network, or, of single weights, the masked one."""
-        return self._small[0] if self.mask.units.removable else self.network
-
-    def compact(self) -> nn.Module:
-        """A physically smaller network, certified to compute the same; needs `structured=True`.
-
-        Raises UsageError, with the layer's name, if its outputs differ from the masked network's by more than 1e-5.
-        """
-        return copied(self._small[0])
-
-    @property
-    def certificate(self) -> Certificate:
-        """The largest difference between the outputs of the compact and the masked network on real inputs."""
-        return self._small[1]
-
-    def speedups(self, batches: tuple[int, ...] = BATCHES) -> list[Speedup]:
-        """How much faster than the dense network the compact one is (or the masked one, of single weights)."""
-        return speedups(self.dense, {"pruned": self.deployable()}, self.inputs, batches)["pruned"]
-
-    def save(self, path: str | Path, architecture: Mapping[str, Any] | None = None) -> Path:
-        """Write the compact network (the masked one, of single weights) so that `bayesprune.load` gives it back.
-
-        With an `architecture` (name, input_shape, outputs, options) the file rebuilds it alone; else `load` needs
-        a network of the class that was pruned.
-        """
-        certificate = self.certificate if self.mask.units.removable else None
-        bundle.save(path, self.deployable(), architecture, certificate, dense=self.dense, notes=dict(self.notes))
-        return Path(path)
-
-    def summary(self) -> str:
-        """What was removed, layer by layer, and what that saves."""
-        rows = [f"{name:<40} {density:8.2%} kept" for name, density in self.mask.layer_density().items()]
-        head = f"kept {self.mask.count:,} of {self.mask.units.n:,} units (sparsity {self.sparsity:.4f})"
-        saved = self._saved_by_cutting() if self.mask.units.removable else self._saved_at_best()
-        if collapsed := self.mask.collapsed():
-            saved.append(f"collapsed layers (nothing kept): {', '.join(collapsed)}")
-        saved += self._starved()
-        if learned := self.notes.get("learned"):
-            saved.append(learned["said"])
-        return "\n".join([head, *rows, *saved])
-
-    def _starved(self) -> list[str]:
-        """A warning where one ranking of all units left next to nothing of some layers."""
-        most = min(STARVED, self.mask.density / 5)  # at high sparsities little is left of every layer
-        few = {name: share for name, share in self.mask.layer_density().items() if 0 < share < most}
-        if not few or self.notes.get("allocation") != "global":
-            return []
-        least = ", ".join(f"{name} ({share:.1%})" for name, share in sorted(few.items(), key=lambda item: item[1])[:3])
-        return [
-            f"{len(few)} of {len(self.mask.units.groups)} layers keep less than {most:.2g} of their units: {least}; "
-            "one ranking of all layers does that where their scores differ in scale: allocation='layerwise' prunes all "
-            "layers alike"
-        ]
-
-    def _saved_by_cutting(self) -> list[str]:
-        small, certificate = self._small
-        before, after = count(self.dense), count(small)
-        work = [flops(n, self.inputs)["flops_dense"] for n in (self.dense, small)]
-        return [
-            f"compact: {after:,} of {before:,} parameters ({after / before:.1%}), "
-            f"{work[1] / max(work[0], 1):.1%} of the operations",
-            f"certified: {certificate}",
-        ]
-
-    def _saved_at_best(self) -> list[str]:
-        work = flops(self.network, self.inputs)
-        return [f"operations with a non-zero weight: {work['flops_ratio']:.1%} of the dense network's"]
 
 
 def prune(
@@ -228,7 +122,7 @@ def prune(
     notes = {"method": method, "options": options, "allocation": pruner.allocation, "sparsity": sparsity,
              "realised": mask.sparsity, "seed": seed, "finetune": finetune, "batch_norm": batch_norm,
              "budget": shares.model_dump(), "likelihood": split.likelihood, "folded": found.folded,
-             "learned": given.learned}  # fmt: skip
+             "learned": given.learned, "targets": meaning(split)}  # fmt: skip
     _finish(pruned, dense, split)
     return Pruned(pruned, mask, outcome.scores, to_network(split.x[:CERTIFIED], dense), dense, notes)
 

@@ -44,6 +44,15 @@ def interpreted(split: Split, shape: tuple[int, ...], likelihood: Likelihood | N
     return Split(split.x, columns, kind)
 
 
+def meaning(split: Split) -> str | None:
+    """What targets were taken for, in words, where their type does not say it; else None."""
+    if split.likelihood == "bernoulli":
+        return "targets taken as yes or no of every output by itself (bernoulli likelihood)"
+    if split.likelihood == "categorical" and split.y.is_floating_point():
+        return "targets taken as probabilities of the classes (categorical likelihood)"
+    return None
+
+
 def _likelihood(y: np.ndarray, typed: Likelihood, shape: tuple[int, ...], given: bool) -> Likelihood:
     if typed == "bernoulli" or (not given and typed == "categorical" and y.dtype.kind == "f"):
         return typed
