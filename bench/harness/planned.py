@@ -44,13 +44,13 @@ class Planned:
 def planned(matrix: str | Path | Matrix, shard: tuple[int, int], plugins: Sequence[str | Path] = ()) -> Planned:
     """Read, expand and check a matrix; writes nothing, and raises UsageError for whatever the user can mend."""
     try:
-        with isolated():
+        with isolated(importing=True):
             loaded = load_plugins(plugins)
             matrix = matrix if isinstance(matrix, Matrix) else load_matrix(matrix)
             with sources_read_once(), sealed():
                 every = matrix.cells()
-            cells = sharded(every, shard)
-            return Planned(matrix, every, cells, preflight(cells), loaded)
+        cells = sharded(every, shard)
+        return Planned(matrix, every, cells, preflight(cells), loaded)
     except LeftBehind as error:
         raise UsageError(f"a plug-in cannot be used: when it was loaded or built, {error}") from error
     except (KeyboardInterrupt, GeneratorExit) as error:
