@@ -408,11 +408,13 @@ METHODS = (
 INNOCENT = ["magnitude", "opd"]
 
 
-def matrix_of(methods):
-    return Matrix(
-        datasets=[{"name": "digits", "subset": 150}], architectures=[{"name": "mlp", "widths": [8]}],
-        methods=methods, sparsity=[0.5, 0.9], seeds=[0], training={"epochs": 1}, finetune={"epochs": 1}, shift=False,
-    )  # fmt: skip
+def matrix_of(methods, **more):
+    content = {
+        "datasets": [{"name": "digits", "subset": 150}], "architectures": [{"name": "mlp", "widths": [8]}],
+        "methods": methods, "sparsity": [0.5, 0.9], "seeds": [0], "training": {"epochs": 1},
+        "finetune": {"epochs": 1}, "shift": False,
+    }  # fmt: skip
+    return Matrix(**content | more)
 
 
 def timeless(frame, methods):
@@ -487,3 +489,33 @@ def test_every_method_of_an_inference_is_under_the_seal(plugin, undisturbed, tmp
     expected = {f"quiet-{method}": "TestSplitError" for method in METHODS}
     harness.run(matrix_of(around(expected)), tmp_path / "r", jobs=1, plugins=[plugin])
     check_run(results(tmp_path / "r"), undisturbed, expected)
+
+
+OWN = """
+import sys, warnings
+import numpy as np
+import torch
+sys.path.insert(0, "/nowhere/in/particular")
+
+def data():
+    np.seterr(all="ignore")
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(90, 4))
+    return x, (x[:, 0] > 0).astype(int)
+
+def network(input_shape, outputs):
+    warnings.simplefilter("ignore")
+    torch.backends.cudnn.benchmark = True
+    return torch.nn.Sequential(torch.nn.Linear(*input_shape, 6), torch.nn.ReLU(), torch.nn.Linear(6, outputs))
+"""
+
+
+def test_no_method_is_blamed_for_the_data_or_the_network_of_the_user(tmp_path, monkeypatch):
+    (tmp_path / "own_and_untidy.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    before = np.geterr(), list(warnings.filters), torch.backends.cudnn.benchmark
+    own = {"datasets": ["own_and_untidy:data"], "architectures": ["own_and_untidy:network"]}
+    harness.run(matrix_of(INNOCENT, **own), tmp_path / "r", jobs=1)
+    assert set(results(tmp_path / "r")["status"]) == {"done"}
+    assert before == (np.geterr(), list(warnings.filters), torch.backends.cudnn.benchmark)
+    sys.modules.pop("own_and_untidy")

@@ -227,6 +227,22 @@ def test_verify_finds_what_is_mixed_and_changes_nothing(folder):
         verify(folder.parent)
 
 
+def test_the_command_names_what_is_wrong_and_exits_with_1(folder):
+    from bayesprune.bench.cli import main
+    from click.testing import CliRunner
+
+    done = CliRunner().invoke(main, ["verify-folder", str(folder)])
+    assert (done.exit_code, "0 problems" in done.output) == (0, True)
+    path = next((folder / "cells").iterdir())
+    path.write_text(path.read_text()[:100])
+    (folder / "cells" / ".half.tmp").write_text("")
+    done = CliRunner().invoke(main, ["verify-folder", str(folder)])
+    assert done.exit_code == 1
+    assert f"cells/{path.name} is damaged" in done.output
+    assert "never finished" in done.output
+    assert CliRunner().invoke(main, ["verify-folder", str(folder.parent)]).exit_code == 2
+
+
 # ---------------------------------------------------------------------------------- machines that fail
 
 

@@ -29,7 +29,8 @@ from ..evaluation.latency import Speedup
 from ..spec.settings import Training
 from .gathering import gathered, readable
 from .inputs import fitted
-from .prune import Pruned, prune
+from .prune import prune
+from .pruned import Pruned
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ...datasets.errors import NotApplicable, UsageError
 from ...datasets.registry import plugin_source
@@ -43,13 +44,13 @@ class Planned:
 def planned(matrix: str | Path | Matrix, shard: tuple[int, int], plugins: Sequence[str | Path] = ()) -> Planned:
     """Read, expand and check a matrix; writes nothing, and raises UsageError for whatever the user can mend."""
     try:
-        with isolated():
+        with isolated(importing=True):
             loaded = load_plugins(plugins)
             matrix = matrix if isinstance(matrix, Matrix) else load_matrix(matrix)
             with sources_read_once(), sealed():
                 every = matrix.cells()
-            cells = sharded(every, shard)
-            return Planned(matrix, every, cells, preflight(cells), loaded)
+        cells = sharded(every, shard)
+        return Planned(matrix, every, cells, preflight(cells), loaded)
     except LeftBehind as error:
         raise UsageError(f"a plug-in cannot be used: when it was loaded or built, {error}") from error
     except (KeyboardInterrupt, GeneratorExit) as error:
@@ -94,11 +95,17 @@ def _fits(cells: Sequence[Run]) -> list[str]:
     return fits
 
 
-def pending(cells: Iterable[Run], store: Store, retry_failed: bool = False, mend: bool = True) -> list[Run]:
-    """The cells without an intact record and logits, and with `retry_failed` those whose record says failed."""
+def pending(
+    cells: Iterable[Run], store: Store, retry_failed: bool = False, mend: bool = True,
+    records: Mapping[str, Mapping[str, Any]] | None = None,
+) -> list[Run]:  # fmt: skip
+    """The cells without an intact record and logits, and with `retry_failed` those whose record says failed.
+
+    `records` are the intact ones by key, where they have been read before; `mend` sets damaged files aside.
+    """
 
     def is_pending(key: str) -> bool:
-        record = store.read_record(key, mend)
+        record = (records or {}).get(key) or store.read_record(key, mend)
         if record is None or (record["status"] == "done" and not store.complete(record, mend)):
             return True
         return retry_failed and record["status"] == "failed"

@@ -151,13 +151,13 @@ class _Worker:
         return f"it was ended by {signal.Signals(-code).name if known else f'signal {-code}'}{why}"
 
     def end(self) -> None:
-        """End the process: a closed pipe is the end of its work, else it is killed."""
-        self._pipe.close()
+        """End the process; the pipe is closed last, as another thread may be waiting at it."""
         self.process.terminate()
         self.process.join(PATIENCE_SECONDS)
         if self.process.is_alive():
             self.process.kill()
             self.process.join()
+        self._pipe.close()
 
 
 def _serve(pipe: Connection, parent: int, plugins: Plugins) -> None:
@@ -191,8 +191,9 @@ def _packed(kind: str, value: Any) -> bytes:
         content = pickle.dumps((kind, value))
         pickle.loads(content)  # noqa: S301
         return content
-    except BaseException:
-        return pickle.dumps((kind, RemoteError(one_line(value) if isinstance(value, BaseException) else kind)))
+    except BaseException as problem:
+        told = value if isinstance(value, BaseException) else problem
+        return pickle.dumps((kind.replace("value", "error"), RemoteError(one_line(told))))
 
 
 def _end_with(parent: int) -> None:

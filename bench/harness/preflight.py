@@ -89,7 +89,7 @@ def preflight(cells: Sequence[Run]) -> dict[str, NotApplicable]:
         weights = units(network, "weights")
         for _, alike in grouped(group, lambda r: (in_full(r.method), r.units, str(r.sparsity))):
             try:
-                with sealed():
+                with sealed(), _unharmed(data):
                     applicable(alike[0], network, data.train.x[:2])
             except NotApplicable as reason:
                 senseless |= {r.key: reason for r in alike}

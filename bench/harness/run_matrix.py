@@ -84,8 +84,9 @@ def _run(
     executor: Callable[[], Executor] | None, progress: Callable[[int], Callable[[int], None]] | None,
 ) -> Path:  # fmt: skip
     set_others_aside(plan.every, store)
-    freeze_data_of(plan.every, store)
-    todo = pending(plan.cells, store, retry_failed)
+    records = {r["key"]: r for r in store.records()}
+    freeze_data_of(plan.every, store, records)
+    todo = pending(plan.cells, store, retry_failed, records=records)
     setting = Setting(store.folder.resolve(), str(place), plan.plugins)
     jobs = min(jobs or os.cpu_count() or 1, max(1, len(todo)))
     told = progress(len(todo)) if progress else lambda n: None
@@ -106,15 +107,14 @@ def _run(
     return write_tables(store.folder)
 
 
-def freeze_data_of(cells: Sequence[Run], store: Store) -> None:
-    """A folder from before does not say which data it is of; its records do."""
+def freeze_data_of(cells: Sequence[Run], store: Store, records: Mapping[str, Mapping[str, Any]]) -> None:
+    """A folder from before does not say which data it is of; its records, by key, do."""
     if (store.folder / "data").is_dir():
         return
-    by_key = {r.key: r for r in cells}
     frozen: dict[str, str] = {}
-    for record in store.records():
-        if record["key"] in by_key and isinstance(digest := record.get("dataset_digest"), str):
-            frozen.setdefault(by_key[record["key"]].data_key, digest)
+    for r in cells:
+        if digest := records.get(r.key, {}).get("dataset_digest"):
+            frozen.setdefault(r.data_key, digest)
     for key, digest in frozen.items():
         store.freeze_data(key, digest)
 

@@ -68,6 +68,8 @@ def work_off(
             task.crashes += 1
             if function is run_cells:  # those that have a record by now are innocent
                 task.runs = [r for r in task.runs if r.key in watch.keys]
+            if not task.runs:
+                continue
             if task.crashes < MAX_CRASHES:
                 suspects.append((function, task))
             else:

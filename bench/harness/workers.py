@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -22,7 +22,7 @@ from ...datasets.data import Data
 from ...datasets.load import load
 from ...datasets.seal import sealed
 from ...methods import registry as methods
-from ..isolation.isolated import Traces, isolated, spoiled
+from ..isolation.isolated import Traces, isolated, spoiled, undone
 from ..results.store import MachineFault, Store, logger
 from ..spec.run import Choice, Run
 from ..training.fits import fitted
@@ -114,8 +114,9 @@ def run_cells(runs: list[Run], setting: Setting) -> list[Run]:
     with repeatable(runs[0], device):
         for i, r in enumerate(runs):
             if bench is None:
+                data = frozen_data(runs[0], setting, store)
                 with sealed(), isolated():
-                    bench = Workbench(runs[0], frozen_data(runs[0], setting, store), store, device)
+                    bench = Workbench(runs[0], data, store, device)
             traces = cell.execute(r, bench, store)
             if traces.data:
                 forget_data()
@@ -150,7 +151,8 @@ def data_of(r: Run, device: str = "cpu") -> Data:
 @lru_cache(maxsize=2)
 def _cached_data(choice: str, seed: int, device: str, source: str | None) -> Data:
     dataset = Choice.model_validate_json(choice)  # a Choice holds a dict, which has no hash
-    data = load(dataset.name, seed, **dataset.options).to(device)
+    with undone() if source is not None else nullcontext():
+        data = load(dataset.name, seed, **dataset.options).to(device)
     if datasets.source_digest(dataset.name) != source:
         raise MachineFault(_changed(dataset.label, "that this run was begun with"))
     return data

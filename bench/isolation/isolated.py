@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,8 +58,10 @@ def spoiled() -> str:
 
 
 @contextmanager
-def isolated(data: Data | None = None) -> Iterator[Traces]:
+def isolated(data: Data | None = None, importing: bool = False) -> Iterator[Traces]:
     """Put back, after the block, whatever state it changed, also if it raised.
+
+    What importing a module may change for good reason stays, if the block is for `importing`, or did so.
 
     Raises LeftBehind after a block that raised nothing else, but changed state or `data`. What the block gives, and
     `Traces` once it is over, say what it was.
@@ -71,10 +73,17 @@ def isolated(data: Data | None = None) -> Iterator[Traces]:
     finally:
         if data is not None and content is not None:
             traces.data += changed_tensors(data, content)
-        _undo(traces, before, code, imported=len(sys.modules) > modules)
+        _undo(traces, before, code, importing or len(sys.modules) > modules)
         _spoiled.extend(traces.lasting)
     if traces:
         raise LeftBehind(str(traces))
+
+
+@contextmanager
+def undone() -> Iterator[None]:
+    """Put back without a word what a user's own data or network, which are no method, changed."""
+    with suppress(LeftBehind), isolated():
+        yield
 
 
 def _read() -> list[Any]:

@@ -41,7 +41,11 @@ NUMBERS = (
 ORDER = ("dataset", "architecture", "units", "method", "sparsity_target", "seed", "key")
 STATUS = ("done", "failed", "skipped")
 NAMES = ("key", "dataset", "architecture", "method", "units")
-TEXTS = ("reason", "traceback", "when", "inference", "criterion", "likelihood", "predictive", "started", "device")
+TEXTS = (
+    "reason", "traceback", "when", "inference", "criterion", "likelihood", "predictive", "started", "device",
+    "dataset_digest", "logits_digest", "mask_digest", "version_bayesprune", "version_torch", "version_python",
+    "git_revision", "host_cpu",
+)  # fmt: skip
 MAPPINGS = ("layer_density", "shift", "learned", "latency", "run")
 LISTS = ("reports", "collapsed")
 

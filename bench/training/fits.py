@@ -6,6 +6,7 @@ spend on fine-tuning, so that every pruned result has an unpruned one of equal t
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -22,7 +23,7 @@ from ...methods.build import build as build_pruner
 from ...methods.pruner import Inference
 from ..evaluation.evaluate import brief, validation_nll
 from ..isolation.attachments import left_on
-from ..isolation.isolated import LeftBehind, isolated
+from ..isolation.isolated import LeftBehind, isolated, undone
 from ..results.store import MachineFault, Store
 from ..spec.run import Run, content_key
 from .loop import refine, train
@@ -57,7 +58,9 @@ class Fit:
 def initial_network(run: Run, data: Data) -> nn.Module:
     """The untrained network of a cell; equal for all methods under one seed."""
     seed = derived(run.seed, "initialisation")
-    return build_network(run.architecture.name, data.input_shape, data.outputs, seed=seed, **run.architecture.options)
+    name, options = run.architecture.name, run.architecture.options
+    with undone() if "architecture" in run.sources else nullcontext():
+        return build_network(name, data.input_shape, data.outputs, seed=seed, **options)
 
 
 def attached(run: Run, data: Data, inference: Inference, device: torch.device) -> tuple[nn.Module, Inference]:
