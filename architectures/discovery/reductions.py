@@ -15,7 +15,8 @@ def mix(call: Call, tracks: Sequence[Track], axes: Sequence[int], reason: str) -
     for track in tracks:
         mixed = set(support(track)) & set(axes)
         if mixed and mixed == set(support(track)):
-            call.positions.stay(track, reason)
+            if call.mix(track, reason):
+                left.append(track)
         else:
             for axis in mixed:
                 track = call.positions.unify(track, axis)
