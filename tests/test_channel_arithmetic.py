@@ -105,6 +105,8 @@ FOUND = {
     "squeezed": (lambda m, x: x * m.other(F.relu(m.one(x.mean((2, 3), keepdim=True)))).sigmoid(), {"one": conv(12, 4), "other": conv(4, 12)}, [12, 4, 7]),
     "instance norm": (lambda m, x: m.norm(m.one(x)), {"one": conv(12, 12), "norm": nn.InstanceNorm2d(12)}, [12, 12, 7]),
     "group norm": (lambda m, x: m.norm(m.one(x)), {"one": conv(12, 12), "norm": nn.GroupNorm(4, 12, affine=False)}, [12, 4, 7]),
+    "averaged": (lambda m, x: x - x.mean(1, keepdim=True) / (1e-6 + x.abs().mean(dim=(1, 2, 3), keepdim=True)), {}, [12, 7]),
+    "response norm": (lambda m, x: x * (y := x.norm(dim=(2, 3), keepdim=True)) / (torch.mean(y, 1, True) + 0.1), {}, [12, 7]),
     "einsum": (lambda m, x: torch.einsum("nchw,cd->ndhw", x, m.matrix), {"matrix": nn.Parameter(torch.randn(12, 9)), "read": 9}, [12, 9, 7]),
     "tokens": (lambda m, x: m.up(x.flatten(2).mT).mT.reshape(len(x), -1, 6, 6), {"up": nn.Linear(12, 9), "read": 9}, [12, 9, 7]),
 }  # fmt: skip
@@ -149,7 +151,7 @@ def test_channels_are_found_and_cut_out_exactly(name, tmp_path):
 
 MIXED = {
     "rolled": lambda m, x: x.roll(1, 1),
-    "averaged": lambda m, x: x - x.mean(1, keepdim=True),
+    "by their spread": lambda m, x: x / x.std(1, keepdim=True),
     "softmax": lambda m, x: x.softmax(1),
     "sorted": lambda m, x: x.sort(1).values,
     "by their number": lambda m, x: x * x.shape[1] ** -0.5,

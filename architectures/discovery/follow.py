@@ -59,6 +59,7 @@ class Flow:
         steps: The operations on what depends on the inputs, in their order.
         needs: Whole numbers in modules that count positions.
         sizings: Calls that took sizes.
+        is_averaging: Whether the call that runs is an average, which can be one over what has left, too.
         by_width: Whether the call that runs scales by the width of its heads.
         grouped: Of grouped convolutions, by the name of the layer, the positions of which it has one per group.
         used: Parameters and buffers that took part.
@@ -70,6 +71,7 @@ class Flow:
     steps: list[Step] = field(default_factory=list)
     needs: list[Need] = field(default_factory=list)
     sizings: list[Sizing] = field(default_factory=list)
+    is_averaging: bool = False
     by_width: bool = False
     grouped: dict[str, Track] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
