@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import torch
 from timm.layers.attention import Attention
-from timm.layers.mlp import Mlp
+from timm.layers.mlp import GluMlp, Mlp, SwiGLU
 from timm.models.vision_transformer import ResPostBlock, VisionTransformer
 from torch import nn
 
@@ -72,10 +72,26 @@ def _head_slices(attention: Attention) -> Iterator[Slice]:
 
 
 def hidden_groups(network: nn.Module) -> Iterator[Group]:
-    """The hidden units of every two-layer perceptron: row and bias of fc1, column of fc2."""
+    """The hidden units of every two-layer perceptron, gated or not: rows and biases of fc1, column of fc2."""
     for name, module in network.named_modules():
-        if type(module) is Mlp and isinstance(module.norm, nn.Identity):
+        if not isinstance(getattr(module, "norm", None), nn.Identity):
+            continue
+        if type(module) is Mlp:
             yield parallel(network, f"{name} hidden", "hidden", writes=[f"{name}.fc1"], reads=[f"{name}.fc2"])
+        elif type(module) is SwiGLU:
+            writes = [f"{name}.fc1_g", f"{name}.fc1_x"]
+            yield parallel(network, f"{name} hidden", "hidden", writes=writes, reads=[f"{name}.fc2"])
+        elif type(module) is GluMlp:
+            yield within(name, Group("hidden", "hidden", tuple(_gated_slices(module))))
+
+
+def _gated_slices(module: GluMlp) -> Iterator[Slice]:
+    """Rows of fc1 run over (gate and value, hidden unit)."""
+    hidden = module.fc2.weight.shape[1]
+    rows = torch.arange(2 * hidden).view(2, hidden).T
+    for part, tensor in module.fc1.named_parameters():
+        yield Slice(f"fc1.{part}", 0, rows, tensor.shape)
+    yield runs("fc2.weight", 1, hidden, module.fc2.weight.shape)
 
 
 @resize.register

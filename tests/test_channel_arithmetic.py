@@ -5,11 +5,14 @@ import copy
 import numpy as np
 import pytest
 import torch
+from bayesprune.architectures.build import build
+from bayesprune.architectures.compaction.certificate import certify
 from bayesprune.architectures.compaction.compact import compact
 from bayesprune.architectures.discovery.positions import Positions, blocks, placed, reshaped
 from bayesprune.architectures.discovery.units_of import group_units, left_out
 from bayesprune.architectures.saved import bundle
 from bayesprune.architectures.units.mask import Mask
+from bayesprune.datasets.errors import UsageError
 from torch import nn
 from torch.nn import functional as F
 
@@ -102,6 +105,8 @@ FOUND = {
     "squeezed": (lambda m, x: x * m.other(F.relu(m.one(x.mean((2, 3), keepdim=True)))).sigmoid(), {"one": conv(12, 4), "other": conv(4, 12)}, [12, 4, 7]),
     "instance norm": (lambda m, x: m.norm(m.one(x)), {"one": conv(12, 12), "norm": nn.InstanceNorm2d(12)}, [12, 12, 7]),
     "group norm": (lambda m, x: m.norm(m.one(x)), {"one": conv(12, 12), "norm": nn.GroupNorm(4, 12, affine=False)}, [12, 4, 7]),
+    "averaged": (lambda m, x: x - x.mean(1, keepdim=True) / (1e-6 + x.abs().mean(dim=(1, 2, 3), keepdim=True)), {}, [12, 7]),
+    "response norm": (lambda m, x: x * (y := x.norm(dim=(2, 3), keepdim=True)) / (torch.mean(y, 1, True) + 0.1), {}, [12, 7]),
     "einsum": (lambda m, x: torch.einsum("nchw,cd->ndhw", x, m.matrix), {"matrix": nn.Parameter(torch.randn(12, 9)), "read": 9}, [12, 9, 7]),
     "tokens": (lambda m, x: m.up(x.flatten(2).mT).mT.reshape(len(x), -1, 6, 6), {"up": nn.Linear(12, 9), "read": 9}, [12, 9, 7]),
 }  # fmt: skip
@@ -146,7 +151,7 @@ def test_channels_are_found_and_cut_out_exactly(name, tmp_path):
 
 MIXED = {
     "rolled": lambda m, x: x.roll(1, 1),
-    "averaged": lambda m, x: x - x.mean(1, keepdim=True),
+    "by their spread": lambda m, x: x / x.std(1, keepdim=True),
     "softmax": lambda m, x: x.softmax(1),
     "sorted": lambda m, x: x.sort(1).values,
     "by their number": lambda m, x: x * x.shape[1] ** -0.5,
@@ -248,3 +253,42 @@ def test_tracks_are_placed_on_other_axes():
     track = torch.arange(6).reshape(2, 1, 3).numpy()
     assert placed(track, {0: 3, 2: 1}, 4).shape == (1, 3, 1, 2)
     assert (placed(track, {0: 3, 2: 1}, 4)[0, :, 0, :] == track[:, 0, :].T).all()
+
+
+# ---------------------------------------------------------------------------------- inputs and outputs
+
+
+class Several(nn.Module):
+    """Two inputs, and a dictionary of results."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.other, self.head = nn.Linear(6, 8), nn.Linear(4, 8), nn.Linear(8, 3)
+
+    def forward(self, u, v):
+        hidden = torch.relu(self.one(u) + self.other(v))
+        return {"logits": self.head(hidden), "more": [hidden.sum(1), self.head(hidden.square())]}
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_networks_with_several_inputs_and_outputs_are_traced_and_certified(named):
+    network, (u, v) = Several().double().eval(), (torch.randn(70, 6).double(), torch.randn(70, 4).double())
+    inputs = {"v": v, "u": u} if named else (u, v)
+    owner = group_units(network, inputs)
+    assert dict(zip(owner.layer_names, owner.layer_sizes, strict=True)) == {"one channels": 8}
+    mask = some(owner)
+    small = compact(network, mask)
+    mask.apply_(network)
+    assert certify(network, small, inputs).examples == 70
+    small.head.bias.data += 1
+    with pytest.raises(UsageError, match="differ by"):
+        certify(network, small, inputs)
+
+
+def test_what_is_left_out_beside_declared_groups_is_told():
+    vit = build("vit", (1, 8, 8), 10, seed=0)
+    assert left_out(vit) == {}
+    reasons = left_out(vit, torch.randn(2, 1, 8, 8))
+    assert reasons["head neurons"] == "the outputs of the network stay"
+    assert "normalises over all of them" in reasons["patch_embed.proj channels"]
+    assert not any("attn.qkv" in name or "mlp.fc1" in name for name in reasons)

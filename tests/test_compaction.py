@@ -385,8 +385,13 @@ def test_other_shapes_and_no_inputs_are_refused():
         certify(nn.Linear(4, 2), nn.Linear(4, 3), torch.randn(5, 4))
     with pytest.raises(UsageError, match="x is empty"):
         certify(nn.Linear(4, 2), nn.Linear(4, 2), torch.randn(0, 4))
-    with pytest.raises(UsageError, match="one tensor, not tuple"):
-        certify(nn.LSTM(4, 2), nn.LSTM(4, 2), torch.randn(3, 5, 4))
+
+    class Silent(nn.Linear):
+        def forward(self, x):
+            return ()
+
+    with pytest.raises(UsageError, match="the masked network returns 1 tensors, the compact one 0"):
+        certify(nn.Linear(4, 2), Silent(4, 2), torch.randn(5, 4))
 
 
 # ---------------------------------------------------------------------------------- BatchNorm

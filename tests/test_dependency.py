@@ -220,7 +220,7 @@ def test_flattened_channels_and_offsets_of_a_concatenation(axis, between):
 
 MIXING = {
     "softmax": lambda x: x.softmax(-1),
-    "mean": lambda x: x - x.mean(-1, keepdim=True),
+    "variance": lambda x: x / (1 + x.var(-1, keepdim=True)),
     "layer norm": lambda x: F.layer_norm(x, x.shape[1:]),
     "width": lambda x: x / x.shape[1],
     "roll": lambda x: x.roll(1, -1),
@@ -248,6 +248,7 @@ HARMLESS = {
     "cumsum": lambda x: x.cumsum(-1),
     "batch norm": lambda x: F.batch_norm(x, None, None, training=True),
     "flip": lambda x: x.flip(-1),
+    "mean": lambda x: x - x.mean(-1, keepdim=True),  # what has left still counts
     "split": lambda x: torch.cat(x.split([2, 4], -1)[::-1], -1),
 }
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 from torch import Tensor, nn
 
 from ...datasets.errors import UsageError
 from ..declared.groups import load_declarations
 from ..layers.resize import resize
+from ..layers.settled import settle_
 from ..layers.sized import resized_
 from ..layers.spread import spread_
 from ..running.plain import copied
@@ -17,7 +19,7 @@ from ..units.mask import Mask
 from ..units.prunable import all_tensors
 from ..units.slices import Slice
 from ..units.vector import Units
-from .folding import add_to_bias, constants
+from .folding import add_to_bias, constants, settled
 
 
 def compact(network: nn.Module, mask: Mask, example: Tensor | None = None) -> nn.Module:
@@ -39,11 +41,16 @@ def compact(network: nn.Module, mask: Mask, example: Tensor | None = None) -> nn
     shifts = {} if example is None else constants(network, mask, stays, example)
     small = copied(network)
     small.zero_grad(set_to_none=True)
-    whole = all_tensors(small)
-    cut(small, mask, stays, lambda name, tensor: setattr(whole[name], "data", tensor))
+    cut(small, mask, stays, partial(_put, small))
     for name, shift in shifts.items():
         add_to_bias(small.get_submodule(name), shift)
     return small
+
+
+def _put(network: nn.Module, name: str, tensor: Tensor) -> None:
+    """Give a parameter or buffer, in place, other values of whatever shape."""
+    path, _, leaf = name.rpartition(".")
+    getattr(network.get_submodule(path), leaf).data = tensor
 
 
 def _check(network: nn.Module, mask: Mask) -> None:
@@ -71,8 +78,12 @@ def cut(
     network: nn.Module, mask: Mask, stays: Mapping[tuple[str, int], Tensor], put: Callable[[str, Tensor], object]
 ) -> None:
     """Cut, in place, what does not stay; `put` takes the name of a tensor and what stays of it."""
+    for path in settled(mask):
+        settle_(network.get_submodule(path))
     tensors = all_tensors(network)
     for (name, axis), stay in stays.items():
+        if name not in tensors:  # what the weights of a layer that has been settled were computed from
+            continue
         tensors[name] = tensors[name].detach().index_select(axis, stay.nonzero().flatten().to(tensors[name].device))
         put(name, tensors[name])
     _recount(network, mask)

@@ -8,10 +8,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from ..running.call import Inputs, called
+
 Call = tuple[str, int]  # a module's path, and how often it had been called before
 
 
-def first_difference(one: nn.Module, two: nn.Module, x: Tensor, tolerance: float) -> tuple[str, float] | None:
+def first_difference(one: nn.Module, two: nn.Module, x: Inputs, tolerance: float) -> tuple[str, float] | None:
     """The first module whose outputs for `x` in both networks are more than `tolerance` apart, and how far.
 
     Distances are relative to max(1, largest absolute output of the module). Where `two` has fewer channels,
@@ -28,7 +30,7 @@ def first_difference(one: nn.Module, two: nn.Module, x: Tensor, tolerance: float
     return None
 
 
-def first_non_finite(network: nn.Module, x: Tensor) -> str | None:
+def first_non_finite(network: nn.Module, x: Inputs) -> str | None:
     """The first module with an output for `x` that is not finite; "" is the network itself."""
     for (name, _), output in outputs_by_call(network, x).items():
         if not bool(output.isfinite().all()):
@@ -37,7 +39,7 @@ def first_non_finite(network: nn.Module, x: Tensor) -> str | None:
 
 
 @torch.no_grad()
-def outputs_by_call(network: nn.Module, x: Tensor) -> dict[Call, Tensor]:
+def outputs_by_call(network: nn.Module, x: Inputs) -> dict[Call, Tensor]:
     """What every call of a module returned, in the order in which the calls ended."""
     seen: dict[Call, Tensor] = {}
     calls: Counter[str] = Counter()
@@ -52,7 +54,7 @@ def outputs_by_call(network: nn.Module, x: Tensor) -> dict[Call, Tensor]:
 
     handles = [module.register_forward_hook(keep(name)) for name, module in network.named_modules()]
     try:
-        network(x)
+        called(network, x)
     finally:
         for handle in handles:
             handle.remove()

@@ -48,7 +48,8 @@ def constants(network: nn.Module, mask: Mask, stays: Positions, example: Tensor)
     """
     masked = copied(network).eval()
     mask.apply_(masked)
-    probes = {name: probe for name, probe in _probes(masked, stays).items() if bool(probe.weight.any())}
+    found = _probes(masked, stays).items()
+    probes = {name: probe for name, probe in found if bool(probe.weight.any()) and name not in settled(mask)}
     if probes and len(example) < 2:
         raise UsageError("folding needs at least two examples: of one alone, everything looks constant")
     received: dict[str, list[tuple[Tensor, ...]]] = {name: [] for name in probes}
@@ -61,6 +62,12 @@ def constants(network: nn.Module, mask: Mask, stays: Positions, example: Tensor)
         for name, probe in probes.items()
     }
     return {name: shift for name, shift in found.items() if bool(shift.any())}
+
+
+def settled(mask: Mask) -> list[str]:
+    """Layers that are settled on the weights that they compute, as units that they read leave; these send zeros."""
+    parts = zip(mask.units.groups, mask.units.split(mask.kept), strict=True)
+    return list(dict.fromkeys(path for group, kept in parts if not bool(kept.all()) for path in group.settles))
 
 
 def add_to_bias(reader: nn.Module, shift: Tensor) -> None:

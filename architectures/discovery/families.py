@@ -40,13 +40,13 @@ class Family:
     def group(self, tensors: Mapping[str, Tensor], counts: tuple[Count, ...] = ()) -> Group:
         """The family as slices of `tensors`, and the numbers in modules that count its units."""
 
-        def pieces(are_buffers: bool) -> Iterator[Slice]:
+        def pieces(are_masked: bool) -> Iterator[Slice]:
             for site, index in self.parts:
-                if site.is_buffer is are_buffers:
+                if (site.is_buffer or site.is_computed) is not are_masked:
                     yield Slice(site.name, site.axis, torch.from_numpy(index), tensors[site.name].shape)
 
-        slices, buffers = tuple(pieces(False)), tuple(pieces(True))
-        return Group(self.name, self.kind, slices, buffers, counts=counts)
+        settles = tuple(site.name.rpartition(".")[0] for site, _ in self.parts if site.is_computed)
+        return Group(self.name, self.kind, tuple(pieces(True)), tuple(pieces(False)), counts=counts, settles=settles)
 
 
 def families(positions: Positions, order: Sequence[str], kind_of: Callable[[Site], tuple[str, str]]) -> list[Family]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ..layers.settled import computed_weight
 from .agreements import Agreement, Bounded, Grid, Parts
 from .numbers import Need, Number, Sizing
 from .positions import Positions, Site, Track, support
@@ -58,9 +59,11 @@ class Flow:
         steps: The operations on what depends on the inputs, in their order.
         needs: Whole numbers in modules that count positions.
         sizings: Calls that took sizes.
+        is_averaging: Whether the call that runs is an average, which can be one over what has left, too.
         by_width: Whether the call that runs scales by the width of its heads.
         grouped: Of grouped convolutions, by the name of the layer, the positions of which it has one per group.
         used: Parameters and buffers that took part.
+        computed: Weights of layers that apply others, computed from them.
     """
 
     positions: Positions = field(default_factory=Positions)
@@ -68,9 +71,11 @@ class Flow:
     steps: list[Step] = field(default_factory=list)
     needs: list[Need] = field(default_factory=list)
     sizings: list[Sizing] = field(default_factory=list)
+    is_averaging: bool = False
     by_width: bool = False
     grouped: dict[str, Track] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
+    computed: set[str] = field(default_factory=set)
     _seen: set[tuple[tuple[int, ...], bytes]] = field(default_factory=set)
 
     def annotate(self, tensor: Tensor, tracks: Sequence[Track]) -> None:
@@ -170,6 +175,24 @@ class Call:
             site.writes |= bool(np.isin(self.positions.find(site.nodes), rows).any())
         self.positions.written.update(rows.tolist())
 
+    def mix(self, track: Track, reason: str) -> bool:
+        """Note that all positions of a track are mixed; whether they may leave all the same.
+
+        So may columns of a weight that is computed before it is applied, if it can be as it was computed.
+        """
+        name = next((owner for tensor in self.tensors if (owner := owner_of(tensor)) in self.flow.computed), None)
+        sites = [site for site in self.positions.sites_of(name or "") if site.axis == 1]
+        if any(depends(tensor) for tensor in self.tensors) or not sites:
+            self.positions.stay(track, reason)
+            return False
+        mixed = np.unique(self.positions.find(track))
+        if not all(np.isin(self.positions.find(site.nodes), mixed).all() for site in sites):
+            self.positions.stay(track, reason)
+            return False
+        for site in sites:
+            site.is_computed = True
+        return True
+
     @property
     def tensors(self) -> list[Tensor]:
         """All tensors among the arguments."""
@@ -198,6 +221,9 @@ class Follow(TorchDispatchMode):
         super().__init__()
         self.flow = flow
         self.numbers: list[Number] = []
+        for path, module in network.named_modules():
+            if computed_weight(module) is not None:
+                flow.computed.add(f"{path}.weight".lstrip("."))
         for name, tensor in _tensors(network):
             if owner_of(tensor) is None:
                 self._number(network, name, tensor)

@@ -116,6 +116,7 @@ class Seen(Protocol):
 
     sizings: list[Sizing]
     by_width: bool
+    is_averaging: bool
 
 
 class Passing(TorchFunctionMode):
@@ -135,11 +136,12 @@ class Passing(TorchFunctionMode):
         kwargs = kwargs or {}
         taken = sizes_in(func, args, kwargs)
         outer, self.noted[:] = list(self.noted), _numbers((args, kwargs)) if taken is None else ()
+        self.flow.is_averaging = taken is not None and taken.is_average
         self.flow.by_width = getattr(func, "__name__", "") == _ATTENTION and kwargs.get("scale") is None
         try:
             result = func(*args, **kwargs)
         finally:
-            self.noted[:], self.flow.by_width = outer, False
+            self.noted[:], self.flow.by_width, self.flow.is_averaging = outer, False, False
         if taken is not None:
             self._size(func.__name__, args, kwargs, taken.sizes, result)
         return result

@@ -25,6 +25,7 @@ class Site:
         nodes: Numbers of its positions.
         is_buffer: Whether the tensor is a buffer.
         writes: Whether a layer computes these positions, as rows of its weight.
+        is_computed: Whether the weight that a layer applies depends on all of them at once.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Site:
     nodes: np.ndarray
     is_buffer: bool = False
     writes: bool = False
+    is_computed: bool = False
 
 
 @dataclass(eq=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .follow import Call, Tracks, rule
+from .follow import Call, Tracks, depends, rule
 from .pointwise import elementwise, meet
 from .positions import Track, reshaped, support
 
@@ -15,7 +15,8 @@ def mix(call: Call, tracks: Sequence[Track], axes: Sequence[int], reason: str) -
     for track in tracks:
         mixed = set(support(track)) & set(axes)
         if mixed and mixed == set(support(track)):
-            call.positions.stay(track, reason)
+            if call.mix(track, reason):
+                left.append(track)
         else:
             for axis in mixed:
                 track = call.positions.unify(track, axis)
@@ -46,10 +47,11 @@ def weight_normalised(call: Call) -> list[Tracks] | Tracks:
 @rule("mean", "var", "std", "var_mean", "std_mean", "amax", "amin", "max", "min", "prod", "logsumexp", "argmax",
       "argmin", "any", "all", "median", "aminmax", "std_correction")  # fmt: skip
 def averaged(call: Call) -> Tracks | list[Tracks]:
-    """An average or extreme of fewer terms is another one."""
+    """An average or extreme of fewer terms is another one; one that a module writes down can still count them."""
     if "other" in call:
         return elementwise(call)
-    tracks = _reduced(call, _axes(call), f"{call.operation} mixes or counts them")
+    may_count_zeros = call.flow.is_averaging and call.name == "mean" and depends(call["self"])
+    tracks = _reduced(call, _axes(call), None if may_count_zeros else f"{call.operation} mixes or counts them")
     return [tracks] * len(call.result) if isinstance(call.result, tuple) else tracks
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..layers.sized import axes_of_bounds
+from ..layers.sized import averaged_axes, axes_of_bounds
 from ..units.slices import Group, SizedCall
 from .families import Family
 from .follow import Flow, tracks_of
@@ -32,10 +32,10 @@ def sized_calls(flow: Flow, network: nn.Module, families: Sequence[Family]) -> d
 
 def needs_of(flow: Flow) -> Iterator[Need]:
     """Numbers that were given as sizes, and what they count."""
-    for sizing in flow.sizings:
-        for places, axes, tracks, _ in _parts(flow.positions, sizing):
+    for sizing in (each for each in flow.sizings if each.name != "mean"):
+        for places, axes, tracks, after in _parts(flow.positions, sizing):
             for place, axis in zip(places, axes, strict=True):
-                if isinstance(number := sizing.sizes[place], Number):
+                if isinstance(number := sizing.sizes[place], Number) and number == after[axis]:
                     yield from (Need(number, track, axis) for track in tracks if track.shape[axis] > 1)
 
 
@@ -55,7 +55,8 @@ def _sizes(
         families = {family.name: family for axis in axes for family in _families(tracks, axis, owner)}
         for family in families.values():
             for place, axis in zip(places, axes, strict=True):
-                yield family, place, after[axis], np.array(_lost(tracks, axis, family))
+                lost = np.array(_lost(tracks, axis, family))
+                yield family, place, after[axis], np.zeros_like(lost) if sizing.name == "mean" else lost
 
 
 def _parts(positions: Positions, sizing: Sizing) -> Iterator[tuple[list[int], list[int], list[Track], tuple[int, ...]]]:
@@ -65,6 +66,12 @@ def _parts(positions: Positions, sizing: Sizing) -> Iterator[tuple[list[int], li
         for place, part in enumerate(sizing.result[: len(sizing.sizes)]):
             tracks = [positions.compressed(track) for track in tracks_of(part) or ()]
             yield [place], [axis % part.dim()], tracks, tuple(part.shape)
+        return
+    if sizing.name == "mean":  # what leaves still counts, as zeros do
+        source = sizing.args[0]
+        tracks = [positions.compressed(track) for track in tracks_of(source) or ()]
+        for place, axis in enumerate(averaged_axes(sizing.args, sizing.kwargs)):
+            yield [place], [axis], tracks, tuple(source.shape)
         return
     if sizing.name == "__getitem__":
         source = sizing.args[0]

@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 
 from ...datasets.errors import UsageError, first_line
 from ..declared.groups import declared_groups, within
+from ..running.call import Inputs, called, tensors_in
 from ..running.loan import lent, randomise_
 from ..running.modes import unfused
 from ..units.prunable import all_tensors
@@ -36,6 +37,7 @@ from .watch import Watch
 EXAMPLES = 2  # rows of the example that are used: more cost time and show nothing more
 OUTPUT = "the outputs of the network stay"
 FAILED = "the network computes something else, or nothing, when they are cut out: an operation mixes or counts them"
+_UNDECLARED = "the class of the network does not declare it"
 _LONELY = "it is a single unit, and one has to stay"
 _RULES = (moves, pointwise, products, reductions)  # imported for the rules that they register
 _KINDS: dict[type[nn.Module], str] = {nn.modules.conv._ConvNd: "filter", nn.Embedding: "channel"}
@@ -49,14 +51,14 @@ class Found:
     left_out: dict[str, str]
 
 
-def find(network: nn.Module, example: Tensor) -> Found:
+def find(network: nn.Module, example: Inputs) -> Found:
     """The groups of units that can be cut out of `network` exactly, whatever its weights are.
 
     The network is left as it is: tracing and trials work on random tensors put in the place of its own.
 
     Args:
-        network: Any network with one tensor as input.
-        example: Some inputs, shape (n, ...); of floating ones only shape and kind count.
+        network: Any network.
+        example: Some inputs, each of shape (n, ...); of floating ones only shape and kind count.
 
     Raises:
         UsageError: if a forward pass cannot be traced, naming the layer.
@@ -69,6 +71,16 @@ def find(network: nn.Module, example: Tensor) -> Found:
     return Found(confirmed, left_out)
 
 
+def left_beside(network: nn.Module, example: Inputs, declared: Sequence[Group]) -> dict[str, str]:
+    """What tracing finds that is no part of the groups that the class of a network declares, and why it stays."""
+    cut = {(part.name, part.axis) for group in declared for part in group.slices if isinstance(part, Slice)}
+    with traced(network, example) as trace:
+        modules = dict(network.named_modules())
+        found = families(trace.flow.positions, list(all_tensors(network)), lambda site: _layer_of(site, modules))
+    beside = [family for family in found if not cut.intersection((site.name, site.axis) for site, _ in family.parts)]
+    return {family.name: family.reason or _UNDECLARED for family in beside}
+
+
 @dataclass(frozen=True, eq=False)
 class Trace:
     """A lent network with random tensors, inputs for it, and what passes showed.
@@ -79,7 +91,7 @@ class Trace:
     """
 
     network: nn.Module
-    x: Tensor
+    x: Inputs
     flow: Flow
     held: dict[str, str]
     generator: torch.Generator
@@ -121,7 +133,7 @@ class Trace:
 
     @property
     def _trial(self) -> Trial:
-        return Trial(self.network, lambda network: network(self.x), self.generator, self.trains)
+        return Trial(self.network, lambda network: called(network, self.x), self.generator, self.trains)
 
 
 def _own(group: Group) -> tuple[Count, ...]:
@@ -130,12 +142,12 @@ def _own(group: Group) -> tuple[Count, ...]:
 
 
 @contextmanager
-def traced(network: nn.Module, example: Tensor) -> Iterator[Trace]:
+def traced(network: nn.Module, example: Inputs) -> Iterator[Trace]:
     """Lend the network, and trace it in float64; see `find` for arguments and errors."""
     _check(network, example)
     held = _held(network)
     generator = torch.Generator().manual_seed(0)
-    rng = [example.device] if example.is_cuda else []
+    rng = [tensor.device for tensor in tensors_in(example) if tensor.is_cuda][:1]
     with lent(network), torch.random.fork_rng(rng), torch.inference_mode(False), torch.no_grad():
         randomise_(network.eval(), torch.float64, generator)
         x = _inputs(network, example, generator)
@@ -209,10 +221,12 @@ def _layer_of(site: Site, modules: Mapping[str, nn.Module]) -> tuple[str, str]:
     return (path if is_layer or site.name.endswith(".weight") else site.name), kind
 
 
-def _check(network: nn.Module, example: Tensor) -> None:
-    if not isinstance(example, Tensor) or not example.dim() or not len(example):
-        given = f"shape {tuple(example.shape)}" if isinstance(example, Tensor) else type(example).__name__
-        raise UsageError(f"example inputs must be a tensor of shape (n, ...) with n >= 1, got {given}")
+def _check(network: nn.Module, example: Inputs) -> None:
+    given = [example] if isinstance(example, Tensor) else pytree.tree_leaves(example)
+    for each in given:
+        if not isinstance(each, Tensor) or not each.dim() or not len(each):
+            got = f"shape {tuple(each.shape)}" if isinstance(each, Tensor) else type(example).__name__
+            raise UsageError(f"example inputs must be tensors of shape (n, ...) with n >= 1, got {got}")
     for name, module in network.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
             raise UsageError(f"layer {name!r} is a compiled script, which cannot be traced; give the nn.Module itself")
@@ -238,8 +252,12 @@ def _held(network: nn.Module) -> dict[str, str]:
     return frozen | shared
 
 
-def _inputs(network: nn.Module, example: Tensor, generator: torch.Generator) -> Tensor:
+def _inputs(network: nn.Module, example: Inputs, generator: torch.Generator) -> Inputs:
     """A few of the inputs; random ones in the place of constants, which would show too little."""
+    return pytree.tree_map_only(Tensor, lambda tensor: _input(network, tensor, generator), example)
+
+
+def _input(network: nn.Module, example: Tensor, generator: torch.Generator) -> Tensor:
     device = next((p.device for p in network.parameters()), example.device)
     x = example[:EXAMPLES].detach().clone()
     if not x.is_floating_point():
@@ -249,7 +267,7 @@ def _inputs(network: nn.Module, example: Tensor, generator: torch.Generator) -> 
     return x.to(device, torch.float64)
 
 
-def _followed(network: nn.Module, x: Tensor) -> tuple[Flow, bool]:
+def _followed(network: nn.Module, x: Inputs) -> tuple[Flow, bool]:
     """What a forward pass shows; and one in training mode, if there are layers that compute in that mode only."""
     flow = Flow()
     _pass(network, x, flow)
@@ -271,7 +289,7 @@ def _same_width(positions: Positions, network: nn.Module, recurrent: nn.RNNBase)
         positions.tie(axes[0], other)
 
 
-def _pass(network: nn.Module, x: Tensor, flow: Flow) -> None:
+def _pass(network: nn.Module, x: Inputs, flow: Flow) -> None:
     with lent(network), ExitStack() as stack:
         follow = Follow(network, flow)
         watch = Watch(network)
@@ -284,11 +302,11 @@ def _pass(network: nn.Module, x: Tensor, flow: Flow) -> None:
         for context in (unfused(), sdpa_kernel(SDPBackend.MATH), in_double(), follow, passing, watch):
             stack.enter_context(context)
         try:
-            result = network(follow.follow(watch.follow(x.clone())))
+            result = called(network, pytree.tree_map_only(Tensor, lambda t: follow.follow(watch.follow(t.clone())), x))
         except UsageError:
             raise
         except Exception as error:
-            given = f"inputs of shape {tuple(x.shape)} and type {x.dtype}"
+            given = " and ".join(f"inputs of shape {tuple(t.shape)} and type {t.dtype}" for t in tensors_in(x))
             raise UsageError(f"{type(network).__name__} cannot take {given}: {first_line(error)}") from error
     outputs = [tracks for leaf in pytree.tree_leaves(result) if (tracks := tracks_of(leaf)) is not None]
     if not flow.used:

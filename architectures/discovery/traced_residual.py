@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from torch import Tensor, nn
+from torch import nn
 
 from ...datasets.errors import UsageError
 from ..declared.residual import outputs
 from ..layers.spread import can_spread, is_spread
+from ..running.call import Inputs
 from ..units.prunable import prunable
 from ..units.slices import Group, Slice
 from .follow import Step
@@ -20,7 +21,7 @@ from .streams import NORMS, Streams
 from .traced import FAILED, traced
 
 
-def find(network: nn.Module, example: Tensor) -> tuple[Group, ...]:
+def find(network: nn.Module, example: Inputs) -> tuple[Group, ...]:
     """The outputs of layers that are added to residual streams, and inner groups with a norm.
 
     What begins a stream, so that all its other terms follow from it, is among them where a norm is behind it.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import nn
 
 from ...datasets.errors import UsageError
 from ..declared.groups import declared_groups, declares, load_declarations
 from ..declared.residual import declared
+from ..running.call import Inputs
 from ..units.prunable import prunable
 from ..units.slices import Elementwise, Group
 from ..units.vector import Granularity, Units
@@ -16,7 +17,7 @@ from .traced import Found
 _KIND = {"head": "head", "ffn_hidden": "hidden"}
 
 
-def units(network: nn.Module, granularity: Granularity, example: Tensor | None = None) -> Units:
+def units(network: nn.Module, granularity: Granularity, example: Inputs | None = None) -> Units:
     """The units of `network`: its single "weights", its "groups" (see `group_units`), those of one kind, or
     what is added to its residual streams (see `residual_outputs`).
 
@@ -48,10 +49,10 @@ def weight_units(network: nn.Module) -> Units:
     return Units(tuple(Group(n, "weight", (Elementwise(n, p.shape),)) for n, p in weights.items()))
 
 
-def group_units(network: nn.Module, example: Tensor | None = None) -> Units:
+def group_units(network: nn.Module, example: Inputs | None = None) -> Units:
     """Every neuron, filter, channel or head is a unit; raises UsageError where none can be removed.
 
-    `example`, a batch of inputs of shape (n, ...), is needed for networks that do not declare their groups.
+    `example`, a batch of inputs each of shape (n, ...), is needed for networks that do not declare their groups.
     """
     found = groups_of(network, example)
     if not found:
@@ -59,7 +60,7 @@ def group_units(network: nn.Module, example: Tensor | None = None) -> Units:
     return Units(found)
 
 
-def groups_of(network: nn.Module, example: Tensor | None = None) -> tuple[Group, ...]:
+def groups_of(network: nn.Module, example: Inputs | None = None) -> tuple[Group, ...]:
     """The groups of units that can be removed from `network` without changing what stays.
 
     Those that the class of `network` declares; for any other class those that one forward pass of
@@ -81,12 +82,19 @@ def groups_of(network: nn.Module, example: Tensor | None = None) -> tuple[Group,
     return found.groups
 
 
-def left_out(network: nn.Module, example: Tensor | None = None) -> dict[str, str]:
-    """What is no group of `network`, by name, and the reason; empty where the class declares its groups."""
-    return {} if declared_groups(network) else _traced_groups(network, example).left_out
+def left_out(network: nn.Module, example: Inputs | None = None) -> dict[str, str]:
+    """What is no group of `network`, by name, and the reason.
+
+    Of a network whose class declares its groups, what tracing finds beside them; empty if there is no example to trace.
+
+    Raises UsageError without an example if the class declares none.
+    """
+    if not (declared := declared_groups(network)):
+        return _traced_groups(network, example).left_out
+    return {} if example is None else traced.left_beside(network, example, declared)
 
 
-def _traced_groups(network: nn.Module, example: Tensor | None) -> Found:
+def _traced_groups(network: nn.Module, example: Inputs | None) -> Found:
     if example is None:
         raise UsageError(
             f"groups of {type(network).__name__} are not known; its weights can still be pruned (units: weights), "
@@ -95,7 +103,7 @@ def _traced_groups(network: nn.Module, example: Tensor | None) -> Found:
     return traced.find(network, example)
 
 
-def residual_outputs(network: nn.Module, example: Tensor | None = None) -> tuple[Group, ...]:
+def residual_outputs(network: nn.Module, example: Inputs | None = None) -> tuple[Group, ...]:
     """The features that layers of `network` add to a residual stream, and inner channels behind a norm.
 
     Those that the class of `network` declares; for any other class those that one forward pass of `example`, a batch
@@ -108,7 +116,7 @@ def residual_outputs(network: nn.Module, example: Tensor | None = None) -> tuple
     return found or _traced_outputs(network, example)
 
 
-def _traced_outputs(network: nn.Module, example: Tensor | None) -> tuple[Group, ...]:
+def _traced_outputs(network: nn.Module, example: Inputs | None) -> tuple[Group, ...]:
     if example is None:
         raise UsageError(
             f"what {type(network).__name__} adds to residual streams is not known; pass example=, a batch of its "

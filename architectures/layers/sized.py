@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -46,21 +47,36 @@ class Sized(TorchFunctionMode):
             return func(*args, **kwargs)
         sizes = taken.sizes
         self.replaced.update((call, place) for place, size in wanted.items() if sizes[place] not in (-1, size))
-        return func(*taken.arguments([wanted.get(place, size) for place, size in enumerate(sizes)]))
+        result = func(*taken.arguments([wanted.get(place, size) for place, size in enumerate(sizes)]))
+        return result * taken.share(wanted) if taken.is_average else result
 
 
 @dataclass(frozen=True)
 class Taken:
-    """The sizes that a call takes, and how to write its arguments with others in their place."""
+    """The sizes that a call takes, and how to write its arguments with others in their place.
+
+    Of an average, they are the lengths of the axes that it is taken over: others mean that it is to be one over more.
+    """
 
     sizes: tuple[int, ...]
     arguments: Callable[[list[int]], tuple[Any, ...]]
+    is_average: bool = False
+
+    def share(self, wanted: Mapping[int, int]) -> float:
+        """By what an average is multiplied to be one over as many terms as wanted, of which the others are zero."""
+        return math.prod(self.sizes[place] / size for place, size in wanted.items())
 
 
 def sizes_in(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Taken | None:
-    """The sizes that a call takes, or None: those of views, of parts, and the bounds of slices."""
+    """The sizes that a call takes, or None: those of views, of parts and of averages, and the bounds of slices."""
     name = getattr(func, "__name__", "")
-    if len(args) < 2 or not isinstance(args[0], Tensor):
+    if not args or not isinstance(args[0], Tensor):
+        return None
+    if name == "mean":
+        sizes = tuple(args[0].shape[axis] for axis in averaged_axes(args, kwargs))
+        axes, keeps = averaged_axes(args, kwargs), args[2] if len(args) > 2 else kwargs.get("keepdim", False)
+        return Taken(sizes, lambda _: (args[0], axes, keeps), True) if not kwargs.keys() - {"dim", "keepdim"} else None
+    if len(args) < 2:
         return None
     if name in _LISTED and not kwargs:
         sizes = args[1] if isinstance(args[1], (tuple, list)) else args[1:]
@@ -75,6 +91,13 @@ def sizes_in(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str,
     if name == "__getitem__":
         return _bounds(args[0], args[1])
     return None
+
+
+def averaged_axes(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[int]:
+    """The axes that `mean` with these arguments is taken over."""
+    given, dim = args[1] if len(args) > 1 else kwargs.get("dim"), args[0].dim()
+    axes = range(dim) if given is None or given == () else given if isinstance(given, (tuple, list)) else (given,)
+    return sorted(axis % dim for axis in axes)
 
 
 def _bounds(tensor: Tensor, index: Any) -> Taken | None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ...datasets.errors import UsageError
 from ..declared.groups import load_declarations
 from ..layers.resize import resize
+from ..layers.settled import become_settled_
 from ..layers.sized import Calls, resized_
 from ..layers.spread import become_spread_, can_spread
 from .plan import Plan, Size, tensors_of
@@ -20,6 +21,8 @@ def restored(dense: nn.Module, plan: Plan, tensors: Mapping[str, Tensor]) -> nn.
     The plan must fit: see `check_fit`. Tensors stay on the devices where `dense` has them.
     """
     load_declarations(dense)
+    for path in _settled(plan):
+        become_settled_(dense.get_submodule(path))
     for name, value in tensors.items():
         if _is_spread(dense, name):
             owner, _ = slot(dense, name)
@@ -55,7 +58,8 @@ def _whole(calls: Size) -> Calls:
 def check_fit(problem: str, plan: Plan, dense: nn.Module) -> None:
     """Raises UsageError, naming a tensor, unless the tensors of the plan can take the place of those of `dense`."""
     found = {name: tuple(tensor.shape) for name, tensor in tensors_of(dense).items()}
-    for name in [name for name in found if name not in plan.tensors]:
+    missing = [name for name in found if name not in plan.tensors]
+    for name in [name for name in missing if name.rpartition(".")[0] not in _settled(plan)]:
         raise UsageError(f"{problem}: {type(dense).__name__} has a tensor {name!r} that the {plan.network} has not")
     for name, stored in plan.tensors.items():
         if name not in found:
@@ -65,6 +69,11 @@ def check_fit(problem: str, plan: Plan, dense: nn.Module) -> None:
             raise UsageError(f"{problem}: {name!r} has shape {found[name]}, expected {stored.dense}")
         elif not _fits(stored.shape, found[name]):
             raise UsageError(f"{problem}: {name!r} of shape {stored.shape} cannot be cut out of {found[name]}")
+
+
+def _settled(plan: Plan) -> set[str]:
+    """Layers that keep the weights that they computed before."""
+    return {path for path, sizes in plan.sizes.items() if "settled" in sizes}
 
 
 def _fits(shape: tuple[int, ...], dense: tuple[int, ...]) -> bool:

@@ -127,6 +127,7 @@ class Group:
             "" where units leave on all sides.
         counts: numbers in modules that count the units.
         calls: sizes that forward passes write down.
+        settles: layers that compute their weights, and that lose inputs as plain ones with the weights computed.
     """
 
     name: str
@@ -136,6 +137,7 @@ class Group:
     spread: str = ""
     counts: tuple[Count, ...] = ()
     calls: tuple[SizedCall, ...] = ()
+    settles: tuple[str, ...] = ()
 
     def __post_init__(self):
         sizes = {part.size for part in (*self.slices, *self.buffers)}
