@@ -27,6 +27,7 @@ from bayesprune.methods.noise.multiplicative import MultiplicativeNoise
 from bayesprune.methods.pruner import State
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import half_mask
 from oracles import Windows
 from scipy import stats
 from torch import Tensor, nn
@@ -380,14 +381,6 @@ def noisy(choice: Choice, data, grown: float = 1.0, **options):
     steps = torch.randn(inference.steps.shape, generator=generator, dtype=torch.float64) * grown
     inference.load_tensors({"steps": steps + torch.tensor([[0.0], [4.0 * grown]])})
     return network, inference
-
-
-def half_mask(network) -> Mask:
-    units = group_units(network)
-    kept = torch.rand(units.n, generator=torch.Generator().manual_seed(2)) < 0.5
-    for layer in units.split(kept):
-        layer[0] = True
-    return Mask(units, kept)
 
 
 @family

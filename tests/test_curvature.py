@@ -12,6 +12,7 @@ from bayesprune.methods.curvature import diagonals as curvature
 from bayesprune.methods.curvature.diagonals import diagonal, predicted_bytes
 from bayesprune.methods.curvature.output_vectors import output_vectors
 from bayesprune.methods.curvature.squared_gradients import SquaredGradients
+from networks import LastState
 from oracles import FAMILIES, batch, flat, jacobians, tiny_conv_net
 from torch import nn
 
@@ -406,16 +407,8 @@ def test_lstms_of_all_kinds_against_explicit_jacobians(options):
 
 
 def test_a_recurrent_network_against_explicit_jacobians():
-    class Reader(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.lstm, self.head = nn.LSTM(3, 4, batch_first=True), nn.Linear(4, 3)
-
-        def forward(self, x):
-            return self.head(self.lstm(x)[0][:, -1])
-
     torch.manual_seed(0)
-    network = Reader().double()
+    network = LastState().double()
     x, y = batch(4, (5, 3), 3)
     found = flat(diagonal(network, x, y).values())
     torch.testing.assert_close(found, explicit(network, x, y, "ggn"), rtol=1e-8, atol=1e-13)

@@ -7,7 +7,6 @@ from bayesprune.architectures.compaction.certificate import certify
 from bayesprune.architectures.compaction.compact import compact
 from bayesprune.architectures.discovery.units_of import group_units, weight_units
 from bayesprune.architectures.running.modes import evaluating
-from bayesprune.architectures.units.mask import Mask
 from bayesprune.bench.contract import TINY
 from bayesprune.datasets.data import Split
 from bayesprune.datasets.errors import NotApplicable, UsageError
@@ -16,6 +15,7 @@ from bayesprune.methods.build import build as build_pruner
 from bayesprune.methods.group_variational_dropout import GroupVariationalDropout
 from bayesprune.methods.pruner import State
 from bayesprune.methods.variational.weight_dropout import kl, log_alpha
+from networks import half_mask
 from oracles import Windows
 
 family = pytest.mark.parametrize("choice", TINY[:-1], ids=lambda choice: choice.label)  # the last one is recurrent
@@ -35,14 +35,6 @@ def attached(choice, data, **options):
         inference.steps += 0.7 * torch.randn(inference.steps.shape, generator=generator)
         inference.log_sigma += torch.randn(inference.log_sigma.shape, generator=generator)
     return network, inference
-
-
-def half_mask(network):
-    units = group_units(network)
-    kept = torch.rand(units.n, generator=torch.Generator().manual_seed(2)) < 0.5
-    for layer in units.split(kept):
-        layer[0] = True
-    return Mask(units, kept)
 
 
 @family

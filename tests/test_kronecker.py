@@ -17,6 +17,7 @@ from bayesprune.methods.curvature.kronecker import kfac, predicted_bytes
 from bayesprune.methods.curvature.output_vectors import output_vectors
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import LastState
 from oracles import FAMILIES, batch, flat, jacobians, tiny_conv_net
 from torch import nn
 from torch.nn import functional as F
@@ -391,15 +392,8 @@ def test_an_embedding_is_counts_times_gradients():
     assert mine[-3:].tolist() == [0, 0, 0]  # a word that never occurs
 
 
-class Reader(nn.Module):
+class Reader(LastState):
     """The last state of an LSTM, and what its gates are made of written out."""
-
-    def __init__(self):
-        super().__init__()
-        self.lstm, self.head = nn.LSTM(3, 4, batch_first=True), nn.Linear(4, 3)
-
-    def forward(self, x):
-        return self.head(self.lstm(x)[0][:, -1])
 
     def written_out(self, x):
         """Outputs, the gates' pre-activations (T, N, 16) and the states before them (T, N, 4)."""

@@ -47,13 +47,9 @@ PATCHES = 1 << 22
 
 
 def kfac(
-    network: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    likelihood: Likelihood = "categorical",
-    kind: CurvatureKind = "ggn",
+    network: nn.Module, x: Tensor, y: Tensor, likelihood: Likelihood = "categorical", kind: CurvatureKind = "ggn",
     generator: torch.Generator | None = None,
-) -> Kronecker:
+) -> Kronecker:  # fmt: skip
     """Kronecker-factored curvature of the negative log likelihood, summed over the examples.
 
     Args:

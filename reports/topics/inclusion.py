@@ -107,13 +107,8 @@ def _features(axis: Axes, rows: pd.DataFrame, style: Style) -> None:
 def selections(records: Records) -> Table:
     """How many features each method selects, mean ± standard deviation over seeds, and whether seeds agree."""
     rows = _recorded(records)
-    sections = tuple(
-        Section(
-            panel.name(records),
-            by_label(_of_panel(rows, panel), _selection),
-        )
-        for panel in inclusion_panels(records)
-    )
+    there = inclusion_panels(records)
+    sections = tuple(Section(panel.name(records), by_label(_of_panel(rows, panel), _selection)) for panel in there)
     columns = ("method", "features", SELECTED.label, "in every seed", "in any seed", "stability", "seeds")
     notes = (
         "Selected: features with an inclusion probability above one half, of the trained network before anything is "

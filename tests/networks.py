@@ -1,0 +1,26 @@
+"""Networks and masks that several test files use."""
+
+import torch
+from bayesprune.architectures.discovery.units_of import group_units
+from bayesprune.architectures.units.mask import Mask
+from torch import nn
+
+
+def half_mask(network) -> Mask:
+    """About half of the groups stay, of each layer the first at least."""
+    units = group_units(network)
+    kept = torch.rand(units.n, generator=torch.Generator().manual_seed(2)) < 0.5
+    for layer in units.split(kept):
+        layer[0] = True
+    return Mask(units, kept)
+
+
+class LastState(nn.Module):
+    """A linear layer on the last state of an LSTM: (N, T, 3) -> (N, 3)."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm, self.head = nn.LSTM(3, 4, batch_first=True), nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.head(self.lstm(x)[0][:, -1])
