@@ -186,8 +186,6 @@ def test_sealed(bench: Workbench) -> None:
     inference.for_units(bench.run.units).identity()
     inference.candidates()
     inference.tensors()
-    inference.detach(network)
-    inference.sample(network, torch.Generator().manual_seed(0))
 
 
 def data_and_process_untouched(bench: Workbench) -> None:
@@ -241,6 +239,7 @@ def sparsity_monotone(bench: Workbench) -> None:
 def trains_to_the_end(bench: Workbench) -> None:
     """A whole cell runs: the count is exact, removed weights are zero, outputs finite, no hooks remain."""
     outcome = bench.prune(0.6)
+    outcome.inference.sample(outcome.network, torch.Generator().manual_seed(0))
     if outcome.mask.count != keep_count(bench.units.n, 0.6):
         raise Broken(f"{outcome.mask.count} units kept at the end, expected {keep_count(bench.units.n, 0.6)}")
     for name, mask in outcome.mask.tensors.items():
