@@ -201,8 +201,6 @@ def test_sealed(bench: Examined) -> None:
     inference.for_units(bench.run.units).identity()
     inference.candidates()
     inference.tensors()
-    inference.detach(network)
-    inference.sample(network, torch.Generator().manual_seed(0))
 
 
 def data_and_process_untouched(bench: Examined) -> None:
@@ -255,6 +253,7 @@ def sparsity_monotone(bench: Examined) -> None:
 def trains_to_the_end(bench: Examined) -> None:
     """A whole cell runs: the count is exact, removed weights are zero, outputs finite, no hooks remain."""
     outcome = bench.prune(0.6)
+    outcome.inference.sample(outcome.network, torch.Generator().manual_seed(0))
     if outcome.mask.count != keep_count(bench.engine.units.n, 0.6):
         raise Broken(f"{outcome.mask.count} units kept at the end, expected {keep_count(bench.engine.units.n, 0.6)}")
     for name, mask in outcome.mask.tensors.items():

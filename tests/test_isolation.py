@@ -419,7 +419,7 @@ def matrix_of(methods, **more):
 
 def timeless(frame, methods):
     chosen = frame[frame.method.isin(methods)].sort_values("key").reset_index(drop=True)
-    seconds = ("seconds", "started", "peak", "speedup")
+    seconds = ("seconds", "started", "peak", "speedup", "git_revision")
     return chosen[[c for c in chosen.columns if not c.startswith(seconds)]].to_csv()
 
 

@@ -12,6 +12,7 @@ import time
 import numpy as np
 import pytest
 from bayesprune.bench.harness import run_matrix as harness
+from bayesprune.bench.results import integrity
 from bayesprune.bench.results import store as store_module
 from bayesprune.bench.results.frames import csv_text, results
 from bayesprune.bench.results.store import MachineFault, Store
@@ -50,7 +51,7 @@ def folder(finished, tmp_path):
 def sealed_text(content):
     """A record's file with a checksum that agrees."""
     body = json.dumps(content, separators=(",", ":"))
-    return json.dumps({"checksum": store_module._sha256(body.encode()), "record": content})
+    return json.dumps({"checksum": integrity.sha256(body.encode()), "record": content})
 
 
 # ---------------------------------------------------------------------------------- records
@@ -198,7 +199,7 @@ def test_files_from_before_do_not_say_what_they_are_and_are_read(folder, monkeyp
             tensors, notes = store.read_tensors(kind, path.stem)
             notes.pop("dataset_digest")
             text = json.dumps(notes, separators=(",", ":"))
-            checksum = store_module._tensor_digest(tensors, text)
+            checksum = integrity.tensor_digest(tensors, text)
             path.write_bytes(save(tensors, {"metadata": text, "checksum": checksum}))
     shutil.rmtree(folder / "data")
     from bayesprune.bench.harness import cell

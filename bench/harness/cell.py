@@ -23,7 +23,8 @@ from ..evaluation.monte_carlo import monte_carlo
 from ..isolation.isolated import LeftBehind, Traces, isolated
 from ..pruning.engine import Outcome
 from ..pruning.ranking import keep_count
-from ..results.store import MachineFault, Store, as_json
+from ..results.integrity import as_json
+from ..results.store import MachineFault, Store
 from ..spec.run import Run
 from ..training.fits import check_detached, initial_network
 from ..training.seeding import stream

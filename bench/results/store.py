@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
 import logging
 import os
@@ -27,9 +26,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...datasets.atomic import write_atomically
-from ...datasets.errors import UsageError, one_line, printable
-from ...datasets.plain import plain
-from .columns import misfit
+from ...datasets.errors import UsageError, one_line
+from .integrity import (
+    Damaged,
+    as_json,
+    canonical,
+    sha256,
+    tensor_digest,
+    verified_logits,
+    verified_record,
+    verified_tensors,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,13 +57,6 @@ OWN_NAMES = (
 )
 
 logger = logging.getLogger("bayesprune")
-
-
-LARGEST_RECORD = 1 << 24  # characters
-
-
-class Damaged(ValueError):
-    """A file whose content does not match its checksum, or that is none of ours."""
 
 
 class MachineFault(UsageError):
@@ -98,17 +98,17 @@ class Store:
     def write_record(self, record: Mapping[str, Any]) -> None:
         """Write one record (a JSON object with a "key"), replacing an older one; raises MachineFault."""
         content = as_json(record)
-        text = json.dumps({"checksum": _sha256(_canonical(content).encode()), "record": content}, indent=1)
+        text = json.dumps({"checksum": sha256(canonical(content).encode()), "record": content}, indent=1)
         self.write(self._cell(record["key"]), text.encode() + b"\n")
 
     def read_record(self, key: str, mend: bool = True) -> dict[str, Any] | None:
         """The record of a cell; None if there is none, or if it is damaged, in which case `mend` sets it aside."""
-        return self._intact(self._cell(key), lambda content: _verified_record(content, key), mend)
+        return self._intact(self._cell(key), lambda content: verified_record(content, key), mend)
 
     def complete(self, record: Mapping[str, Any], mend: bool = True) -> bool:
         """Whether a finished cell's logits are there too, intact and its own; `mend` sets others aside."""
         path = self._tensors("logits", record["key"])
-        return self._intact(path, lambda content: _verified_logits(content, record), mend) is not None
+        return self._intact(path, lambda content: verified_logits(content, record), mend) is not None
 
     def records(self) -> list[dict[str, Any]]:
         """All intact records; reading changes nothing in the folder."""
@@ -159,7 +159,7 @@ class Store:
         If nobody has said so before, it is `digest`.
         """
         path = self.folder / "data" / f"{key}.json"
-        found = self._intact(path, lambda content: _verified_record(content, key, whole=False), mend=True)
+        found = self._intact(path, lambda content: verified_record(content, key, whole=False), mend=True)
         if found is None:
             self.write_json(path, {"key": key, "digest": digest})
             return digest
@@ -188,22 +188,22 @@ class Store:
         """
         from safetensors.numpy import save
 
-        notes = _canonical({**metadata, "kind": kind, "key": key})
-        content = save(dict(tensors), {"metadata": notes, "checksum": _tensor_digest(tensors, notes)})
+        notes = canonical({**metadata, "kind": kind, "key": key})
+        content = save(dict(tensors), {"metadata": notes, "checksum": tensor_digest(tensors, notes)})
         self.write(self._tensors(kind, key), content)
 
     def read_tensors(
         self, kind: str, key: str, mend: bool = True
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
         """Arrays and metadata; None if there are none, or if they are damaged or another's (`mend` sets them aside)."""
-        return self._intact(self._tensors(kind, key), lambda content: _verified_tensors(content, kind, key), mend)
+        return self._intact(self._tensors(kind, key), lambda content: verified_tensors(content, kind, key), mend)
 
     # ------------------------------------------------------------------ files
 
     def write_json(self, path: Path, value: Mapping[str, Any]) -> None:
         """Write a small JSON object with a checksum; raises MachineFault."""
-        body = _canonical(value)
-        self.write(path, _canonical({"checksum": _sha256(body.encode()), "record": value}).encode() + b"\n")
+        body = canonical(value)
+        self.write(path, canonical({"checksum": sha256(body.encode()), "record": value}).encode() + b"\n")
 
     def write(self, path: Path, content: bytes) -> None:
         """Write a file of the folder; raises MachineFault, as a full disk is not the fault of a method."""
@@ -263,90 +263,3 @@ def _check_schema(marker: Path) -> None:
             f"{marker.parent} holds results of schema version {found!r}, this program reads version {SCHEMA}; "
             "choose another folder, nothing was changed"
         )
-
-
-def _verified_record(content: bytes, key: str, whole: bool = True) -> dict[str, Any]:
-    """The record in a file, whose checksum and key agree; a `whole` one has everything that tables are made of."""
-    try:
-        envelope = json.loads(content)
-        record, checksum = envelope["record"], envelope["checksum"]
-        agrees = _sha256(_canonical(record).encode()) == checksum and record["key"] == key
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise Damaged("not a record") from error
-    if not agrees:
-        raise Damaged("checksum or key")
-    if whole and (wrong := misfit(record)):
-        raise Damaged(f"its {wrong} is none")
-    return _printable(record) if b"\\ud" in content.lower() else record
-
-
-def _printable(value: Any) -> Any:
-    """A JSON value without lone surrogates, which no file in UTF-8 can hold."""
-    if isinstance(value, str):
-        return printable(value)
-    if isinstance(value, list):
-        return [_printable(part) for part in value]
-    if isinstance(value, dict):
-        return {printable(name): _printable(part) for name, part in value.items()}
-    return value
-
-
-def _verified_tensors(content: bytes, kind: str, key: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Arrays and notes of a file, if it is that of this kind and key; older ones do not say what they are."""
-    from safetensors.numpy import load
-
-    try:
-        tensors = load(content)
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
-        notes, checksum = header["metadata"], header["checksum"]
-        agrees = _tensor_digest(tensors, notes) == checksum
-        metadata = json.loads(notes)
-        of = metadata.pop("kind", kind), metadata.pop("key", key)
-    except Exception as error:  # of hostile headers, safetensors raises what its parts raise
-        raise Damaged("not a tensor file") from error
-    if not agrees:
-        raise Damaged("checksum")
-    if of != (kind, key):
-        raise Damaged(f"it belongs to {of[1]!r}")
-    return tensors, metadata
-
-
-def _verified_logits(content: bytes, record: Mapping[str, Any]) -> bool:
-    """Whether the outputs in a file are those that the record was made from."""
-    tensors, _ = _verified_tensors(content, "logits", record["key"])
-    outputs = tensors.get("outputs")
-    expected = record.get("logits_digest")
-    if expected is not None and (outputs is None or _sha256(outputs.tobytes()) != expected):
-        raise Damaged("its outputs are of another cell")
-    return True
-
-
-def _tensor_digest(tensors: Mapping[str, np.ndarray], notes: str) -> str:
-    parts: Iterable[bytes] = (
-        f"{name} {tensors[name].dtype} {tensors[name].shape}".encode() + tensors[name].tobytes()
-        for name in sorted(tensors)
-    )
-    digest = hashlib.sha256(notes.encode())
-    for part in parts:
-        digest.update(part)
-    return digest.hexdigest()
-
-
-def as_json(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The record as JSON gives it back; numbers of numpy and torch become Python's.
-
-    Raises TypeError or ValueError for what JSON cannot hold: NaN, infinity, tensors; and for more than a record holds.
-    """
-    text = _canonical(record)
-    if len(text) > LARGEST_RECORD:
-        raise ValueError(f"a record of {len(text):,} characters; `learned` and `report` are for summaries")
-    return _printable(json.loads(text))
-
-
-def _canonical(value: Any) -> str:
-    """JSON in the order given, which is that of the layers in a network; reading keeps it."""
-    return json.dumps(value, separators=(",", ":"), allow_nan=False, default=plain)
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
