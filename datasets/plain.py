@@ -16,17 +16,23 @@ def plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} is not plain JSON")
 
 
-def without_scalars(value: Any) -> Any:
-    """The value with numbers of Python in the place of numpy's and torch's; what is none of these stays."""
+def as_plain(value: Any) -> Any:
+    """The value with numbers and lists of Python in the place of numpy's and torch's; what is none of these stays."""
     if is_scalar(value):
         return value.item()
+    if _is_array(value):
+        return value.tolist()
     if isinstance(value, list | tuple) and type(value) in (list, tuple):
-        return type(value)(without_scalars(part) for part in value)
+        return type(value)(as_plain(part) for part in value)
     if isinstance(value, Mapping):
-        return {without_scalars(name): without_scalars(part) for name, part in value.items()}
+        return {as_plain(name): as_plain(part) for name, part in value.items()}
     return value
 
 
 def is_scalar(value: Any) -> bool:
     """Whether a value is a single number of numpy or torch."""
     return type(value).__module__.partition(".")[0] in ("numpy", "torch") and getattr(value, "ndim", None) == 0
+
+
+def _is_array(value: Any) -> bool:
+    return type(value).__module__ == "numpy" and getattr(value, "ndim", 0) > 0

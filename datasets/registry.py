@@ -26,7 +26,7 @@ from typing import Any
 
 from .errors import PluginError, UsageError, one_line, unknown
 from .former_names import allow_former_names
-from .plain import without_scalars
+from .plain import as_plain
 from .seal import sealed
 
 BUILT_IN = "built-in"
@@ -125,7 +125,7 @@ class Registry:
         annotations = _annotations(builder)
         known = {n: p for n, p in _option_parameters(builder).items() if n not in placeholders}
         checked = {}
-        for option, value in without_scalars(given).items():
+        for option, value in as_plain(given).items():
             if option not in known:
                 raise unknown(f"option of {self.kind} {name!r}", option, known)
             if not _is_finite(value):

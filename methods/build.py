@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, get_args
 
 from ..datasets.errors import UsageError, one_line
-from ..datasets.plain import without_scalars
+from ..datasets.plain import as_plain
 from ..datasets.seal import TestSplitError, sealed
 from . import registry
 from .pruner import Allocation, Inference, Pruner, When
@@ -52,7 +52,7 @@ def options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _separate(name: str, given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    given = without_scalars(given)
+    given = as_plain(given)
     own = registry.option_names(name)
     schedule = {n: _schedule_value(name, n, v) for n, v in given.items() if n in SCHEDULE and n not in own}
     return {n: v for n, v in given.items() if n not in schedule}, schedule

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from numbers import Integral, Real
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,17 +21,6 @@ from .gathering import WRAP
 from .targets import interpreted
 
 PROBE = 64  # examples in the forward pass that shows the shape of the outputs
-
-
-def as_plain(value: Any) -> Any:
-    """Numbers of numpy and single ones of torch as Python's own, also inside lists, tuples and dicts."""
-    if isinstance(value, np.generic) or (isinstance(value, Tensor) and not value.dim()):
-        return value.item()
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    if isinstance(value, Mapping):
-        return {as_plain(key): as_plain(entry) for key, entry in value.items()}
-    return type(value)(map(as_plain, value)) if type(value) in (list, tuple) else value
 
 
 def check_sparsity(sparsity: Any) -> None:

@@ -17,6 +17,7 @@ from ...architectures.saved import bundle
 from ...architectures.units.vector import Granularity, Units
 from ...datasets.data import Data, Likelihood, Split
 from ...datasets.errors import UsageError, unknown
+from ...datasets.plain import as_plain
 from ...methods.build import build as build_pruner
 from ..evaluation.deployment import CERTIFIED
 from ..pruning.engine import Engine
@@ -29,7 +30,6 @@ from ..training.seeding import seeded
 from .gathering import Examples, gathered, readable
 from .given import Given
 from .inputs import (
-    as_plain,
     check_finetune,
     check_learned,
     check_pruner,

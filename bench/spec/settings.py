@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from ...datasets.plain import without_scalars
+from ...datasets.plain import as_plain
 
 MOST = 2**31 - 1
 
@@ -34,7 +34,7 @@ class Settings(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _plain(cls, given: Any) -> Any:
-        return without_scalars(given)
+        return as_plain(given)
 
 
 class Training(Settings):
