@@ -351,7 +351,7 @@ class Sized(nn.Module):
 
     def forward(self, x):
         q, k, v = (
-            layer(x).view(x.size()[:-1] + (self.num_heads, self.head_size)).permute(0, 2, 1, 3)
+            layer(x).view((*x.size()[:-1], self.num_heads, self.head_size)).permute(0, 2, 1, 3)
             for layer in (self.query, self.key, self.value)
         )
         y = (
@@ -359,7 +359,7 @@ class Sized(nn.Module):
             .permute(0, 2, 1, 3)
             .contiguous()
         )
-        return self.dense(y.view(y.size()[:-2] + (self.all_head_size,)))
+        return self.dense(y.view((*y.size()[:-2], self.all_head_size)))
 
 
 class Buckets(Separate):
