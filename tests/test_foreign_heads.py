@@ -8,7 +8,7 @@ import pytest
 import torch
 from bayesprune.architectures.compaction.certificate import certify
 from bayesprune.architectures.compaction.compact import compact
-from bayesprune.architectures.discovery.units_of import groups_of, units
+from bayesprune.architectures.discovery.units_of import groups_of, left_out, units
 from bayesprune.architectures.layers.attention import FewerHeads
 from bayesprune.architectures.saved import bundle
 from bayesprune.architectures.units.mask import Mask
@@ -336,3 +336,115 @@ def test_heads_of_half_the_budget_by_the_face():
     pruned = bp.prune(network, (x, torch.arange(40) % 3), "magnitude", 0.5, structured="head", progress=False)
     assert pruned.certificate.difference < 1e-5
     assert pruned.compact().attention.num_heads == HEADS // 2
+
+
+# ---------------------------------------------------------------------------------- more ways to write it
+
+
+class Sized(nn.Module):
+    """Shapes put together from sizes and attributes, as in language models."""
+
+    def __init__(self):
+        super().__init__()
+        self.num_heads, self.head_size, self.all_head_size = HEADS, WIDTH // HEADS, WIDTH
+        self.query, self.key, self.value, self.dense = (nn.Linear(WIDTH, WIDTH) for _ in range(4))
+
+    def forward(self, x):
+        q, k, v = (
+            layer(x).view((*x.size()[:-1], self.num_heads, self.head_size)).permute(0, 2, 1, 3)
+            for layer in (self.query, self.key, self.value)
+        )
+        y = (
+            torch.matmul((q @ k.transpose(-1, -2) / self.head_size**0.5).softmax(-1), v)
+            .permute(0, 2, 1, 3)
+            .contiguous()
+        )
+        return self.dense(y.view((*y.size()[:-2], self.all_head_size)))
+
+
+class Buckets(Separate):
+    """A bias per head from an embedding of buckets of distances."""
+
+    def attend(self, q, k, v):
+        bias = self.bias(places().view(TOKENS, TOKENS)).permute(2, 0, 1)[None]
+        return (q @ k.mT + bias).softmax(-1) @ v
+
+
+class Slopes(Separate):
+    """Linear biases whose slopes are a buffer, one for each head."""
+
+    def attend(self, q, k, v):
+        distance = (torch.arange(TOKENS)[:, None] - torch.arange(TOKENS)).abs()
+        return (q @ k.mT - self.slopes.view(-1, 1, 1) * distance).softmax(-1) @ v
+
+
+class Talking(Separate):
+    """Heads that are mixed by learned layers before and after the softmax."""
+
+    def attend(self, q, k, v):
+        return self.after((self.before(q @ k.mT)).softmax(-1)) @ v
+
+
+class Einsum(nn.Module):
+    """Bare parameters with an axis of heads."""
+
+    def __init__(self):
+        super().__init__()
+        self.q, self.k, self.v = (nn.Parameter(torch.randn(HEADS, WIDTH, 4) / 3) for _ in range(3))
+        self.out = nn.Parameter(torch.randn(HEADS, 4, WIDTH) / 3)
+
+    def forward(self, x):
+        q, k, v = (torch.einsum("bnc,hcd->bhnd", x, weight) for weight in (self.q, self.k, self.v))
+        y = torch.einsum("bhij,bhjd->bhid", torch.einsum("bhid,bhjd->bhij", q, k).softmax(-1), v)
+        return torch.einsum("bhnd,hdc->bnc", y, self.out)
+
+
+def slopes():
+    module = Slopes()
+    module.register_buffer("slopes", 2.0 ** -torch.arange(HEADS))
+    return module
+
+
+MORE = {
+    "sized": (Sized, [HEADS]),
+    "buckets": (lambda: Buckets(bias=nn.Embedding(9, HEADS)), [HEADS]),
+    "slopes": (slopes, [HEADS]),
+    "talking": (lambda: Talking(before=nn.Conv2d(HEADS, 5, 1), after=nn.Conv2d(5, HEADS, 1)), [5, HEADS, HEADS]),
+    "einsum": (Einsum, [HEADS]),
+}
+
+
+@pytest.mark.parametrize("name", MORE)
+def test_heads_written_in_other_ways(name):
+    torch.manual_seed(0)
+    network, x = Block(MORE[name][0]()).double().eval(), inputs().double()
+    owner = units(network, "groups", x)
+    of_attention = [group for group in owner.groups if group.name.startswith("attention")]
+    assert sorted(group.size for group in of_attention) == MORE[name][1]
+    assert sum(group.kind == "head" for group in of_attention) == (2 if name == "talking" else 1)
+    mask = half(owner)
+    small = compact(network, mask)
+    mask.apply_(network)
+    assert certify(network, small, x).difference < 1e-12
+
+
+def test_what_no_forward_pass_can_be_told_is_refused_for_that_group_alone():
+    """torch's function computes the width of a head inside, from what it is given."""
+
+    class Function(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight, self.bias = (
+                nn.Parameter(torch.randn(3 * WIDTH, WIDTH) / 9),
+                nn.Parameter(torch.zeros(3 * WIDTH)),
+            )
+            self.out = nn.Linear(WIDTH, WIDTH)
+
+        def forward(self, x):
+            x, more = x.transpose(0, 1), (None, None, False, 0.0, self.out.weight, self.out.bias)
+            given = (x, x, x, WIDTH, HEADS, self.weight, self.bias, *more)
+            return F.multi_head_attention_forward(*given, training=False, need_weights=False)[0].transpose(0, 1)
+
+    network = Block(Function())
+    assert [group.name for group in groups_of(network, inputs())] == ["hidden neurons"]
+    assert "computes something else, or nothing" in left_out(network, inputs())["attention heads"]

@@ -87,6 +87,7 @@ def cut(
         tensors[name] = tensors[name].detach().index_select(axis, stay.nonzero().flatten().to(tensors[name].device))
         put(name, tensors[name])
     _recount(network, mask)
+    _regroup(network, mask, stays)
     for module in network.modules():
         resize(module)
     _spread_out(network, mask, stays)
@@ -106,6 +107,19 @@ def _recount(network: nn.Module, mask: Mask) -> None:
                 own[count.attribute] = type(value)(parts)
     for module, calls in _sized_calls(mask).items():
         resized_(network.get_submodule(module), tuple(itertools.chain.from_iterable(calls)))
+
+
+def _regroup(network: nn.Module, mask: Mask, stays: Mapping[tuple[str, int], Tensor]) -> None:
+    """Let grouped convolutions lose whole groups where no group of units counts them, in place."""
+    counted = {count.module for group in mask.units.groups for count in group.counts if count.attribute == "groups"}
+    for name, axis in stays:
+        path, _, leaf = name.rpartition(".")
+        module = network.get_submodule(path)
+        if not isinstance(module, nn.modules.conv._ConvNd) or module.groups == 1:
+            continue
+        if (leaf, axis) == ("weight", 0) and path not in counted:
+            before = module.in_channels if module.transposed else module.out_channels
+            module.groups = len(module.weight) * module.groups // before
 
 
 def _sized_calls(mask: Mask) -> dict[str, list[tuple[int, int, int]]]:

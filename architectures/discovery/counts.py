@@ -68,8 +68,9 @@ def _proportional(number: Number, wanted: np.ndarray, falls: dict[Key, np.ndarra
 
 
 def _groups(flow: Flow, family: Family) -> Iterator[Count]:
-    """Groups of grouped convolutions that leave as a whole."""
-    for layer, grid in flow.grouped.items():
+    """The groups of grouped convolutions that the family is part of: they leave as a whole, or none of them does."""
+    layers = {site.name.rpartition(".")[0] for site, _ in family.parts}
+    for layer, grid in ((layer, grid) for layer, grid in flow.grouped.items() if layer in layers):
         track = flow.positions.compressed(grid)
-        if len(track) > 1 and (fall := _owned(track[:, 0], family)).any():
-            yield Count(layer, "groups", -1, torch.from_numpy(fall))
+        leave = _owned(track[:, 0], family) if len(track) > 1 else np.zeros(family.size, np.int64)
+        yield Count(layer, "groups", -1, torch.from_numpy(leave))
