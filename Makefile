@@ -6,6 +6,8 @@ JOBS ?=
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Whole files, so that no worker makes what another has made for the tests of a file.
+PARALLEL := -n auto --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help install bench test slow check speed constraints clean
@@ -22,8 +24,8 @@ bench: $(STAMP) ## Run the default matrix into results/ (resumes if interrupted)
 	$(BIN)/bayesprune report results --out report
 	@echo "Open $(CURDIR)/report/index.html in a browser."
 
-test: $(STAMP) ## Run the tests.
-	$(BIN)/pytest
+test: $(STAMP) ## Run the tests, a file at a time on each core.
+	$(BIN)/pytest $(PARALLEL)
 
 slow: $(STAMP) ## Run the tests that take longer.
 	$(BIN)/pytest -m slow
@@ -33,7 +35,7 @@ check: $(STAMP) ## Everything a change must pass: ruff, pyright, import-linter, 
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
 	$(BIN)/lint-imports
-	$(BIN)/pytest
+	$(BIN)/pytest $(PARALLEL)
 
 speed: $(STAMP) ## Run the benchmarks of the suite's own speed.
 	$(BIN)/pytest bench/speed

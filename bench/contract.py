@@ -25,6 +25,7 @@ from ..methods import registry
 from .harness.workbench import Workbench
 from .isolation.attachments import left_on
 from .isolation.isolated import LeftBehind, isolated
+from .pruning.engine import Scored
 from .pruning.ranking import checked_scores, keep_count
 from .results.store import Store
 from .spec.run import Choice, Run
@@ -130,11 +131,11 @@ class Examined(Workbench):
         return scores, sorted(n for n, value in _fingerprint(network).items() if not _same(before.get(n), value))
 
     @cached_property
-    def trained_scores(self) -> Tensor:
-        """Scores of the trained network, as it comes from the store; shape (units.n,)."""
+    def trained(self) -> Scored:
+        """The trained network, as it comes from the store, with its scores."""
         if self.engine.pruner.when == "after":
-            return self.engine.first.scores
-        return self.engine.score(*self.fit.restore(self.data, self.device)).scores
+            return self.engine.first
+        return self.engine.score(*self.fit.restore(self.data, self.device))
 
 
 def _workbench(
@@ -162,7 +163,7 @@ def scores_rank(bench: Examined) -> None:
     Not of an untrained one: where an initialisation has zeros (Fixup), gradients may vanish for good reason.
     """
     checked_scores(bench.engine.first.scores, bench.engine.units)
-    scores = checked_scores(bench.trained_scores, bench.engine.units)
+    scores = checked_scores(bench.trained.scores, bench.engine.units)
     ties = 1 - len(scores.unique()) / len(scores)
     if ties > MOST_TIES:
         raise Broken(f"{ties:.0%} of the scores equal another one; a score that saturates or is clamped cannot rank")
@@ -181,7 +182,7 @@ def fits_come_back(bench: Examined) -> None:
     """
     network, inference, _ = train_one(bench.run, bench.data, bench.fit.inference, bench.device)
     fresh = checked_scores(bench.engine.score(network, inference).scores, bench.engine.units)
-    if not torch.equal(fresh, bench.trained_scores):
+    if not torch.equal(fresh, bench.trained.scores):
         raise Broken(
             "the scores differ after the fit was stored and restored; tensors() must return all that was learned"
         )
@@ -281,7 +282,7 @@ PROMISES: dict[str, Callable[[Examined], None]] = {
 
 def _masks(bench: Examined) -> Iterator[tuple[float, Any]]:
     for sparsity in SPARSITIES:
-        yield sparsity, bench.engine.mask(bench.engine.first, sparsity)
+        yield sparsity, bench.engine.mask(bench.trained, sparsity)
 
 
 def _fingerprint(network: nn.Module) -> dict[str, Any]:

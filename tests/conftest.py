@@ -3,6 +3,9 @@
 import os
 import re
 
+# Before torch reads it, and for the processes that tests start: threads that wait in turn cost more than they save.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
