@@ -139,7 +139,7 @@ def test_cells_that_look_alike_do_not_push_each_other_out(tmp_path):
     assert store.keys() == {cells[0].key}
 
 
-@pytest.mark.parametrize("number", [np.float32, np.float64, torch.tensor, np.array], ids=str)
+@pytest.mark.parametrize("number", [np.float32, np.float64, torch.tensor, np.array], ids=lambda make: make.__name__)
 def test_numbers_of_numpy_and_torch_are_as_good_as_others(number):
     def plain(value):
         return json.loads(json.dumps(value))
