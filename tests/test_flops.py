@@ -118,8 +118,8 @@ def test_a_budget_of_operations_is_met_in_a_transformer(x):
     x, y = torch.randn(40, T, D, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 3
     torch.manual_seed(0)
     network = Encoder()
-    half = bp.prune(network, (x, y), "magnitude", 0.5, structured=True)
+    half = bp.prune(network, (x, y), "magnitude", 0.5, structured="ffn_hidden")
     assert flops(half.compact(), x)["flops_dense"] == Encoder.dense - FFN // 2
-    budget = bp.prune(network, (x, y), "magnitude", 0.15, structured=True, budget={"of": "flops"})
+    budget = bp.prune(network, (x, y), "magnitude", 0.15, structured="ffn_hidden", budget={"of": "flops"})
     left = flops(budget.compact(), x)["flops_dense"] / Encoder.dense
     assert 0.85 - FFN / HIDDEN / Encoder.dense < left <= 0.85

@@ -16,5 +16,8 @@ def parsed(options: Sequence[str], flag: str = "--option") -> dict[str, Any]:
         name, equals, value = text.partition("=")
         if not (name and equals):
             raise UsageError(f"{flag} {text!r} is not valid; give name=value, such as depth=8")
-        found[name] = yaml_text.parsed(value, f"{flag} {name}")[1]
+        try:
+            found[name] = yaml_text.parsed(value, f"{flag} {name}")[1]
+        except UsageError as error:
+            raise UsageError(f"{error}; give name=value, such as depth=8") from error
     return found
