@@ -30,7 +30,7 @@ from .pruning.ranking import checked_scores, keep_count
 from .results.store import Store
 from .spec.run import Choice, Run
 from .spec.settings import Finetune, Training
-from .training.fits import initial_network, train_one
+from .training.fits import train_one
 from .training.seeding import seeded
 
 TINY = (
@@ -262,7 +262,7 @@ def trains_to_the_end(bench: Examined) -> None:
             raise Broken(f"training revived removed weights of {name!r}")
     if not bool(torch.isfinite(outcome.network(bench.data.train.x[:8])).all()):
         raise Broken("the pruned network's outputs are not finite")
-    if places := left_on(outcome.network, initial_network(bench.run, bench.data)):
+    if places := left_on(outcome.network, bench.untrained):
         raise Broken(f"hooks remain on {', '.join(places)} after training; remove them in detach")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import sys
 import warnings
-from collections.abc import Iterator
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
@@ -88,10 +87,7 @@ class FormerName(ModuleType):
     homes: tuple[str, ...] = ()
 
     def __getattr__(self, name: str) -> Any:
-        for module in _modules(self.homes):
-            if not name.startswith("__") and hasattr(module, name):
-                return getattr(module, name)
-        raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+        return _looked_up(self.__name__, self.homes, name)
 
 
 class Finder:
@@ -125,10 +121,7 @@ def find_former_modules() -> None:
 
 def former(package: str, name: str) -> Any:
     """The attribute that a package had as the module that it was; AttributeError if it had none such."""
-    for module in _modules(INSIDE[package]):
-        if not name.startswith("__") and hasattr(module, name):
-            return getattr(module, name)
-    raise AttributeError(f"module '{PACKAGE}.{package}' has no attribute {name!r}")
+    return _looked_up(f"{PACKAGE}.{package}", INSIDE[package], name)
 
 
 def allow_former_names() -> None:
@@ -140,6 +133,9 @@ def allow_former_names() -> None:
         module.homes = homes  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def _modules(homes: tuple[str, ...]) -> Iterator[ModuleType]:
+def _looked_up(former: str, homes: tuple[str, ...], name: str) -> Any:
     for home in homes:
-        yield importlib.import_module(f"{PACKAGE}.{home}")
+        module = importlib.import_module(f"{PACKAGE}.{home}")
+        if not name.startswith("__") and hasattr(module, name):
+            return getattr(module, name)
+    raise AttributeError(f"module {former!r} has no attribute {name!r}")

@@ -187,11 +187,6 @@ def _mapping(calls: Calls) -> dict[tuple[int, int], int]:
     return {(call, place): size for call, place, size in zip(*[iter(calls)] * 3, strict=True)}
 
 
-def is_resized(module: nn.Module) -> bool:
-    """Whether the module is told other sizes than it writes down."""
-    return isinstance(module, _Resized)
-
-
 def resized_(module: nn.Module, calls: Calls) -> None:
     """Let the forward pass of a module, in place, use these sizes, beside those that it is told already."""
     known = _mapping(module.sized_calls) if isinstance(module, _Resized) else {}

@@ -26,7 +26,7 @@ from ..pruning.ranking import keep_count
 from ..results.integrity import as_json
 from ..results.store import MachineFault, Store
 from ..spec.run import Run
-from ..training.fits import check_detached, initial_network
+from ..training.fits import check_detached
 from ..training.seeding import stream
 from .interrupts import interrupted
 from .provenance import provenance
@@ -113,7 +113,7 @@ def _results(run: Run, bench: Workbench) -> tuple[dict[str, Any], dict[str, np.n
     sparsity = None if run.sparsity == "auto" else run.sparsity
     outcome = bench.prune(sparsity)
     _check_mask(outcome, sparsity if run.budget.exact else None, bench.engine.units)
-    check_detached(outcome.network, run, bench.data)
+    check_detached(outcome.network, bench.untrained)
     values, outputs = evaluate(outcome.network, bench.data, run.shift)
     draws = stream(run.seed, "posterior draws")
     labels = unsealed_test(bench.data).y[: len(outputs)]
@@ -140,8 +140,7 @@ def _results(run: Run, bench: Workbench) -> tuple[dict[str, Any], dict[str, np.n
 
 
 def _deployed(bench: Workbench, outcome: Outcome) -> dict[str, Any]:
-    dense = initial_network(bench.run, bench.data).to(bench.device)
-    return deployed(dense, outcome.network, outcome.mask, bench.data.validation.x)
+    return deployed(bench.untrained.to(bench.device), outcome.network, outcome.mask, bench.data.validation.x)
 
 
 def _check_mask(outcome: Outcome, sparsity: float | None, layers: Units) -> None:

@@ -34,13 +34,18 @@ class Workbench:
         return fitted(self.run, self.data, self.store, self.device)
 
     @cached_property
+    def untrained(self) -> nn.Module:
+        """The network as it is built, which no method has seen."""
+        return initial_network(self.run, self.data)
+
+    @cached_property
     def engine(self) -> Engine:
         """The engine of the cell's method, on networks as the method scores them first."""
         run, fit = self.run, self.fit
         pruner = build_pruner(run.method.name, **run.method.options)
-        parts = units(initial_network(run, self.data), run.units, self.data.train.x[:2])
+        parts = units(self.untrained, run.units, self.data.train.x[:2])
         engine = Engine(
-            pruner, parts, self.data.train, self.device, self._untrained, run.seed, run.budget, run.training,
+            pruner, parts, self.data.train, self.device, self._attached, run.seed, run.budget, run.training,
             run.finetune,
         )  # fmt: skip
         if pruner.when == "after":
@@ -48,7 +53,7 @@ class Workbench:
             engine.trained, engine.learned = fit.cost, fit.learned
         return engine
 
-    def _untrained(self) -> tuple[nn.Module, Inference]:
+    def _attached(self) -> tuple[nn.Module, Inference]:
         return attached(self.run, self.data, self.fit.inference, self.device)
 
     def prune(self, sparsity: float | None) -> Outcome:

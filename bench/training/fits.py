@@ -134,13 +134,13 @@ def _dense_control(run: Run, data: Data, fit: Fit, device: torch.device) -> dict
     refine(network, data.train, inference, run.training, run.finetune, run.seed, run.finetune.epochs)
     with sealed():
         inference.detach(network)
-    check_detached(network, run, data)
+    check_detached(network, initial_network(run, data))
     return brief(network, data)
 
 
-def check_detached(network: nn.Module, run: Run, data: Data) -> None:
+def check_detached(network: nn.Module, untrained: nn.Module) -> None:
     """Raises LeftBehind for a network on which a method has left hooks, or code in place of the network's own."""
-    if places := left_on(network, initial_network(run, data)):
+    if places := left_on(network, untrained):
         raise LeftBehind(f"it left hooks or code on {', '.join(places[:3])} of the network: remove them in detach")
 
 
