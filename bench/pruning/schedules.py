@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -53,23 +53,35 @@ def prune_before(engine: Engine, sparsity: float | None) -> Outcome:
 
 
 def prune_during(engine: Engine, sparsity: float | None) -> Outcome:
-    """Prune while training, after every few epochs; what has left stays away, and its penalty is gone.
-
-    The method's own decision is taken from the first of the training's epochs on to the last (Wright et al. 2024); a
-    sparsity is reached gradually, s_t = s (1 - (1 - t)³) over a stretch of all epochs (Zhu & Gupta 2017).
-    """
+    """Prune while training, see `Gradually`."""
     outcome = engine.outcome(*engine.start())
     span = pruning_span(engine.training.epochs, engine.finetune.epochs, sparsity is None)
-
-    def after_epoch(epoch: int) -> Mask | None:
-        if not is_pruned_after(epoch, span, engine.pruner.every):
-            return None
-        engine.choose_again(outcome, None if sparsity is None else sparsity * gradual_share(epoch, span), epoch)
-        engine.leave(outcome)
-        return outcome.mask
-
-    _train_in_full(engine, outcome, None, after_epoch)
+    _train_in_full(engine, outcome, None, Gradually(engine, outcome, sparsity, span))
     return outcome
+
+
+@dataclass
+class Gradually:
+    """Prunes after every few epochs of training; what has left stays away, and its penalty is gone.
+
+    The method's own decision (sparsity None) is taken from the first of the training's epochs on to the last (Wright
+    et al. 2024); a sparsity is reached gradually, s_t = s (1 - (1 - t)³) over a `span` of all epochs (Zhu & Gupta
+    2017).
+    """
+
+    engine: Engine
+    outcome: Outcome
+    sparsity: float | None
+    span: tuple[int, int]
+
+    def __call__(self, epoch: int) -> Mask | None:
+        """The mask that holds from now on, if units have left after this epoch."""
+        if not is_pruned_after(epoch, self.span, self.engine.pruner.every):
+            return None
+        target = None if self.sparsity is None else self.sparsity * gradual_share(epoch, self.span)
+        self.engine.choose_again(self.outcome, target, epoch)
+        self.engine.leave(self.outcome)
+        return self.outcome.mask
 
 
 def _train_in_full(engine: Engine, outcome: Outcome, mask: Mask | None, after_epoch: AfterEpoch | None = None) -> None:
@@ -93,15 +105,21 @@ def prune_online(engine: Engine, sparsity: float | None) -> Outcome:
     if engine.online is None:  # one training for all sparsities
         engine.online = _train_online(engine)
     snapshots, cost = engine.online
+    outcome = cut_online(engine, snapshots, sparsity)
+    outcome.train = cost
+    with measured(outcome.network, engine.device) as outcome.finetune:
+        engine.refine(outcome, engine.finetune.epochs)
+    return outcome
+
+
+def cut_online(engine: Engine, snapshots: Sequence[Snapshot], sparsity: float | None) -> Outcome:
+    """The first snapshot that reaches the sparsity, cut to it; the last for the method's own decision."""
     reached = (s for s in snapshots if sparsity is not None and s.sparsity >= sparsity)
     at = next(reached, snapshots[-1])
     outcome = engine.outcome(*at.restored(engine.start()))
     state = State(outcome.network, engine.units, engine.split, outcome.inference)
     engine.choose(outcome, replace(at.scored, state=state), sparsity, [])
-    outcome.train = cost
     engine.leave(outcome)
-    with measured(outcome.network, engine.device) as outcome.finetune:
-        engine.refine(outcome, engine.finetune.epochs)
     return outcome
 
 
@@ -111,24 +129,41 @@ def online_sparsity(epoch: int, epochs: int) -> float:
     return first + (last - first) * (epoch // ONLINE_EVERY) / (epochs // ONLINE_EVERY)
 
 
-def _train_online(engine: Engine) -> tuple[list[Snapshot], Cost]:
-    """Train once; every ten epochs units are cut to a rising sparsity, and may grow back until the next time."""
-    outcome = engine.outcome(*engine.start())
-    network, inference = outcome.network, outcome.inference
-    snapshots: list[Snapshot] = []
+@dataclass
+class Online:
+    """Cuts units every ten epochs of training to a rising sparsity; they may grow back until the next time.
 
-    def after_epoch(epoch: int) -> None:
+    Attributes:
+        engine: at work on the network of `outcome`.
+        outcome: the network on its way.
+        epochs: of the whole training.
+        snapshots: the network before each cut.
+    """
+
+    engine: Engine
+    outcome: Outcome
+    epochs: int
+    snapshots: list[Snapshot] = field(default_factory=list)
+
+    def __call__(self, epoch: int) -> None:
+        """Remember the network and cut it, if it is the epoch for it."""
         if epoch % ONLINE_EVERY:
             return
+        engine, network, inference = self.engine, self.outcome.network, self.outcome.inference
         without_noise(network, inference, engine.split, engine.training)
         scored = engine.score(network, inference, epoch)
         states = (_copied(network.state_dict()), _copied(inference.tensors()))
-        snapshots.append(Snapshot(online_sparsity(epoch, engine.training.epochs), *states, scored))
-        engine.mask(scored, snapshots[-1].sparsity).apply_(network)
+        self.snapshots.append(Snapshot(online_sparsity(epoch, self.epochs), *states, scored))
+        engine.mask(scored, self.snapshots[-1].sparsity).apply_(network)
 
-    with measured(network, engine.device) as cost:
-        engine.train(outcome, None, after_epoch)
-    return snapshots, cost.without(sum((s.scored.cost for s in snapshots), Cost()))
+
+def _train_online(engine: Engine) -> tuple[list[Snapshot], Cost]:
+    """Train once, for all sparsities."""
+    outcome = engine.outcome(*engine.start())
+    online = Online(engine, outcome, engine.training.epochs)
+    with measured(outcome.network, engine.device) as cost:
+        engine.train(outcome, None, online)
+    return online.snapshots, cost.without(sum((s.scored.cost for s in online.snapshots), Cost()))
 
 
 def _copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

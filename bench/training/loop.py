@@ -18,8 +18,7 @@ from ...methods.pruner import Inference
 from ..spec.settings import Finetune, Training
 from .adabelief import AdaBelief
 from .seeding import seeded, stream
-
-AfterEpoch = Callable[[int], Mask | None]
+from .steps import AfterEpoch, Steps
 
 
 class DivergedError(ArithmeticError):
@@ -56,12 +55,11 @@ def train(
         DivergedError: an epoch's loss was not finite.
         UsageError: a batch of one example, from which BatchNorm cannot learn.
     """
-    parameters = [p for p in (*network.parameters(), *inference.parameters()) if p.requires_grad]
+    steps = Steps(network, inference, split.terms, mask, past)
+    parameters = steps.parameters()
     optimizer, scheduler = _optimizer(parameters, settings, epochs * steps_per_epoch(split, settings))
-    enforce = _enforcer(network, mask)
     train_(network)
     for epoch in range(past + 1, past + epochs + 1):
-        penalise = inference.penalizer(network, 1 / split.terms)
         total = torch.zeros((), device=split.x.device)
         for x, y in split.batches(settings.batch_size, generator):
             for parameter in parameters:  # as optimizer.zero_grad(), whose bookkeeping costs more than the penalty
@@ -69,10 +67,9 @@ def train(
             with enough_examples(len(x)):
                 outputs = network(x)
             loss = mean_loss(outputs, y, split.likelihood)
-            loss.backward()
-            penalise()
+            steps.backward(loss)
             optimizer.step()
-            enforce()
+            steps.after_step()
             if scheduler:
                 scheduler.step()
             total += loss.detach()
@@ -80,9 +77,7 @@ def train(
             raise DivergedError(
                 f"the training loss became {total.item()} in epoch {epoch}; lower the learning rate {settings.lr}"
             )
-        inference.update(network, split, epoch)
-        if after_epoch and (mask := after_epoch(epoch)):
-            enforce = _enforcer(network, mask)
+        steps.after_epoch(split, after_epoch)
     if epochs:
         without_noise(network, inference, split, settings)
 
@@ -133,13 +128,3 @@ _OPTIMIZERS: dict[str, Callable[[list[nn.Parameter], Training], torch.optim.Opti
     "sgd": lambda parameters, s: torch.optim.SGD(parameters, s.lr, momentum=s.momentum, fused=True),
     "adabelief": lambda parameters, s: AdaBelief(parameters, s.lr),
 }
-
-
-def _enforcer(network: nn.Module, mask: Mask | None) -> Callable[[], None]:
-    if mask is None:
-        return _nothing
-    mask.apply_(network)
-    return mask.enforcer(network)
-
-
-def _nothing() -> None: ...

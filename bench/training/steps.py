@@ -1,0 +1,89 @@
+"""What a method adds to a training loop, whoever runs the loop: at every step, and after every epoch.
+
+The suite's own loop (`loop.train`) and a loop of the user's (`bench.face.attach`) call the same object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from ...architectures.units.mask import Mask
+from ...datasets.data import Split
+from ...methods.pruner import Inference
+from .ranks import average_over_ranks
+
+AfterEpoch = Callable[[int], Mask | None]
+
+
+class Steps:
+    """An inference at work on the network that is being trained.
+
+    Attributes:
+        network: trained in place, by whoever owns the optimiser.
+        inference: attached to it; gives the penalty, its own parameters, and the update after each epoch.
+        terms: N, which the penalty in nats is divided by, as the loss is a mean over the terms of the likelihood.
+        epoch: epochs done, those of earlier phases included.
+    """
+
+    def __init__(
+        self, network: nn.Module, inference: Inference, terms: int, mask: Mask | None = None, epoch: int = 0
+    ) -> None:
+        self.network, self.inference, self.terms, self.epoch = network, inference, terms, epoch
+        self._own = list(inference.parameters())
+        self._scale, self._due = 1.0, True
+        self.hold(mask)
+        self._bind()
+
+    def parameters(self) -> list[nn.Parameter]:
+        """What the optimiser trains: the network's parameters and the inference's own, but for what is frozen."""
+        return [p for p in (*self.network.parameters(), *self._own) if p.requires_grad]
+
+    def hold(self, mask: Mask | None) -> None:
+        """Zero what the mask leaves out, now and after every step from now on; None holds nothing."""
+        self._enforce = _nothing
+        if mask is not None:
+            mask.apply_(self.network)
+            self._enforce = mask.enforcer(self.network)
+
+    def backward(self, loss: Tensor, scaler: Any = None) -> None:
+        """Gradients of the mean loss, and once before each step those of the penalty / N.
+
+        So batches may be accumulated, each with its share of the mean loss. `scaler` is a `torch.amp.GradScaler`,
+        with which the step will be taken.
+        """
+        (loss if scaler is None else scaler.scale(loss)).backward()
+        average_over_ranks(self._own)
+        self.penalise(1.0 if scaler is None else scaler.get_scale())
+
+    def penalise(self, scale: float = 1.0) -> None:
+        """Add the gradient of scale · penalty / N, once before each step."""
+        if not self._due:
+            return
+        if scale != self._scale:
+            self._scale = scale
+            self._bind()
+        self._due = False
+        self._penalise()
+
+    def after_step(self) -> None:
+        """What has left is zero again."""
+        self._due = True
+        self._enforce()
+
+    def after_epoch(self, examples: Split, told: AfterEpoch | None = None) -> None:
+        """The inference learns what the loss does not train; `told` may return a mask that holds from now on."""
+        self.epoch += 1
+        self.inference.update(self.network, examples, self.epoch)
+        if told and (mask := told(self.epoch)):
+            self.hold(mask)
+        self._bind()
+
+    def _bind(self) -> None:
+        """Bind the penalty to its parameters, which an epoch may have changed."""
+        self._penalise = self.inference.penalizer(self.network, self._scale / self.terms)
+
+
+def _nothing() -> None: ...
