@@ -17,6 +17,9 @@ __version__ = "0.1.0"
 _HOMES = {
     # one's own network
     "Pruned": "bench.face.pruned",
+    "Training": "bench.spec.settings",
+    "attach": "bench.face.attach",
+    "fit": "bench.face.fit",
     "left_out": "architectures.discovery.units_of",
     "load": "bench.face.prune",
     "prune": "bench.face.prune",

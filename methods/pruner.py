@@ -99,6 +99,11 @@ class Inference(ABC, Generic[Posterior]):
         """
         return None
 
+    @property
+    def settles(self) -> int:
+        """The first epoch after which the penalty is the final one; losses of earlier networks are not comparable."""
+        return 0
+
     def reduce(self, network: nn.Module, mask: Mask) -> None:
         """Units have left: stop penalising them."""
 
@@ -115,6 +120,13 @@ class Inference(ABC, Generic[Posterior]):
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Put back what `tensors` returned."""
+
+    def momenta(self) -> dict[str, Tensor]:
+        """State of the inference's own optimisers, by name, for a training that goes on from a checkpoint."""
+        return {}
+
+    def load_momenta(self, momenta: dict[str, Tensor]) -> None:
+        """Put back what `momenta` returned."""
 
     def learned(self, network: nn.Module) -> dict[str, Any]:
         """What was learned beside the network's parameters, summed up as JSON for the record."""

@@ -120,6 +120,8 @@ class SpaM(Inference[Laplace]):
         @torch.no_grad()
         def add() -> None:
             active = [(p.grad, d, p) for p, d in pairs if p.grad is not None]
+            if not active:
+                return
             gradients, deltas, parameters = (list(column) for column in zip(*active, strict=True))
             torch._foreach_addcmul_(gradients, deltas, parameters, value=scale * self._scale)  # pyright: ignore
 
@@ -209,6 +211,14 @@ class SpaM(Inference[Laplace]):
         self.hyper.precisions.free.copy_(tensors["log_precisions"])
         self.hyper.log_noise.copy_(tensors["log_noise"])
         self.trace = [(row[0], row[1], row[2]) for row in tensors["trace"].tolist()]
+
+    def momenta(self) -> dict[str, Tensor]:
+        """Adam's state of the log precisions and of the log noise."""
+        return self.hyper.momenta()
+
+    def load_momenta(self, momenta: dict[str, Tensor]) -> None:
+        """Put back what `momenta` returned."""
+        self.hyper.load_momenta(momenta)
 
 
 @register("spam-<criterion>")

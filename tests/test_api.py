@@ -153,7 +153,7 @@ def test_training_settings_reach_the_fine_tuning(data):
         ({"finetune": -1}, "epochs >= 0, got -1"),
         ({"finetune": 1.5}, "got 1.5"),
         ({"finetune": True}, "got True"),
-        ({"method": "opd", "precision": "tuned"}, "run it in a matrix"),
+        ({"method": "opd", "precision": "tuned"}, "give a value instead"),
         ({"network": nn.ReLU()}, "ReLU has no parameters"),
         ({"network": "lenet"}, "torch.nn.Module, got str"),
         ({"network": nn.Linear(5, 3)}, r"inputs of shape \(6,\) per example, torch.float32: RuntimeError: mat1"),
@@ -180,7 +180,7 @@ def test_mistakes_are_one_clear_sentence(data, change, message, monkeypatch):
     def run(*args):
         raise AssertionError("work began")
 
-    monkeypatch.setattr("bayesprune.bench.face.prune.run_engine", run)
+    monkeypatch.setattr("bayesprune.bench.face.work.run_engine", run)
     with pytest.raises(UsageError, match=message) as caught:
         bp.prune(**{"network": Own(), "data": data} | change)
     assert "\n" not in str(caught.value)

@@ -57,7 +57,7 @@ def plain(network: nn.Module) -> Plain:
 
     Raises UsageError, naming the tensor and what to do, for a weight that is computed in a way not known here.
     """
-    found = Plain(_unwrapped(copied(_inner(network))), changed=_is_dressed(network))
+    found = Plain(_unwrapped_parts(copied(unwrapped(network))), changed=is_dressed(network))
     training = {module: module.training for module in found.network.modules()}
     found.network.eval()  # spectral norm takes a step of its power iteration at every use in training
     for path, module in list(found.network.named_modules()):
@@ -104,7 +104,7 @@ def keep_removed_(network: nn.Module, removed: dict[str, Tensor]) -> list[Remova
 # ---------------------------------------------------------------------- wrappers
 
 
-def _is_dressed(network: nn.Module) -> bool:
+def is_dressed(network: nn.Module) -> bool:
     """Whether anything here is wrapped or reparametrised."""
     return any(
         type(module).__name__ in _WRAPPERS
@@ -118,7 +118,8 @@ def _hooks(module: nn.Module) -> list[Callable]:
     return list(module._forward_pre_hooks.values())
 
 
-def _inner(network: nn.Module) -> nn.Module:
+def unwrapped(network: nn.Module) -> nn.Module:
+    """The network that wrappers for training hold."""
     while (attribute := _WRAPPERS.get(type(network).__name__)) and attribute in network._modules:
         network = network.get_submodule(attribute)
     return network
@@ -135,11 +136,11 @@ def own_names(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[st
     return found
 
 
-def _unwrapped(network: nn.Module) -> nn.Module:
+def _unwrapped_parts(network: nn.Module) -> nn.Module:
     """The network with whatever its parts are wrapped in taken off, in place."""
     for module in list(network.modules()):
         for name, child in list(module.named_children()):
-            if (inner := _inner(child)) is not child:
+            if (inner := unwrapped(child)) is not child:
                 setattr(module, name, inner)
     return network
 

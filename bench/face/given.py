@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,9 +14,11 @@ from ...architectures.running.modes import working_
 from ...architectures.running.plain import copied, keep_removed_
 from ...architectures.units.vector import Granularity
 from ...datasets.data import Split
-from ...methods.pruner import Pruner
-from ..pruning.engine import Attached
+from ...methods.pruner import Inference, Pruner
+from ..pruning.engine import Attached, cloned
 from ..training.seeding import seeded
+
+Learn = Callable[["Given"], Attached]
 
 
 @dataclass
@@ -30,7 +32,9 @@ class Given:
         split: the training examples.
         seed: governs what attaching draws.
         removed: entries that had left before, boolean, by the name of their tensor; they stay away.
-        learned: what the method learned of a network that is trained already, as JSON; None where there is nothing.
+        learn: what comes before the pruning of a method that prunes after training; `adapted` or a training.
+        learned: what the method learned of a network that was trained before, as JSON; None where there is nothing.
+        inference: that which was chosen, if there were several candidates.
     """
 
     network: nn.Module
@@ -39,30 +43,45 @@ class Given:
     split: Split
     seed: int
     removed: Mapping[str, Tensor]
+    learn: Learn
     learned: dict[str, Any] | None = None
-    _adapted: dict[str, Tensor] | None = field(default=None, init=False)
+    inference: Inference | None = None
+    _states: tuple[dict[str, Tensor], dict[str, Tensor]] | None = field(default=None, init=False)
     _handles: list[RemovableHandle] = field(default_factory=list, init=False)
 
-    def attached(self) -> Attached:
-        """A copy of the network, with a fresh inference attached to it."""
-        network, inference = working_(copied(self.network)), self.pruner.inference().for_units(self.granularity)
+    def fresh(self) -> Inference:
+        """An inference of the method for its units, attached to nothing yet."""
+        return self.pruner.inference().for_units(self.granularity)
+
+    def attached(self, inference: Inference | None = None) -> Attached:
+        """A copy of the network, with a fresh inference attached to it, of the hyperparameters of `inference`."""
+        network, inference = working_(copied(self.network)), replace(inference or self.inference or self.fresh())
         with seeded(self.seed, "attach"):
             inference.attach(network, units(network, "weights"), self.split)
         self._handles += keep_removed_(network, dict(self.removed))
         return network, inference
 
     def start(self) -> Attached:
-        """The same, with what a method for trained networks learns of this one; it learns once."""
+        """The same, after what comes before the pruning; that is done once."""
+        if self.pruner.when != "after":
+            return self.attached()
+        if self._states is None:
+            network, inference = self.learn(self)
+            self._states = cloned(network.state_dict()), cloned(inference.tensors())
+            return network, inference
         network, inference = self.attached()
-        if self.pruner.when == "after":
-            if self._adapted is None:
-                self.learned = inference.adapt(network, self.split)
-                self._adapted = {name: tensor.clone() for name, tensor in inference.tensors().items()}
-            else:
-                inference.load_tensors(self._adapted)
+        network.load_state_dict(self._states[0])
+        inference.load_tensors(self._states[1])
         return network, inference
 
     def let_go(self) -> None:
         """Take off what kept removed entries away in training."""
         for handle in self._handles:
             handle.remove()
+
+
+def adapted(given: Given) -> Attached:
+    """A network that is trained already, with what the method learns of it as it is."""
+    network, inference = given.attached()
+    given.learned = inference.adapt(network, given.split)
+    return network, inference

@@ -31,25 +31,25 @@ def check_sparsity(sparsity: Any) -> None:
         raise UsageError(f"sparsity must be a number in [0, 1) or 'auto', got {sparsity!r}")
 
 
-def check_finetune(finetune: Any) -> None:
+def check_epochs(name: str, epochs: Any, least: int = 0) -> None:
     """A number of epochs; raises UsageError for anything else."""
-    if isinstance(finetune, bool) or not isinstance(finetune, Integral) or finetune < 0:
-        raise UsageError(f"finetune must be a whole number of epochs >= 0, got {finetune!r}")
+    if isinstance(epochs, bool) or not isinstance(epochs, Integral) or epochs < least:
+        raise UsageError(f"{name} must be a whole number of epochs >= {least}, got {epochs!r}")
 
 
-def check_pruner(method: str, pruner: Pruner, sparsity: float | str) -> None:
-    """A method that prunes one given network, once it is trained, without a validation split.
-
-    Raises UsageError for any other.
-    """
+def check_trained(method: str, pruner: Pruner) -> None:
+    """A method that prunes a network which is trained already, or not at all; raises UsageError for any other."""
     if pruner.when in ("during", "online"):
-        raise UsageError(f"method {method!r} prunes during training; run it in a matrix, or choose when='after'")
-    if sparsity == "auto" and not pruner.decides:
-        raise UsageError(f"method {method!r} has no threshold of its own; give a sparsity in [0, 1)")
-    if (count := len(pruner.inference().candidates())) > 1:
+        raise UsageError(f"method {method!r} prunes during training: use bayesprune.fit, or choose when='after'")
+    check_tuned(method, pruner.inference(), "use bayesprune.fit with validation=")
+
+
+def check_tuned(method: str, inference: Inference, how: str) -> None:
+    """One inference, not several to choose among; raises UsageError that says `how` otherwise."""
+    if (count := len(inference.candidates())) > 1:
         raise UsageError(
             f"method {method!r} is to be tuned among {count} settings on a validation split, and there is none here; "
-            "run it in a matrix, or give a value instead of 'tuned'"
+            f"{how}, or give a value instead of 'tuned'"
         )
 
 
@@ -60,8 +60,8 @@ def check_learned(method: str, inference: Inference) -> None:
     """
     if next(iter(inference.parameters()), None) is not None:
         raise UsageError(
-            f"method {method!r} learns its posterior while it trains a network, and this one is trained already: run "
-            "it in a matrix, or choose a method for trained networks, such as opd, bmr-laplace or pip-laplace"
+            f"method {method!r} learns its posterior while it trains a network: use bayesprune.fit, which trains, or "
+            "goes on training, or choose a method for trained networks, such as opd, bmr-laplace or pip-laplace"
         )
 
 

@@ -3,42 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
-import torch
-from pydantic import ValidationError
-from torch import Tensor, nn
+from torch import nn
 
-from ...architectures.discovery.units_of import units
-from ...architectures.running.batch_norm import check_batches
-from ...architectures.running.modes import evaluating, take_modes_, take_types_, to_network, working_
-from ...architectures.running.plain import copied, plain
 from ...architectures.saved import bundle
-from ...architectures.units.vector import Granularity, Units
-from ...datasets.data import Data, Likelihood, Split
-from ...datasets.errors import UsageError, unknown
-from ...datasets.plain import as_plain
-from ...methods.build import build as build_pruner
-from ..evaluation.deployment import CERTIFIED
-from ..pruning.engine import Engine
-from ..pruning.ranking import keep_count
-from ..pruning.schedules import prune as run_engine
+from ...architectures.units.vector import Granularity
+from ...datasets.data import Likelihood
 from ..spec.budget import Budget
-from ..spec.settings import Finetune, Training
-from ..training.progress import bar
-from ..training.seeding import seeded
-from .gathering import Examples, gathered, readable
-from .given import Given
-from .inputs import (
-    check_finetune,
-    check_learned,
-    check_pruner,
-    check_sparsity,
-    device_of,
-    fitted,
-)
+from ..spec.settings import Training
+from .gathering import Examples
+from .given import adapted
+from .inputs import check_learned, check_trained
 from .pruned import Pruned
-from .targets import meaning
+from .work import asked, work
 
 load = bundle.load
 
@@ -85,83 +63,11 @@ def prune(
         UsageError: an unknown method or option, an impossible sparsity, data that do not fit the network,
             all before any work begins.
     """
-    sparsity, finetune, seed, options = (as_plain(value) for value in (sparsity, finetune, seed, options))
-    check_sparsity(sparsity)
-    check_finetune(finetune)
-    shares = _checked_budget(as_plain(budget))
-    if batch_norm not in ("keep", "reestimate"):
-        raise unknown("batch_norm", batch_norm, ("keep", "reestimate"))
-    granularity = _granularity(structured)
-    shares.check(granularity != "weights")
-    pruner = build_pruner(method, **options)
-    check_pruner(method, pruner, sparsity)
-    split = gathered(data, seed).to(device_of(network))
-    found = plain(network)
-    dense = found.network if found.changed else network
-    replica = working_(copied(dense) if found.changed else found.network)
-    with seeded(seed, "trial"):
-        split = fitted(replica, readable(replica, split), likelihood, not isinstance(data, Data | Split))
-    settings = training or Training()
-    if finetune:
-        check_batches(replica, split.x, split.batch_sizes(settings.batch_size))
-    target = None if sparsity == "auto" else float(sparsity)
-    parts = units(replica, granularity, split.x[:2])
-    if target is not None and shares.of == "units":
-        keep_count(parts.n, target)  # refuses what would remove everything, before any work
-    given = Given(dense, pruner, granularity, split, seed, found.removed)
+    wish = asked(method, sparsity, structured, finetune, training, budget, batch_norm, seed, options)
+    check_trained(method, wish.pruner)
+    job = work(network, data, wish, likelihood, trains=wish.finetune.epochs > 0)
+    given = job.given(adapted)
     check_learned(method, given.attached()[1])
     # A method that prunes before training has no other training than the fine-tuning.
-    engine = Engine(
-        pruner, parts, split, split.x.device, given.start, seed, shares, settings.model_copy(update={"epochs": 0}),
-        Finetune(epochs=finetune, batch_norm=batch_norm), present=_present(parts, replica, found.removed),
-    )  # fmt: skip
-    with bar(method, pruner.rounds + finetune, "step", progress) as engine.advance:
-        outcome = run_engine(engine, target)
-    pruned, mask = outcome.network, outcome.mask
-    given.let_go()
-    notes = {"method": method, "options": options, "allocation": pruner.allocation, "sparsity": sparsity,
-             "realised": mask.sparsity, "seed": seed, "finetune": finetune, "batch_norm": batch_norm,
-             "budget": shares.model_dump(), "likelihood": split.likelihood, "folded": found.folded,
-             "learned": given.learned, "targets": meaning(split)}  # fmt: skip
-    _finish(pruned, dense, split)
-    return Pruned(pruned, mask, outcome.scores, to_network(split.x[:CERTIFIED], dense), dense, notes)
-
-
-def _present(parts: Units, network: nn.Module, removed: Mapping[str, Tensor]) -> Tensor | None:
-    """Units of which anything is left, boolean (units.n,); None for all."""
-    if not removed:
-        return None
-    alive = {name: torch.ones_like(p, dtype=torch.double) for name, p in network.named_parameters()}
-    alive |= {name: (~gone).double() for name, gone in removed.items()}
-    return (parts.gather(alive) > 0).cpu()
-
-
-@torch.no_grad()
-def _finish(network: nn.Module, dense: nn.Module, split: Split) -> None:
-    """Give the pruned network the types and modes of the dense one; refuse one whose outputs are not finite."""
-    take_types_(network, dense)
-    take_modes_(network, dense)
-    with evaluating(network):
-        outputs = network(to_network(split.x[:CERTIFIED], network))
-    if not torch.isfinite(outputs).all():
-        raise ArithmeticError(
-            "the outputs of the pruned network are NaN or infinite, those of the dense one are not: prune less of its "
-            "layers, or train with a lower learning rate"
-        )
-
-
-def _granularity(structured: bool | Granularity) -> Granularity:
-    if not isinstance(structured, str):
-        return "groups" if structured else "weights"
-    if structured not in get_args(Granularity):
-        raise unknown("structured", structured, get_args(Granularity))
-    return structured
-
-
-def _checked_budget(budget: Budget | Mapping[str, Any] | None) -> Budget:
-    try:
-        return Budget.model_validate(budget or {})
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"budget: {where}={first['input']!r} is not valid: {first['msg'].lower()}") from error
+    engine = job.engine(given, epochs=0)
+    return job.done(engine, given, wish.pruner.rounds + wish.finetune.epochs, progress, {})

@@ -14,6 +14,7 @@ from ...architectures.compaction.certificate import Certificate
 from ...architectures.running.plain import copied
 from ...architectures.saved import bundle
 from ...architectures.units.mask import Mask
+from ...methods.pruner import Inference
 from ..evaluation.deployment import compacted, count
 from ..evaluation.flops import flops
 from ..evaluation.latency import BATCHES, Speedup, speedups
@@ -32,6 +33,7 @@ class Pruned:
         inputs: real inputs, for the certificate and for timing.
         dense: the network that was given; a plain copy of one that was wrapped or reparametrised.
         notes: how it came about: method, options, sparsity asked for, fine-tuning.
+        inference: what the method learned beside the network; draws of the weights come from it.
     """
 
     network: nn.Module
@@ -40,6 +42,7 @@ class Pruned:
     inputs: Tensor
     dense: nn.Module
     notes: Mapping[str, Any]
+    inference: Inference | None = None
 
     @property
     def sparsity(self) -> float:

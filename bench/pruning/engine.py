@@ -6,7 +6,7 @@ and the test split is sealed while any of its code runs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -70,6 +70,11 @@ class Snapshot:
         network.load_state_dict(self.network_state)
         inference.load_tensors(self.inference_state)
         return network, inference
+
+
+def cloned(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors by name that no training changes."""
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
 
 @dataclass

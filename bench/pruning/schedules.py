@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from torch import Tensor
-
 from ...architectures.running.cost import Cost, measured
 from ...architectures.units.mask import Mask
 from ...datasets.seal import sealed
 from ...methods.pruner import State
 from ..training.loop import AfterEpoch, without_noise
-from .engine import Engine, Outcome, Snapshot
+from .engine import Engine, Outcome, Snapshot, cloned
 from .gradual import gradual_share, is_pruned_after, pruning_span
 
 # Epochs between the cuts of online pruning, and the first and the last sparsity it cuts to (Dhahri et al. 2024).
@@ -152,8 +150,9 @@ class Online:
         engine, network, inference = self.engine, self.outcome.network, self.outcome.inference
         without_noise(network, inference, engine.split, engine.training)
         scored = engine.score(network, inference, epoch)
-        states = (_copied(network.state_dict()), _copied(inference.tensors()))
-        self.snapshots.append(Snapshot(online_sparsity(epoch, self.epochs), *states, scored))
+        states = (cloned(network.state_dict()), cloned(inference.tensors()))
+        most = 1 - max(1, engine.budget.at_least * len(engine.units.groups)) / engine.units.n  # of a small network
+        self.snapshots.append(Snapshot(min(online_sparsity(epoch, self.epochs), most), *states, scored))
         engine.mask(scored, self.snapshots[-1].sparsity).apply_(network)
 
 
@@ -164,10 +163,6 @@ def _train_online(engine: Engine) -> tuple[list[Snapshot], Cost]:
     with measured(outcome.network, engine.device) as cost:
         engine.train(outcome, None, online)
     return online.snapshots, cost.without(sum((s.scored.cost for s in online.snapshots), Cost()))
-
-
-def _copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
 
 PRUNE: dict[str, Callable[[Engine, float | None], Outcome]] = {

@@ -26,6 +26,7 @@ class Steps:
         inference: attached to it; gives the penalty, its own parameters, and the update after each epoch.
         terms: N, which the penalty in nats is divided by, as the loss is a mean over the terms of the likelihood.
         epoch: epochs done, those of earlier phases included.
+        due: whether the penalty's gradient is still to be added before the next step.
     """
 
     def __init__(
@@ -33,9 +34,10 @@ class Steps:
     ) -> None:
         self.network, self.inference, self.terms, self.epoch = network, inference, terms, epoch
         self._own = list(inference.parameters())
-        self._scale, self._due = 1.0, True
+        self._scale = 1.0
+        self.due = True
         self.hold(mask)
-        self._bind()
+        self.bind()
 
     def parameters(self) -> list[nn.Parameter]:
         """What the optimiser trains: the network's parameters and the inference's own, but for what is frozen."""
@@ -55,22 +57,26 @@ class Steps:
         with which the step will be taken.
         """
         (loss if scaler is None else scaler.scale(loss)).backward()
-        average_over_ranks(self._own)
+        self.average()
         self.penalise(1.0 if scaler is None else scaler.get_scale())
+
+    def average(self) -> None:
+        """Give every rank the mean of the gradients of the inference's own parameters."""
+        average_over_ranks(self._own)
 
     def penalise(self, scale: float = 1.0) -> None:
         """Add the gradient of scale · penalty / N, once before each step."""
-        if not self._due:
+        if not self.due:
             return
         if scale != self._scale:
             self._scale = scale
-            self._bind()
-        self._due = False
+            self.bind()
+        self.due = False
         self._penalise()
 
     def after_step(self) -> None:
         """What has left is zero again."""
-        self._due = True
+        self.due = True
         self._enforce()
 
     def after_epoch(self, examples: Split, told: AfterEpoch | None = None) -> None:
@@ -79,9 +85,9 @@ class Steps:
         self.inference.update(self.network, examples, self.epoch)
         if told and (mask := told(self.epoch)):
             self.hold(mask)
-        self._bind()
+        self.bind()
 
-    def _bind(self) -> None:
+    def bind(self) -> None:
         """Bind the penalty to its parameters, which an epoch may have changed."""
         self._penalise = self.inference.penalizer(self.network, self._scale / self.terms)
 

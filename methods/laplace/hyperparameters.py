@@ -54,6 +54,19 @@ class Hyperparameters:
             if noisy:
                 curvature = evidence.tempered(self.log_noise)
 
+    def momenta(self) -> dict[str, Tensor]:
+        """Adam's state by name; empty before the first step."""
+        states = self._optimizer.state_dict()["state"]
+        return {f"{i}.{name}": tensor for i, state in states.items() for name, tensor in state.items()}
+
+    def load_momenta(self, momenta: Mapping[str, Tensor]) -> None:
+        """Put back what `momenta` returned."""
+        states: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in momenta.items():
+            index, _, key = name.partition(".")
+            states.setdefault(int(index), {})[key] = tensor
+        self._optimizer.load_state_dict(self._optimizer.state_dict() | {"state": states})
+
     def _adam(self, evidence: Evidence, delta: Tensor, gamma: Tensor, noisy: bool) -> None:
         """One step up 2 log q."""
         if noisy:

@@ -73,8 +73,8 @@ class MAP(Inference[Laplace]):
 
         @torch.no_grad()
         def add() -> None:
-            penalised = [p for p in parameters if p.grad is not None]
-            torch._foreach_add_([p.grad for p in penalised], penalised, alpha=scale * self._delta)  # pyright: ignore
+            if penalised := [p for p in parameters if p.grad is not None]:
+                torch._foreach_add_([p.grad for p in penalised], penalised, alpha=scale * self._delta)  # pyright: ignore
 
         return add if self._delta and parameters else lambda: None
 

@@ -33,6 +33,7 @@ from ...datasets.errors import UsageError
 from ..closed_forms.flat import named
 from ..closed_forms.posteriors import Gaussian
 from ..closed_forms.spike_slab import indicator_kl, slab_kl
+from .inference import gradient
 from .spike_slab_training import SpikeAndSlab
 from .weight_noise import Weights
 
@@ -178,12 +179,12 @@ class Indicators(SpikeAndSlab[Gated]):
             share, phi = (2 * self.log_sigma).exp().div_(slab), self._of_weights(odds.sigmoid())
             pull = self._of_present(phi) * weighted
             for parameter, part in zip(parameters, (pull * mean / slab).split(sizes), strict=True):
-                parameter.grad.view(-1).add_(part)  # pyright: ignore[reportOptionalMemberAccess]
-            self.log_sigma.grad.addcmul_(pull, share - 1)  # pyright: ignore[reportOptionalMemberAccess]
+                gradient(parameter).view(-1).add_(part)
+            gradient(self.log_sigma).addcmul_(pull, share - 1)
             if not self.certain:
                 behind = self._behind(0.5 * (mean.square().div_(slab).add_(share) - share.log() - 1))
                 of_odds = odds.sigmoid() * (-odds).sigmoid() * (odds - prior + behind)
-                self.steps.grad.add_(of_odds, alpha=weighted * self.lr_factor)  # pyright: ignore[reportOptionalMemberAccess]
+                gradient(self.steps).add_(of_odds, alpha=weighted * self.lr_factor)
 
         return add if weighted else lambda: None
 

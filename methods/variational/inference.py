@@ -119,6 +119,11 @@ class Variational(Inference[Posterior]):
         """The present weight of the divergence."""
         return self.kl * risen(self.epoch, self.warm_up)
 
+    @property
+    def settles(self) -> int:
+        """The end of the warm-up."""
+        return self.warm_up[1]
+
     def update(self, network: nn.Module, train: Split, epoch: int) -> None:
         """The warm-up goes on."""
         self.epoch = epoch

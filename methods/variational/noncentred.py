@@ -24,7 +24,7 @@ from ...datasets.errors import unknown
 from ..closed_forms.lognormal import Moments, kl_gradients, kl_to_gamma
 from ..closed_forms.order_statistics import quantiles
 from ..closed_forms.posteriors import Scaled
-from .inference import Variational, equal_log_sigma
+from .inference import Variational, equal_log_sigma, gradient
 from .scale_factors import LOG_SPREAD, Factor, Layer, Prior, Scale, bias_of, by_factor, expanded, layers
 from .weight_noise import Weights
 
@@ -139,14 +139,14 @@ class NonCentred(Variational[Scaled]):
 
         @torch.no_grad()
         def add() -> None:
-            penalised = [p for p in parameters if p.grad is not None]
-            torch._foreach_add_([p.grad for p in penalised], penalised, alpha=weighted)  # pyright: ignore
+            torch._foreach_add_([gradient(p) for p in parameters], parameters, alpha=weighted)  # pyright: ignore
             # The variance is that of the forward pass of this very step.
-            self.log_sigma.grad.add_(self.variance, alpha=weighted)  # pyright: ignore
-            self.log_sigma.grad.sub_(weighted if self.present is None else weighted * self.present)  # pyright: ignore
-            gradients = kl_gradients(self.location, self.log_spread, self.a, self.b)
-            for parameter, gradient in zip((self.location, self.log_spread), gradients, strict=True):
-                parameter.grad.addcmul_(gradient, self.counted, value=weighted)  # pyright: ignore
+            of_spread = gradient(self.log_sigma)
+            of_spread.add_(self.variance, alpha=weighted)
+            of_spread.sub_(weighted if self.present is None else weighted * self.present)
+            divergence = kl_gradients(self.location, self.log_spread, self.a, self.b)
+            for parameter, found in zip((self.location, self.log_spread), divergence, strict=True):
+                gradient(parameter).addcmul_(found, self.counted, value=weighted)
 
         return add if weighted else lambda: None
 

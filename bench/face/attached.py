@@ -1,0 +1,320 @@
+"""A method at work on a network in somebody else's training loop."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ...architectures.running.cost import Cost
+from ...architectures.running.modes import evaluating, to_network
+from ...architectures.units.mask import Mask
+from ...datasets.data import Data, Likelihood, Split
+from ...datasets.errors import UsageError
+from ...datasets.plain import as_plain
+from ...methods.pruner import Inference, State
+from ..evaluation.deployment import CERTIFIED
+from ..pruning.engine import Engine, Outcome, Scored, Snapshot, cloned
+from ..pruning.gradual import pruning_span
+from ..pruning.schedules import Gradually, Online, cut_online
+from ..training.loop import without_noise
+from ..training.ranks import from_first, of_all_ranks, ranks
+from ..training.seeding import seeded
+from ..training.steps import AfterEpoch, Steps
+from .announced import Announced
+from .gathering import Examples, gathered, readable
+from .inputs import fitted
+from .pruned import Pruned
+from .watch import Watch
+from .work import Asked
+
+
+class AttachedMethod:
+    """Made by `bayesprune.attach`; the loop calls it, the optimiser trains its parameters.
+
+    Attributes:
+        network: the user's own, trained and pruned in place.
+        inference: what the method learns beside the network.
+    """
+
+    def __init__(
+        self, asked: Asked, engine: Engine, network: nn.Module, inference: Inference, dense: nn.Module,
+        likelihood: Likelihood | None, epochs: int | None,
+    ) -> None:  # fmt: skip
+        self.network, self.inference = network, inference
+        self._asked, self._engine, self._dense = asked, engine, dense
+        self._likelihood: Likelihood | None = likelihood
+        self._epochs, self._inputs = epochs, engine.split.x[:CERTIFIED]
+        self._outcome = engine.outcome(network, inference)
+        self._steps = Steps(network, inference, engine.split.terms)
+        self._watch = Watch(network, self.parameters())
+        self._identity = _identity(asked, engine)
+        self._finished = False
+        self._told = self._schedule()
+        if asked.pruner.when == "before":
+            self.prune(asked.sparsity)
+
+    # ------------------------------------------------------------------ in the loop
+
+    def parameters(self) -> list[nn.Parameter]:
+        """The method's own parameters, for the optimiser, beside the network's."""
+        return list(self.inference.parameters())
+
+    @property
+    def mask(self) -> Mask:
+        """What is kept at present."""
+        return self._outcome.mask
+
+    @property
+    def epoch(self) -> int:
+        """Epochs done."""
+        return self._steps.epoch
+
+    def penalty(self) -> Tensor:
+        """The penalty over N, differentiable, for those who add it to the mean loss themselves: a scalar."""
+        return self.inference.penalty(self.network) / self._steps.terms
+
+    def backward(self, loss: Tensor, scaler: Any = None) -> None:
+        """The gradients of the mean `loss` over a batch and, once before each step, of the penalty over N.
+
+        Args:
+            loss: a mean over the batch; of accumulated batches its share of theirs, such as loss / 4.
+            scaler: the `torch.amp.GradScaler` that will take the step.
+
+        Raises:
+            DivergedError: the loss is infinite or NaN; no gradient has been computed.
+            UsageError: the loss does not depend on the network, or `finish` was called.
+        """
+        self._check_at_work()
+        self._watch.loss(loss, self.epoch + 1)
+        self._steps.backward(loss, scaler)
+        self._watch.backward()
+
+    def add_penalty(self, scale: float = 1.0) -> None:
+        """Only the gradient of scale · penalty / N, once before each step: for trainers that call backward themselves.
+
+        Under DistributedDataParallel the method's own gradients are averaged over the ranks here.
+        """
+        self._check_at_work()
+        self._steps.average()
+        self._steps.penalise(scale)
+        self._watch.backward()
+
+    def after_step(self) -> None:
+        """After the optimiser's step: what has left is zero again."""
+        self._watch.step()
+        self._steps.after_step()
+
+    def after_epoch(self, data: Examples) -> None:
+        """After each epoch: evidence steps, pruning during training, whatever the method does then.
+
+        Args:
+            data: the training examples, in any form that `bayesprune.prune` takes. Under DistributedDataParallel
+                each rank gives its own.
+
+        Raises:
+            UsageError: no step was taken since the last epoch, the data do not have the size that was announced, or
+                the network is another one.
+        """
+        self._check_at_work()
+        self._watch.same_network()
+        examples = self._examples(data)
+        if self.epoch == 0:
+            self._watch.mean(examples[: len(self._inputs)], getattr(data, "batch_size", None) or len(self._inputs))
+        self._watch.epoch()
+        self._engine.split = examples
+        with seeded(self._asked.seed, f"after epoch {self.epoch + 1}"):
+            self._steps.after_epoch(examples, self._told)
+        self._share()
+
+    def prune(self, sparsity: float | Literal["auto"] | None = None, data: Examples | None = None) -> Mask:
+        """Cut now, and train on: what has left stays zero in the steps that follow. Returns the mask.
+
+        Args:
+            sparsity: share of the units that is gone afterwards, or "auto"; that of `attach` unless given.
+            data: training examples; those of the last `after_epoch` unless given.
+        """
+        self._check_at_work()
+        engine = self._ready(data)
+        target = self._target(sparsity)
+        self._take(engine.in_rounds(target, lambda outcome, i: None))
+        return self.mask
+
+    def finish(self, sparsity: float | Literal["auto"] | None = None, data: Examples | None = None) -> Pruned:
+        """End the training: prune if that is still to be done, take the method off the network, and sum up.
+
+        The arguments are those of `prune`. The network of the result is the user's own, its hooks gone.
+        """
+        self._check_at_work()
+        self._watch.same_network()
+        engine = self._ready(data)
+        with seeded(self._asked.seed, "finish"), evaluating(self.network):
+            if self._watch.seen or self.epoch:
+                without_noise(self.network, self.inference, engine.split, engine.training)
+            learned = self._learned(engine)
+            self._cut_at_last(engine, sparsity)
+        self.inference.detach(self.network)
+        self._finished = True
+        notes = self._asked.notes(self.mask, engine.split) | {"epochs": self.epoch, "learned": learned}
+        inputs = to_network(self._inputs, self._dense)
+        return Pruned(self.network, self.mask, self._outcome.scores, inputs, self._dense, notes, self.inference)
+
+    def _cut_at_last(self, engine: Engine, sparsity: float | Literal["auto"] | None) -> None:
+        """What is still to be pruned at the end of training."""
+        when, cut = self._asked.pruner.when, self.mask.count < self.mask.units.n
+        if when == "online":
+            self._take(cut_online(engine, self._snapshots, self._target(sparsity)))
+        elif when == "after":
+            if sparsity is not None or not cut:
+                self._take(engine.in_rounds(self._target(sparsity), lambda outcome, i: None))
+        elif sparsity is not None:
+            raise UsageError(f"this method prunes {when} training: give the sparsity to attach, not to finish")
+        elif (target := self._asked.target) is not None and self.mask.sparsity < round(target, 6) - 1e-4:
+            warnings.warn(
+                f"the loop ended after {self.epoch} epochs, of {self._epochs} that attach was told, at a sparsity of "
+                f"{self.mask.sparsity:.3f}: the rest up to {target} is cut now", stacklevel=4,
+            )  # fmt: skip
+            self._take(engine.in_rounds(target, lambda outcome, i: None))
+
+    @property
+    def _snapshots(self) -> list[Snapshot]:
+        assert isinstance(self._told, Online)
+        if not self._told.snapshots:
+            raise UsageError("an online method prunes every ten epochs: train at least so many, with after_epoch")
+        return self._told.snapshots
+
+    # ------------------------------------------------------------------ saving
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the method holds beside the network's own tensors, for a checkpoint in the middle of training.
+
+        Tensors, numbers and texts only: `torch.load(..., weights_only=True)` reads it. The state of torch's generators
+        is part of it, as noise is drawn from them.
+        """
+        snapshots = self._told.snapshots if isinstance(self._told, Online) else []
+        return {
+            "method": self._identity,
+            "epoch": self.epoch,
+            "seen": self._watch.seen,
+            "due": self._steps.due,
+            "inference": cloned(self.inference.tensors()),
+            "momenta": cloned(self.inference.momenta()),
+            "kept": self.mask.kept.clone(),
+            "scores": self._outcome.scores.clone(),
+            "reports": as_plain(self._outcome.reports),
+            "snapshots": [
+                {"sparsity": s.sparsity, "network": s.network_state, "inference": s.inference_state,
+                 "scores": s.scored.scores}
+                for s in snapshots
+            ],
+            "generators": [torch.get_rng_state(), *torch.cuda.get_rng_state_all()],
+        }  # fmt: skip
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` was called; the network and the optimiser are loaded by the user, before.
+
+        Raises UsageError for the state of another method, or of one with other options.
+        """
+        if not isinstance(state, Mapping) or "method" not in state:
+            raise UsageError("this is no state of an attached method: save method.state_dict()")
+        if state["method"] != self._identity:
+            raise UsageError(f"the state is of {state['method']}, and this method is {self._identity}")
+        self._outcome.mask = Mask(self._engine.units, state["kept"].clone())
+        if self.mask.count < self._engine.units.n:
+            self.inference.reduce(self.network, self.mask)
+        self.inference.load_tensors({n: t.to(self._engine.device) for n, t in state["inference"].items()})
+        self.inference.load_momenta({n: t.to(self._engine.device) for n, t in state["momenta"].items()})
+        self._outcome.scores, self._outcome.reports = state["scores"].clone(), list(state["reports"])
+        self._steps = Steps(self.network, self.inference, self._steps.terms, self.mask, state["epoch"])
+        self._watch.seen, self._steps.due = state["seen"], state["due"]
+        if isinstance(self._told, Online):
+            self._told.snapshots = [self._snapshot(part) for part in state["snapshots"]]
+        first, *others = state["generators"]
+        torch.set_rng_state(first.cpu())
+        if others:
+            torch.cuda.set_rng_state_all([other.cpu() for other in others])
+
+    def _snapshot(self, part: Mapping[str, Any]) -> Snapshot:
+        state = State(self.network, self._engine.units, self._engine.split, self.inference)
+        scored = Scored(part["scores"], state, Cost())
+        return Snapshot(part["sparsity"], part["network"], part["inference"], scored)
+
+    # ------------------------------------------------------------------ pruning
+
+    def _schedule(self) -> AfterEpoch | None:
+        """What is done after each epoch, by a method that prunes during training."""
+        asked, when = self._asked, self._asked.pruner.when
+        if when == "during":
+            span = pruning_span(self._epochs or 0, 0, asked.sparsity == "auto")
+            return Gradually(self._engine, self._outcome, asked.target, span)
+        return Online(self._engine, self._outcome, self._epochs or 0) if when == "online" else None
+
+    def _ready(self, data: Examples | None) -> Engine:
+        """The engine with the examples it works on, at the network as it is now."""
+        if data is not None:
+            self._engine.split = self._examples(data)
+        elif isinstance(self._engine.split, Announced):
+            raise UsageError("the method has seen no training examples: call after_epoch(loader), or give data=loader")
+        return replace(self._engine, present=self.mask.kept)
+
+    def _take(self, outcome: Outcome) -> None:
+        outcome.reports = [*self._outcome.reports, *outcome.reports]
+        self._outcome.mask, self._outcome.scores, self._outcome.reports = outcome.mask, outcome.scores, outcome.reports
+        self._share()
+        self._steps.hold(self.mask)
+        self._steps.bind()
+
+    def _target(self, sparsity: float | Literal["auto"] | None) -> float | None:
+        if sparsity is not None:
+            self._asked = self._asked.at(sparsity)
+        if self._asked.sparsity is None:
+            raise UsageError("how much is to be removed? give sparsity=, in [0, 1) or 'auto', to finish or to attach")
+        return self._asked.target
+
+    def _learned(self, engine: Engine) -> dict[str, Any] | None:
+        """What was learned in training, or is now, of a network that was trained before and never here."""
+        if self.epoch == 0 and self._watch.seen == 0 and self._asked.pruner.when == "after":
+            return self.inference.adapt(self.network, engine.split)
+        return self.inference.learned(self.network)
+
+    def _share(self) -> None:
+        """Every rank has what the first has learned and decided."""
+        if ranks() > 1:
+            held = self.inference.tensors()
+            from_first(list(held.values()))
+            self.inference.load_tensors(held)
+            kept = self.mask.kept.clone()
+            from_first([kept])
+            self._outcome.mask = Mask(self._engine.units, kept)
+            from_first([*self.network.state_dict().values()])
+
+    # ------------------------------------------------------------------ what it is given
+
+    def _examples(self, data: Examples) -> Split:
+        """The training examples of all ranks, in the form that the network reads."""
+        split = gathered(data, self._asked.seed).to(self._engine.device)
+        split = Split(of_all_ranks(split.x), of_all_ranks(split.y), split.likelihood) if ranks() > 1 else split
+        typed = isinstance(data, Data | Split)
+        with seeded(self._asked.seed, "trial"):
+            split = fitted(self.network, readable(self.network, split), self._likelihood, not typed)
+        announced = self._steps.terms
+        if abs(split.terms - announced) > max(1, announced // 100):
+            raise UsageError(
+                f"the data have {split.terms:,} examples, and attach was told size={announced:,}, by which the penalty "
+                "is divided: give attach the size of the training set, and after_epoch the whole of it"
+            )
+        return split
+
+    def _check_at_work(self) -> None:
+        if self._finished:
+            raise UsageError("the method has finished and is off the network: attach a new one to train on")
+
+
+def _identity(asked: Asked, engine: Engine) -> str:
+    """What a checkpoint must be of, to go on from it."""
+    options = ", ".join(f"{name}={value!r}" for name, value in sorted(asked.options.items()))
+    return f"{asked.method}({options}) for {engine.units.n} {asked.granularity}, sparsity {asked.sparsity}"
