@@ -72,7 +72,8 @@ def attach(
     Raises:
         UsageError: an unknown method or option, or something that the method needs and was not given.
     """
-    wish = asked(method, sparsity, structured, 0, None, budget, "keep", seed, options)
+    wish = asked(method, structured, 0, None, budget, "keep", seed, options)
+    wish = wish if sparsity is None else wish.at(sparsity)
     check_tuned(method, wish.pruner.inference(), "choose one by bayesprune.fit with validation=")
     _check_moment(wish, epochs, data)
     device = device_of(network)

@@ -78,7 +78,7 @@ def fit(
             any work begins.
         DivergedError: the training loss became infinite or NaN.
     """
-    wish = asked(method, sparsity, structured, finetune, training, budget, batch_norm, seed, options)
+    wish = asked(method, structured, finetune, training, budget, batch_norm, seed, options).at(sparsity)
     epochs, patience = as_plain(epochs), as_plain(patience)
     check_epochs("epochs", epochs, 1)
     job = work(network, data, wish, likelihood, trains=True)

@@ -63,7 +63,7 @@ def prune(
         UsageError: an unknown method or option, an impossible sparsity, data that do not fit the network,
             all before any work begins.
     """
-    wish = asked(method, sparsity, structured, finetune, training, budget, batch_norm, seed, options)
+    wish = asked(method, structured, finetune, training, budget, batch_norm, seed, options).at(sparsity)
     check_trained(method, wish.pruner)
     job = work(network, data, wish, likelihood, trains=wish.finetune.epochs > 0)
     given = job.given(adapted)

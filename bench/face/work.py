@@ -87,7 +87,7 @@ class Asked:
 
 
 def asked(
-    method: str, sparsity: Any, structured: bool | Granularity, finetune: Any, training: Training | None,
+    method: str, structured: bool | Granularity, finetune: Any, training: Training | None,
     budget: Budget | Mapping[str, Any] | None, batch_norm: Any, seed: Any, options: Mapping[str, Any],
 ) -> Asked:  # fmt: skip
     """The wishes of a user; raises UsageError for what cannot be, before any work begins."""
@@ -100,8 +100,7 @@ def asked(
     shares.check(granularity != "weights")
     pruner = build_pruner(method, **options)
     after = Finetune(epochs=finetune, batch_norm=batch_norm)
-    wish = Asked(method, options, pruner, None, granularity, shares, after, training or Training(), seed)
-    return wish if sparsity is None else wish.at(sparsity)
+    return Asked(method, options, pruner, None, granularity, shares, after, training or Training(), seed)
 
 
 @dataclass(frozen=True)
