@@ -248,38 +248,50 @@ def doctor(
     click.echo(diagnosis.as_json(found) if as_json else diagnosis.describe(found))
 
 
+_OWN_NETWORK = (
+    click.option("--network", "architecture", required=True, metavar="NAME",
+                 help="A registered name, or module:function."),
+    click.option("--option", "options", multiple=True, metavar="K=V", help="An option of the network; repeatable."),
+    click.option("--checkpoint", metavar="FILE",
+                 help="Trained weights: safetensors, or a state dict saved by torch."),
+    click.option("--data", required=True, metavar="NAME", help="A data set, or module:function that returns examples."),
+    click.option("--data-option", "data_options", multiple=True, metavar="K=V", help="An option of it; repeatable."),
+    click.option("--likelihood", type=click.Choice(["categorical", "gaussian", "bernoulli"]), default=None,
+                 help="Of the targets, where the data do not say it."),
+    click.option("--method", default="magnitude", show_default=True, help="See `bayesprune list methods`."),
+    click.option("--method-option", "method_options", multiple=True, metavar="K=V",
+                 help="An option of it; repeatable."),
+    click.option("--sparsity", default="0.5", show_default=True, help="Share to remove, in [0, 1), or auto."),
+    click.option("--of", type=click.Choice(["units", "parameters", "flops"]), default="units", show_default=True,
+                 help="What the sparsity is a share of."),
+    click.option("--round-to", type=click.IntRange(min=1), default=1, help="Layers keep multiples of this many units."),
+    click.option("--at-least", type=click.IntRange(min=1), default=1, help="Units that every layer keeps."),
+    click.option("--structured", is_flag=False, flag_value="groups", default=None, metavar="[KIND]",
+                 type=click.Choice(["groups", "head", "ffn_hidden", "residual_out"]),
+                 help="Cut out neurons, filters and heads: the network becomes smaller. With KIND only head, "
+                 "ffn_hidden, or residual_out: what layers add to a residual stream."),
+    click.option("--finetune", type=click.IntRange(min=0), default=0, help="Epochs of training after pruning."),
+    click.option("--lr", type=float, default=1e-3, show_default=True, help="Learning rate of the training."),
+    click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True, help="Of the training."),
+    click.option("--reestimate-batch-norm", is_flag=True, help="Set BatchNorm's statistics anew after pruning."),
+    click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
+                 help="Governs every random choice."),
+    click.option("--out", required=True, metavar="FILE",
+                 help="Where the pruned network goes; bayesprune.load reads it."),
+    click.option("--onnx", metavar="FILE", help="Write it as ONNX too; needs the extra bayesprune[onnx]."),
+)  # fmt: skip
+
+
+def _own_network(command: Callable) -> Callable:
+    """The options of the commands that prune a network of the user's own."""
+    for option in reversed(_OWN_NETWORK):
+        command = option(command)
+    return command
+
+
 @main.command()
-@click.option("--network", "architecture", required=True, metavar="NAME", help="A registered name, or module:function.")
-@click.option("--option", "options", multiple=True, metavar="K=V", help="An option of the network; repeatable.")
-@click.option("--checkpoint", metavar="FILE", help="Trained weights: safetensors, or a state dict saved by torch.")
-@click.option("--data", required=True, metavar="NAME", help="A data set, or module:function that returns examples.")
-@click.option("--data-option", "data_options", multiple=True, metavar="K=V", help="An option of it; repeatable.")
-@click.option("--likelihood", type=click.Choice(["categorical", "gaussian", "bernoulli"]), default=None,
-              help="Of the targets, where the data do not say it.")  # fmt: skip
-@click.option("--method", default="magnitude", show_default=True, help="See `bayesprune list methods`.")
-@click.option("--method-option", "method_options", multiple=True, metavar="K=V", help="An option of it; repeatable.")
-@click.option("--sparsity", default="0.5", show_default=True, help="Share to remove, in [0, 1), or auto.")
-@click.option("--of", type=click.Choice(["units", "parameters", "flops"]), default="units", show_default=True,
-              help="What the sparsity is a share of.")  # fmt: skip
-@click.option("--round-to", type=click.IntRange(min=1), default=1, help="Layers keep multiples of this many units.")
-@click.option("--at-least", type=click.IntRange(min=1), default=1, help="Units that every layer keeps.")
-@click.option("--structured", is_flag=False, flag_value="groups", default=None, metavar="[KIND]",
-              type=click.Choice(["groups", "head", "ffn_hidden", "residual_out"]),
-              help="Cut out neurons, filters and heads: the network becomes smaller. With KIND only head, ffn_hidden, "
-              "or residual_out: what layers add to a residual stream.")  # fmt: skip
-@click.option("--finetune", type=click.IntRange(min=0), default=0, help="Epochs of training after pruning.")
-@click.option("--lr", type=float, default=1e-3, show_default=True, help="Learning rate of the fine-tuning.")
-@click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True, help="Of the fine-tuning.")
-@click.option("--reestimate-batch-norm", is_flag=True, help="Set BatchNorm's statistics anew after pruning.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Governs every random choice.")
-@click.option("--out", required=True, metavar="FILE", help="Where the pruned network goes; bayesprune.load reads it.")
-@click.option("--onnx", metavar="FILE", help="Write it as ONNX too; needs the extra bayesprune[onnx].")
-def prune(
-    architecture: str, options: tuple[str, ...], checkpoint: str | None, data: str, data_options: tuple[str, ...],
-    likelihood: str | None, method: str, method_options: tuple[str, ...], sparsity: str, of: str, round_to: int,
-    at_least: int, structured: str | None,
-    finetune: int, lr: float, batch_size: int, reestimate_batch_norm: bool, seed: int, out: str, onnx: str | None,
-) -> None:  # fmt: skip
+@_own_network
+def prune(**given: Any) -> None:
     """Prune a trained network of your own, and write the smaller one to a file.
 
     A function for --data is called without arguments and returns (x, y), (x_train, y_train, x_test, y_test) or
@@ -292,16 +304,44 @@ def prune(
             --method opd --sparsity 0.5 --structured --finetune 5 --out small.safetensors
         bayesprune prune --network lenet5 --data digits --method snip --finetune 10 --out sparse.safetensors
     """
+    _prune_own(**given)
+
+
+@main.command()
+@click.option("--epochs", type=click.IntRange(min=1), required=True, help="Of training before, or with, the pruning.")
+@click.option("--patience", type=click.IntRange(min=1), default=None,
+              help="Stop after so many epochs without a better loss on validation examples.")  # fmt: skip
+@_own_network
+def fit(epochs: int, patience: int | None, **given: Any) -> None:
+    """Train a network of your own by any method, prune it, and write the smaller one to a file.
+
+    For the methods that learn a posterior while they train (bmr, bmrs-*, horseshoe, variational-dropout, pip-gates,
+    spam-*, ...), and for all others. With --checkpoint training goes on from its weights. The rest is as in `prune`.
+
+    \b
+    Examples:
+        bayesprune fit --network lenet5 --data digits --method bmrs-u --epochs 60 --sparsity auto --structured \\
+            --lr 0.003 --out small.safetensors
+        bayesprune fit --network mine:build --data mine:examples --method spam-opd --epochs 30 --sparsity 0.9 \\
+            --finetune 10 --out sparse.safetensors
+    """
+    _prune_own(epochs=epochs, patience=patience, **given)
+
+
+def _prune_own(
+    architecture: str, options: tuple[str, ...], checkpoint: str | None, data: str, data_options: tuple[str, ...],
+    method_options: tuple[str, ...], sparsity: str, of: str, round_to: int, at_least: int, structured: str | None,
+    lr: float, batch_size: int, reestimate_batch_norm: bool, seed: int, out: str, onnx: str | None, **settings: Any,
+) -> None:  # fmt: skip
     from .face.prune_to_file import prune_to_file
     from .spec.option_text import parsed
 
-    settings = {"batch_norm": "reestimate" if reestimate_batch_norm else "keep", "structured": structured or False,
-                "budget": {"of": of, "round_to": round_to, "at_least": at_least},
-                "likelihood": likelihood}  # fmt: skip
+    settings |= {"batch_norm": "reestimate" if reestimate_batch_norm else "keep", "structured": structured or False,
+                 "budget": {"of": of, "round_to": round_to, "at_least": at_least}}  # fmt: skip
     _, told = prune_to_file(
         out, architecture, parsed(options), checkpoint, data, seed, {"lr": lr, "batch_size": batch_size}, onnx,
-        method=method, sparsity=_sparsity(sparsity), finetune=finetune, **settings,
-        data_options=parsed(data_options, "--data-option"), **parsed(method_options, "--method-option"),
+        sparsity=_sparsity(sparsity), data_options=parsed(data_options, "--data-option"), **settings,
+        **parsed(method_options, "--method-option"),
     )  # fmt: skip
     click.echo(told)
 

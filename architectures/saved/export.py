@@ -56,7 +56,7 @@ def export_onnx(path: str | Path, network: nn.Module, x: Tensor) -> Certificate:
     if missing := [name for name in ONNX if importlib.util.find_spec(name) is None]:
         raise UsageError(f"ONNX export needs {', '.join(missing)}; pip install 'bayesprune[onnx]'")
     x = _at_least_two(to_network(x, network))
-    content = _onnx_bytes(network, x)
+    content = onnx_bytes(network, x)
     with evaluating(network):
         expected = network(x)
     certificate = _compared(expected.cpu(), _run_onnx(content, x), str(x.dtype).removeprefix("torch."))
@@ -92,7 +92,8 @@ def _traced(network: nn.Module, x: Tensor) -> torch.export.ExportedProgram:
             raise UsageError(f"{type(network).__name__} cannot be exported: {one_line(error)}") from error
 
 
-def _onnx_bytes(network: nn.Module, x: Tensor) -> bytes:
+def onnx_bytes(network: nn.Module, x: Tensor) -> bytes:
+    """The content of an ONNX file; raises UsageError for a network that cannot be exported."""
     program = export(network, x)
     try:
         converted: Any = torch.onnx.export(program, (x,), dynamo=True, verbose=False)

@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -57,19 +57,23 @@ def speedups(
     found: dict[str, list[Speedup]] = {name: [] for name in others}
     for size in batches:
         inputs = x[torch.arange(size, device=x.device) % len(x)]
-        times = _times(contenders, inputs, seconds)
+        taken = times(contenders, inputs, seconds)
         for name in others:
-            found[name].append(_speedup(size, times["dense"], times[name]))
+            found[name].append(speedup_of(size, taken["dense"], taken[name]))
     return found
 
 
-def _times(contenders: Mapping[str, nn.Module], x: Tensor, seconds: float) -> dict[str, list[float]]:
-    order = list(contenders)
-    times: dict[str, list[float]] = {name: [] for name in contenders}
+Name = TypeVar("Name", bound=Hashable)
+
+
+def times(contenders: Mapping[Name, nn.Module], x: Tensor, seconds: float) -> dict[Name, list[float]]:
+    """Seconds of one forward pass at a time, the contenders in turn, for about so many `seconds` in all."""
+    order, first = list(contenders), next(iter(contenders))
+    times: dict[Name, list[float]] = {name: [] for name in contenders}
     for name in order:  # allocations and choices of algorithms happen here
         _seconds(contenders[name], x)
     end = time.perf_counter() + seconds
-    while len(times["dense"]) < FEWEST or (len(times["dense"]) < ROUNDS and time.perf_counter() < end):
+    while len(times[first]) < FEWEST or (len(times[first]) < ROUNDS and time.perf_counter() < end):
         order.append(order.pop(0))
         for name in order:
             times[name].append(_seconds(contenders[name], x))
@@ -90,7 +94,8 @@ def _wait(x: Tensor) -> None:
         torch.cuda.synchronize(x.device)
 
 
-def _speedup(batch: int, dense: list[float], own: list[float]) -> Speedup:
+def speedup_of(batch: int, dense: list[float], own: list[float]) -> Speedup:
+    """The ratio of times taken in the same rounds."""
     ratios = sorted(d / o for d, o in zip(dense, own, strict=True))
     low, high = _median_interval(len(ratios))
     return Speedup(batch, statistics.median(own), statistics.median(ratios), ratios[low], ratios[high])

@@ -12,6 +12,7 @@ positions share one draw of the weights.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,7 @@ DRAWS = 50
 EXAMPLES = 256  # of the training split, for the BatchNorm statistics of each draw
 
 
+@torch.no_grad()
 def monte_carlo(
     network: nn.Module, inference: Inference, data: Data, generator: torch.Generator, draws: int = DRAWS
 ) -> dict[str, float]:
@@ -35,19 +37,41 @@ def monte_carlo(
 
     `network` is detached from `inference` and stays as it is; regression is left to the plug-in predictive.
     """
-    if data.likelihood == "gaussian" or not (weights := _draw(inference, network, generator)):
+    if data.likelihood == "gaussian" or not can_be_drawn(network, inference):
         return {}
-    replica, of = copied(network), DECISIONS[data.likelihood]
-    total: Tensor | None = None
-    with evaluating(replica), torch.no_grad():
-        for i in range(draws):
-            _put(replica, weights if i == 0 else _draw(inference, network, generator))
-            reestimate_batch_norm(replica, [data.train.x[:EXAMPLES]])
-            logits, labels = predicted(replica, unsealed_test(data), data.outputs)
-            log_probabilities = of.log_probabilities(logits)
-            total = log_probabilities if total is None else torch.logaddexp(total, log_probabilities)
-        found = of.metrics(of.logits_of(total - math.log(draws)), labels)  # pyright: ignore
+    of, total = DECISIONS[data.likelihood], None
+    for replica in drawn(network, inference, generator, draws, [data.train.x[:EXAMPLES]]):
+        logits, labels = predicted(replica, unsealed_test(data), data.outputs)
+        total = added(of.log_probabilities(logits), total)
+    assert total is not None
+    found = of.metrics(of.logits_of(total - math.log(draws)), labels)  # pyright: ignore
     return {"mc_draws": draws, **{f"mc_{name}": found[name] for name in ("accuracy", "nll", "ece")}}
+
+
+def can_be_drawn(network: nn.Module, inference: Inference) -> bool:
+    """Whether the inference has a distribution of the weights, rather than a point."""
+    return bool(_draw(inference, network, torch.Generator()))
+
+
+def added(log_probabilities: Tensor, total: Tensor | None) -> Tensor:
+    """The logarithm of a sum of probabilities, with those of one more draw."""
+    return log_probabilities if total is None else torch.logaddexp(total, log_probabilities)
+
+
+@torch.no_grad()
+def drawn(
+    network: nn.Module, inference: Inference, generator: torch.Generator, draws: int, statistics: Sequence[Tensor]
+) -> Iterator[nn.Module]:
+    """A copy of the detached `network` in evaluation mode with the weights of each draw, one after the other.
+
+    `statistics` are batches of training inputs, of which BatchNorm's are measured for each draw.
+    """
+    replica = copied(network)
+    with evaluating(replica):
+        for _ in range(draws):
+            _put(replica, _draw(inference, network, generator))
+            reestimate_batch_norm(replica, statistics)
+            yield replica
 
 
 def _draw(inference: Inference, network: nn.Module, generator: torch.Generator) -> dict[str, Tensor]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from ...architectures.running.modes import evaluating
+from ...architectures.running.modes import evaluating, take_modes_, take_types_
 from ...architectures.units.vector import Granularity
 from ...datasets.data import Data, Likelihood, Split
 from ...datasets.errors import UsageError
@@ -93,7 +93,12 @@ def fit(
     trainer = _Trainer(judged, patience)
     given = job.given(trainer)
     trainer.engine = engine = job.engine(given, epochs)
-    return job.done(engine, given, epochs + wish.pruner.rounds + wish.finetune.epochs, progress, {"epochs": epochs})
+    pruned = job.done(engine, given, epochs + wish.pruner.rounds + wish.finetune.epochs, progress, {"epochs": epochs})
+    dense = given.dense()
+    take_types_(dense, job.dense)
+    take_modes_(dense, job.dense)
+    given.let_go()
+    return replace(pruned, dense=dense)
 
 
 def _readable(network: nn.Module, data: Examples, train: Split, seed: int) -> Split:

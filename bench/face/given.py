@@ -74,6 +74,14 @@ class Given:
         inference.load_tensors(self._states[1])
         return network, inference
 
+    def dense(self) -> nn.Module:
+        """The network that is pruned, with what came before the pruning, off its method."""
+        if self.pruner.when != "after":
+            return self.network
+        network, inference = self.start()
+        inference.detach(network)
+        return network
+
     def let_go(self) -> None:
         """Take off what kept removed entries away in training."""
         for handle in self._handles:

@@ -1,4 +1,4 @@
-"""The face for the command line: prune the user's own trained network, and write the smaller one to a file."""
+"""The face for the command line: train and prune the user's own network, and write the smaller one to a file."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from ...methods.build import build as build_pruner
 from ..evaluation.evaluate import DECISIONS, predicted
 from ..evaluation.latency import Speedup
 from ..spec.settings import Training
+from .fit import fit
 from .gathering import gathered, readable
 from .inputs import fitted
 from .prune import prune
@@ -41,6 +42,7 @@ class Examples:
     test: Split | None
     input_shape: tuple[int, ...]
     outputs: int
+    validation: Split | None = None
     typed: bool = True  # whether the type of y says its likelihood, which that of bare arrays does not
 
 
@@ -54,7 +56,7 @@ def examples(name: str, seed: int = 0, options: Mapping[str, Any] | None = None)
     returned = _called(name, **parts) if "function" in parts and not options else None
     if returned is None or isinstance(returned, Source):
         data = load_data(name, seed, **(options or {}))
-        return Examples(data.train, data.test, data.input_shape, data.outputs)
+        return Examples(data.train, data.test, data.input_shape, data.outputs, data.validation)
     if isinstance(returned, tuple | list) and len(returned) == 4:
         return _shaped(gathered(tuple(returned[:2]), seed), gathered(tuple(returned[2:]), seed))
     return _shaped(gathered(returned, seed), None, isinstance(returned, Data | Split))
@@ -63,7 +65,7 @@ def examples(name: str, seed: int = 0, options: Mapping[str, Any] | None = None)
 def _shaped(train: Split, test: Split | None, typed: bool = False) -> Examples:
     labels = not train.y.is_floating_point() and train.y.dim() == 1
     outputs = int(train.y.max()) + 1 if labels else train.y.shape[1]
-    return Examples(train, test, tuple(train.x.shape[1:]), outputs, typed)
+    return Examples(train, test, tuple(train.x.shape[1:]), outputs, typed=typed)
 
 
 def _called(name: str, module: str, function: str) -> Any:
@@ -159,17 +161,22 @@ def prune_to_file(
     out: str | Path, architecture: str, options: Mapping[str, Any], checkpoint: str | Path | None, data: str,
     seed: int = 0,
     training: Mapping[str, Any] | None = None, onnx: str | Path | None = None,
-    data_options: Mapping[str, Any] | None = None, **settings: Any,
+    data_options: Mapping[str, Any] | None = None, epochs: int | None = None, **settings: Any,
 ) -> tuple[Pruned, str]:  # fmt: skip
-    """Build, load, prune, judge and write; returns what was pruned and a text that says what it gave.
+    """Build, load, train for `epochs` if they are given, prune, judge and write; returns the result, and in words.
 
-    `settings` are those of `prune`. Raises UsageError for all that the user can mend; then nothing is written.
+    `settings` are those of `prune`, or of `fit`, which trains. Raises UsageError for all that the user can mend; then
+    nothing is written.
     """
     given = examples(data, seed, data_options)
     reference = architecture_for(architecture, options, given, checkpoint)
     network = trained(reference, checkpoint, seed)
     train = given.train if given.typed else (given.train.x, given.train.y)
-    pruned = prune(network, train, seed=seed, training=Training(**(training or {})), **settings)
+    settings |= {"seed": seed, "training": Training(**(training or {}))}
+    if epochs is None:
+        pruned = prune(network, train, **settings)
+    else:
+        pruned = fit(network, train, epochs=epochs, validation=given.validation, **settings)
     lines = [
         *_untrained(checkpoint, pruned),
         pruned.summary(),
@@ -187,7 +194,7 @@ def prune_to_file(
 def _untrained(checkpoint: str | Path | None, pruned: Pruned) -> list[str]:
     """A warning where a method for trained networks was given one with its initial weights."""
     method, options = pruned.notes["method"], pruned.notes["options"]
-    if checkpoint is not None or build_pruner(method, **options).when == "before":
+    if checkpoint is not None or "epochs" in pruned.notes or build_pruner(method, **options).when == "before":
         return []
     return [f"note: {method} is for trained networks, and this one has its initial weights; give --checkpoint FILE"]
 

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ...architectures.compaction.certificate import Certificate
+from ...architectures.running.modes import evaluating, to_network
 from ...architectures.running.plain import copied
 from ...architectures.saved import bundle
 from ...architectures.units.mask import Mask
+from ...datasets.errors import UsageError
 from ...methods.pruner import Inference
 from ..evaluation.deployment import compacted, count
+from ..evaluation.evaluate import DECISIONS
+from ..evaluation.fastest import Fastest, fastest
 from ..evaluation.flops import flops
 from ..evaluation.latency import BATCHES, Speedup, speedups
+from ..evaluation.monte_carlo import added, can_be_drawn, drawn
+from ..training.seeding import stream
 
 STARVED = 0.02  # of its units, under which the summary warns of a layer
 
@@ -69,9 +77,44 @@ class Pruned:
         """The largest difference between the outputs of the compact and the masked network on real inputs."""
         return self._small[1]
 
+    @torch.no_grad()
+    def predictions(self, x: Tensor, draws: int = 0, seed: int = 0) -> Tensor:
+        """The pruned network's outputs for inputs `x`, (n, K), in evaluation mode.
+
+        With `draws`, averaged over so many draws of the weights from the posterior that the method learned: log
+        probabilities of classes, logits of the mean probabilities of labels that hold or not, means of real outputs.
+        BatchNorm has statistics of its own in each draw. Raises UsageError where the method learned one point only.
+        """
+        if not draws:
+            with evaluating(self.network):
+                return self.network(to_network(x, self.network))
+        if self.inference is None or not can_be_drawn(self.network, self.inference):
+            raise UsageError(
+                f"{self.notes['method']} has no distribution of the weights to draw from: use draws=0, or a method "
+                "that learns one, such as mean-field or bmr, with bayesprune.fit"
+            )
+        of, generator = DECISIONS.get(self.notes["likelihood"]), stream(seed, "posterior draws")
+        total: Tensor | None = None
+        for replica in drawn(self.network, self.inference, generator, draws, [self.inputs]):
+            outputs = replica(to_network(x, replica))
+            if of is None:
+                total = outputs if total is None else total + outputs
+            else:
+                total = added(of.log_probabilities(outputs.double()), total)
+        assert total is not None
+        return total / draws if of is None else of.logits_of(total - math.log(draws))
+
     def speedups(self, batches: tuple[int, ...] = BATCHES) -> list[Speedup]:
         """How much faster than the dense network the compact one is (or the masked one, of single weights)."""
         return speedups(self.dense, {"pruned": self.deployable()}, self.inputs, batches)["pruned"]
+
+    def fastest(self, batches: tuple[int, ...] = BATCHES) -> list[Fastest]:
+        """The form in which the pruned network runs fastest here, for every batch size, against the best dense one.
+
+        Eager, channels last, `torch.compile` and, where it is installed, ONNX Runtime are tried for both; `run` of a
+        result is the form itself. It is called faster only beyond what the dense network shows against itself.
+        """
+        return fastest(self.dense, self.deployable(), self.inputs, batches)
 
     def save(self, path: str | Path, architecture: Mapping[str, Any] | None = None) -> Path:
         """Write the compact network (the masked one, of single weights) so that `bayesprune.load` gives it back.
