@@ -65,7 +65,7 @@ def prune_during(engine: Engine, sparsity: float | None) -> Outcome:
         if not is_pruned_after(epoch, span, engine.pruner.every):
             return None
         engine.choose_again(outcome, None if sparsity is None else sparsity * gradual_share(epoch, span), epoch)
-        engine.leave(outcome)
+        engine.settle(outcome, epoch)
         return outcome.mask
 
     _train_in_full(engine, outcome, None, after_epoch)
@@ -79,10 +79,10 @@ def _train_in_full(engine: Engine, outcome: Outcome, mask: Mask | None, after_ep
         "finetune": lambda: engine.refine(outcome, engine.finetune.epochs, 0, after_epoch),
     }
     for phase, run in phases.items():
-        scored = outcome.score
+        nested = outcome.score + outcome.adjust
         with measured(outcome.network, engine.device) as cost:
             run()
-        setattr(outcome, phase, cost.without(outcome.score.without(scored)))
+        setattr(outcome, phase, cost.without((outcome.score + outcome.adjust).without(nested)))
 
 
 # ---------------------------------------------------------------------- online
@@ -99,7 +99,7 @@ def prune_online(engine: Engine, sparsity: float | None) -> Outcome:
     state = State(outcome.network, engine.units, engine.split, outcome.inference)
     engine.choose(outcome, replace(at.scored, state=state), sparsity, [])
     outcome.train = cost
-    engine.leave(outcome)
+    engine.settle(outcome)
     with measured(outcome.network, engine.device) as outcome.finetune:
         engine.refine(outcome, engine.finetune.epochs)
     return outcome
