@@ -137,9 +137,7 @@ def test_the_change_of_evidence_is_the_savage_dickey_ratio(draw, generator):
     posterior = Laplace.at({"w": mean}, Dense(h).masked(live), prior)
     found = posterior.condition(mean, kept)
     covariance = torch.linalg.inv((h + prior.diag())[live][:, live])
-    expected = savage_dickey(
-        mean[live], covariance, 0 * mean[live], (1 / prior[live]).diag(), ~kept[live]
-    )
+    expected = savage_dickey(mean[live], covariance, 0 * mean[live], (1 / prior[live]).diag(), ~kept[live])
     torch.testing.assert_close(posterior.delta_f(live, kept, found.cost), expected, atol=1e-10, rtol=1e-10)
     assert posterior.least_delta_f(live & ~kept, found.cost) <= expected
     product = KroneckerProduct.of(psd(draw, 4)[None], psd(draw, 6)[None])
