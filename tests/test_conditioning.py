@@ -2,13 +2,19 @@
 
 import pytest
 import torch
+from bayesprune.architectures.build import build
+from bayesprune.datasets.data import Split
+from bayesprune.datasets.errors import UsageError
 from bayesprune.methods.closed_forms import conditioning
 from bayesprune.methods.closed_forms.conditioning import conjugate_gradients
 from bayesprune.methods.closed_forms.curvature_matrix import Dense, Diagonal
-from bayesprune.methods.closed_forms.flat import named
+from bayesprune.methods.closed_forms.flat import flat, named
 from bayesprune.methods.closed_forms.kronecker_product import Kronecker, KroneckerProduct
+from bayesprune.methods.closed_forms.low_rank import Formed, LowRank, Outer
 from bayesprune.methods.closed_forms.model_reduction import savage_dickey, without
 from bayesprune.methods.closed_forms.posteriors import Laplace
+from bayesprune.methods.curvature.diagonals import diagonal
+from bayesprune.methods.curvature.rows import low_rank
 
 F64 = torch.float64
 SIZE = 24
@@ -44,11 +50,20 @@ def curvatures(draw):
             KroneckerProduct.of(*(torch.stack(factors) for factors in zip(*pairs * 2, strict=True))),
             torch.block_diag(*(torch.kron(*pair) for pair in pairs * 2)),
         ),
+        "lowrank": _rows(draw),
         "blocks": (Kronecker(parts, (12, 4, 8)), torch.block_diag(torch.kron(g[:3, :3], a[:4, :4]), h[:4].diag(), v)),
     }
 
 
-STRUCTURES = ("diagonal", "dense", "kronecker", "groups", "blocks")
+def _rows(draw):
+    """Ten rows of three tensors, one of them kept as outer products."""
+    g, a, rest = draw(10, 3), draw(10, 4), draw(10, 12)
+    rows = torch.cat([(g.unsqueeze(2) * a.unsqueeze(1)).flatten(1), rest], 1)
+    parts = {"w": Outer(g, a), "b": Formed(rest[:, :5]), "v": Formed(rest[:, 5:])}
+    return LowRank(parts, (12, 5, 7), 10, scale=1.7), 1.7 * rows.T @ rows
+
+
+STRUCTURES = ("diagonal", "dense", "kronecker", "groups", "lowrank", "blocks")
 
 
 @pytest.fixture(params=["direct", "iterated"])
@@ -210,11 +225,11 @@ def test_summed_single_moves_can_be_worse_than_none(generator):
 @pytest.mark.parametrize("structure", ["dense", "kronecker"])
 def test_a_singular_posterior_is_refused_by_name(structure):
     zero = torch.zeros(6, dtype=F64)
-    flat = {"dense": Dense(torch.zeros(6, 6, dtype=F64))}
-    flat["kronecker"] = KroneckerProduct.of(torch.zeros(1, 2, 2), torch.zeros(1, 3, 3))
+    cases = {"dense": Dense(torch.zeros(6, 6, dtype=F64))}
+    cases["kronecker"] = KroneckerProduct.of(torch.zeros(1, 2, 2), torch.zeros(1, 3, 3))
     mean, kept = torch.ones(6, dtype=F64), torch.arange(6) < 3
     with pytest.raises(ArithmeticError, match="is singular or not finite"):
-        flat[structure].condition(zero, mean, kept)
+        cases[structure].condition(zero, mean, kept)
 
 
 @pytest.mark.parametrize("structure", STRUCTURES)
@@ -228,7 +243,7 @@ def test_solving_is_the_inverse(structure, draw):
 @pytest.mark.parametrize("structure", STRUCTURES)
 def test_sums_of_what_is_determined_agree_tensor_by_tensor(structure, draw, generator):
     curvature, _ = curvatures(draw)[structure]
-    sizes = curvature.sizes if isinstance(curvature, Kronecker) else (SIZE,)
+    sizes = getattr(curvature, "sizes", (SIZE,))
     prior = torch.cat([torch.full((n,), 0.2 + i, dtype=F64) for i, n in enumerate(sizes)])
     there = torch.rand(SIZE, generator=generator) > 0.3
     for found in (curvature, curvature.masked(there)):
@@ -244,3 +259,33 @@ def test_names_survive(draw):
     posterior = Laplace.at(mean, Dense(psd(draw, SIZE)), torch.ones(SIZE, dtype=F64))
     found = posterior.condition(torch.cat([m.flatten() for m in mean.values()]), torch.arange(SIZE) > 3)
     assert named(found.mean, mean)["a"].shape == (2, 3)
+
+
+def test_the_evidence_of_rows_is_that_of_the_matrix(draw, generator):
+    """Log determinants, shares and precisions, of all and of what is left, under any precisions."""
+    rows, h = _rows(draw)
+    kept = torch.rand(SIZE, generator=generator) > 0.3
+    for prior in (torch.full((SIZE,), 0.3, dtype=F64), 0.1 + draw(SIZE).square()):
+        for found, dense in ((rows, Dense(h)), (rows.masked(kept), Dense(h).masked(kept))):
+            torch.testing.assert_close(found.log_det_ratio(prior), dense.log_det_ratio(prior))
+            torch.testing.assert_close(found.determined(prior), dense.determined(prior))
+            torch.testing.assert_close(found.precision(prior), dense.precision(prior))
+
+
+@pytest.mark.parametrize("name", ["mlp", "lenet5", "resnet", "vit"])
+@pytest.mark.parametrize("kind", ["ef", "ggn"])
+def test_rows_of_a_network_square_to_its_curvature(name, kind):
+    """Sums of squares of the columns are the exact diagonal, whatever the layers."""
+    network = build(name, (1, 8, 8), 4, seed=0, **({"dim": 16, "depth": 1} if name == "vit" else {})).double()
+    x, y = torch.randn(12, 1, 8, 8, dtype=F64), torch.arange(12) % 4
+    found = low_rank(network, Split(x, y), kind)
+    assert found.n == 12 * (3 if kind == "ggn" else 1)
+    expected = flat(diagonal(network, x, y, kind=kind))
+    torch.testing.assert_close(found.precision(torch.zeros_like(expected)), expected, rtol=1e-9, atol=1e-12)
+
+
+def test_too_many_rows_are_refused_before_any_work():
+    network = build("mlp", (1, 8, 8), 10, seed=0)
+    split = Split(torch.randn(6000, 1, 8, 8), torch.arange(6000) % 10)
+    with pytest.raises(UsageError, match=r"6,000 rows .* choose examples: 1000"):
+        low_rank(network, split, "ef")

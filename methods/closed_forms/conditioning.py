@@ -74,22 +74,6 @@ def dense(mean: Tensor, kept: Tensor, precision: Tensor) -> Conditional:
     return Conditional(moved, zeroing, zeroing - 0.5 * b @ d)
 
 
-def low_rank(mean: Tensor, kept: Tensor, rows: Tensor, prior: Tensor) -> Conditional:
-    """Λ = diag(δ) + A'A, rows A (n, P) and δ (P,): one n by n system, of sums of squares only.
-
-    With a = A/√δ, m = √δ μ and r = a_S m_S: d = a_R' (I + a_R a_R')⁻¹ r / √δ, c = ½ |m_S|² + ½ r'(I + a_R a_R')⁻¹ r.
-    """
-    root = prior.sqrt()
-    scaled, m = rows / root, mean * root
-    leaving = m.masked_fill(kept, 0)
-    r, stay = scaled @ leaving, scaled[:, kept]
-    y = torch.cholesky_solve(r.unsqueeze(1), cholesky(_plus_one(stay @ stay.T), "the rows of what stays")).squeeze(1)
-    moved = mean.masked_fill(~kept, 0)
-    moved[kept] += (y @ stay) / root[kept]
-    own = 0.5 * leaving.square().sum()
-    return Conditional(moved, own + 0.5 * r @ r, own + 0.5 * r @ y)
-
-
 def kronecker(mean: Tensor, kept: Tensor, left: Tensor, right: Tensor, prior: Tensor) -> Conditional:
     """Λ = G ⊗ A + diag(δ) of a weight (out, in), for any mask and any δ; all tensors in that shape, and batched in G.
 
@@ -161,8 +145,3 @@ def cholesky(matrix: Tensor, what: str) -> Tensor:
     if failed.any() or not torch.isfinite(factor).all():
         raise ArithmeticError(f"{what} is singular or not finite: give the prior a precision, or choose a larger one")
     return factor
-
-
-def _plus_one(gram: Tensor) -> Tensor:
-    gram.diagonal().add_(1)
-    return gram

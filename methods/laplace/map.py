@@ -42,7 +42,8 @@ class MAP(Inference[Laplace]):
     Attributes:
         precision: δ, or "tuned": chosen on the validation split (by negative log likelihood) from a fixed grid.
         kind: of the curvature.
-        curvature: its diagonal ("diag"), Kronecker factors ("kfac"), or, of small networks, the whole matrix ("full").
+        curvature: its diagonal ("diag"), Kronecker factors ("kfac"), the rows of single examples ("lowrank"), or, of
+            small networks, the whole matrix ("full").
         prior: of the posterior: None is the one trained with; a structure is fitted by the evidence, and for
             real targets the observation noise too.
         examples: of the curvature at most, drawn anew for each posterior; all of them by default.
@@ -98,9 +99,9 @@ class MAP(Inference[Laplace]):
                 curvature = curvature.masked(kept_entries(parameters, self.masks))
             return Laplace.at(parameters, curvature, torch.full_like(flat(parameters), self._delta))
         evidence = evidence_at(network, train, self.curvature, self.kind, generator, 1.0, self.masks, self.examples)
-        expensive = self.curvature == "full" and self.prior != "unitwise"
+        expensive = self.curvature in ("full", "lowrank") and self.prior != "unitwise"
         rule = self.update_rule or ("mackay" if expensive else "adam")
-        sums = self.update_rule == "mackay" and self.prior in ("scalar", "layerwise")
+        sums = (self.update_rule == "mackay" or self.curvature == "lowrank") and self.prior in ("scalar", "layerwise")
         hyper = Hyperparameters(self.prior, parameters, self._delta or 1.0, rule=rule, sums=sums)
         hyper.ascend(evidence, FITTING_ROUNDS if rule == "mackay" else FITTING_STEPS)
         return Laplace.at(parameters, evidence.tempered(hyper.log_noise), hyper.precision())
