@@ -32,6 +32,7 @@ _HOMES = {
     "results": "bench.results.frames",
     "run": "bench.harness.run_matrix",
     # new methods
+    "Adjusted": "methods.pruner",
     "Conjugate": "methods.closed_forms.posteriors",
     "Gaussian": "methods.closed_forms.posteriors",
     "Inference": "methods.pruner",

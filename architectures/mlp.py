@@ -24,9 +24,9 @@ ACTIVATIONS: dict[Activation, type[nn.Module]] = {
 class MLP(nn.Module):
     """Linear layers of the given sizes (input, hidden ..., output) with an activation between them."""
 
-    def __init__(self, sizes: tuple[int, ...], activation: Activation = "relu"):
+    def __init__(self, sizes: tuple[int, ...], activation: Activation = "relu", bias: bool = True):
         super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
+        self.layers = nn.ModuleList(nn.Linear(a, b, bias) for a, b in itertools.pairwise(sizes))
         self.activation = ACTIVATIONS[activation]()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -54,8 +54,9 @@ def mlp(
     /,
     widths: tuple[int, ...] = (100, 100),
     activation: Activation = "relu",
+    bias: bool = True,
 ) -> nn.Module:
-    """Multi-layer perceptron of any widths and activation."""
+    """Multi-layer perceptron of any widths and activation, with biases or without."""
     for width in widths:
         positive("mlp", widths=width)
-    return MLP((flat("mlp", input_shape), *widths, outputs), activation)
+    return MLP((flat("mlp", input_shape), *widths, outputs), activation, bias)

@@ -25,6 +25,8 @@ from ..methods import registry
 from .harness.workbench import Workbench
 from .isolation.attachments import left_on
 from .isolation.isolated import LeftBehind, isolated
+from .promises import adjusting
+from .promises.broken import Broken, changes, fingerprint
 from .pruning.engine import Scored
 from .pruning.ranking import checked_scores, keep_count
 from .results.store import Store
@@ -45,10 +47,6 @@ TINY = (
 )
 SPARSITIES = (0.3, 0.5, 0.75)
 MOST_TIES = 0.5
-
-
-class Broken(AssertionError):
-    """A promise of the contract that the pruner does not keep."""
 
 
 @dataclass(frozen=True)
@@ -126,9 +124,9 @@ class Examined(Workbench):
     def second(self) -> tuple[Tensor, list[str]]:
         """Scores of a second start, under the same seed, and what scoring changed of the network."""
         network, inference = self.engine.start()
-        before = _fingerprint(network)
+        before = fingerprint(network)
         scores = self.engine.score(network, inference).scores
-        return scores, sorted(n for n, value in _fingerprint(network).items() if not _same(before.get(n), value))
+        return scores, changes(before, network)
 
     @cached_property
     def trained(self) -> Scored:
@@ -277,26 +275,10 @@ PROMISES: dict[str, Callable[[Examined], None]] = {
     "mask shapes and exact counts": counts_exact,
     "monotone in the sparsity": sparsity_monotone,
     "runs from training to fine-tuning": trains_to_the_end,
+    **adjusting.PROMISES,
 }
 
 
 def _masks(bench: Examined) -> Iterator[tuple[float, Any]]:
     for sparsity in SPARSITIES:
         yield sparsity, bench.engine.mask(bench.trained, sparsity)
-
-
-def _fingerprint(network: nn.Module) -> dict[str, Any]:
-    tensors: dict[str, Any] = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    modes = {f"mode of {name or 'the network'}": module.training for name, module in network.named_modules()}
-    gradients = {f"gradient of {n}": None if p.grad is None else p.grad.clone() for n, p in network.named_parameters()}
-    flags = {f"requires_grad of {n}": p.requires_grad for n, p in network.named_parameters()}
-    return tensors | modes | gradients | flags | {"hooks": _hooks(network)}
-
-
-def _hooks(network: nn.Module) -> list[str]:
-    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_state_dict_hooks")
-    return [name or "the network" for name, module in network.named_modules() if any(getattr(module, k) for k in kinds)]
-
-
-def _same(a: Any, b: Any) -> bool:
-    return torch.equal(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else a is b or a == b

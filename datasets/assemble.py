@@ -21,7 +21,10 @@ CHUNK = 4096  # examples held in float64 at a time
 TOO_LARGE = "holds values too large to standardise: their deviation overflows; rescale them"
 
 
-def assemble(name: str, source: Source, parts: Mapping[str, Index], seed: int, resize: int | None) -> Data:
+def assemble(
+    name: str, source: Source, parts: Mapping[str, Index], seed: int, resize: int | None = None,
+    scaling: tuple[float, float] | None = None,
+) -> Data:  # fmt: skip
     """The data set of a checked source, cut into `parts`: positions of training, validation and test."""
     x = {part: np.ascontiguousarray(source.x[index]) for part, index in parts.items()}
     y = {part: np.ascontiguousarray(source.y[index]) for part, index in parts.items()}
@@ -32,16 +35,18 @@ def assemble(name: str, source: Source, parts: Mapping[str, Index], seed: int, r
     digest = content_digest(about, [*parts.values(), *x.values(), *y.values(), *ood])
     common = {"name": name, "likelihood": source.likelihood, "kind": source.kind, "digest": digest, "seed": seed}
     common["ood_name"] = ood_name
-    return _sequences(common, source, x, y) if source.vocabulary else _real(common, source, x, y, ood, resize)
+    return _sequences(common, source, x, y) if source.vocabulary else _real(common, source, x, y, ood, resize, scaling)
 
 
 def _real(
     common: dict[str, Any], source: Source, x: dict[str, np.ndarray], y: Mapping[str, np.ndarray],
-    ood: list[np.ndarray], resize: int | None,
+    ood: list[np.ndarray], resize: int | None, fixed: tuple[float, float] | None,
 ) -> Data:  # fmt: skip
-    """Images and tables: standardised by the training split's statistics."""
+    """Images and tables: standardised by the training split's statistics, unless others are fixed."""
     name, train = common["name"], floats(source.kind, x.pop("train"), resize)
     scaling, limits = statistics(train), _limits(train)
+    if fixed is not None:
+        scaling = Scaling(torch.full_like(scaling.mean, fixed[0]), torch.full_like(scaling.std, fixed[1]))
     _check_inputs(name, source, scaling)
     inputs = {"train": scaling.apply_(train)}
     inputs |= {part: scaling.apply_(floats(source.kind, values, resize)) for part, values in x.items()}

@@ -19,29 +19,42 @@ from .source import Source, checked
 
 __all__ = ["data_root", "load", "options"]
 
-COMMON = ("subset", "resize")
+COMMON = ("subset", "resize", "scaling")
 SPLITS = ("training", "validation", "test")
 SIZE = TypeAdapter(Optional[Annotated[int, Field(gt=0)]])  # noqa: UP045  (| needs a class on its left)
+FIXED = TypeAdapter(Optional[tuple[float, Annotated[float, Field(gt=0)]]])  # noqa: UP045
+KINDS: dict[str, TypeAdapter[Any]] = {"subset": SIZE, "resize": SIZE, "scaling": FIXED}
 
 
-def load(name: str, seed: int = 0, *, subset: int | None = None, resize: int | None = None, **given: Any) -> Data:
+def load(
+    name: str,
+    seed: int = 0,
+    *,
+    subset: int | None = None,
+    resize: int | None = None,
+    scaling: tuple[float, float] | None = None,
+    **given: Any,
+) -> Data:
     """Load the data set `name`; `seed` decides splits, subset and everything else that is random.
 
     Where no test split is published, 60 % of the examples are for training, 20 % for validation, 20 %
     for the test; else 10 % of the training examples are for validation. Classes are stratified.
-    `subset` keeps that many training examples, `resize` makes images square with that side, further
-    options are the data set's own. Raises UsageError for unknown names and options, for data that is
-    not there, and for content that cannot be used (NaN, one class only, nothing).
+    `subset` keeps that many training examples, `resize` makes images square with that side, `scaling` subtracts a
+    mean and divides by a deviation that others have chosen, as networks of theirs expect, instead of those of the
+    training split; further options are the data set's own. Raises UsageError for unknown names and options, for data
+    that is not there, and for content that cannot be used (NaN, one class only, nothing).
     """
     if seed < 0:
         raise UsageError(f"seed {seed} of data set {name!r} must not be negative")
-    chosen = options(name, {"subset": subset, "resize": resize, **given})
-    subset, resize = (chosen.pop(option, None) for option in COMMON)
+    chosen = options(name, {"subset": subset, "resize": resize, "scaling": scaling, **given})
+    subset, resize, scaling = (chosen.pop(option, None) for option in COMMON)
     source = checked(name, registry.build(name, **chosen))
     if resize is not None and source.kind != "image":
         what = {"table": "is a table", "tokens": "holds sequences of tokens"}[source.kind]
         raise UsageError(f"data set {name!r} {what}; resize={resize} is for images")
-    return assemble(name, source, _partition(name, source, seed, subset), seed, resize)
+    if scaling is not None and source.kind == "tokens":
+        raise UsageError(f"data set {name!r} holds sequences of tokens; scaling={scaling} is for real inputs")
+    return assemble(name, source, _partition(name, source, seed, subset), seed, resize, scaling)
 
 
 def options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -59,9 +72,9 @@ def options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     return {option: value for option, value in common.items() if value is not None} | rest
 
 
-def _common(name: str, option: str, value: Any) -> int | None:
+def _common(name: str, option: str, value: Any) -> Any:
     try:
-        return SIZE.validate_python(value)
+        return KINDS[option].validate_python(value)
     except ValidationError as error:
         message = error.errors()[0]["msg"].lower()
         raise UsageError(f"data set {name!r}: {option}={value!r} is not valid: {message}") from error

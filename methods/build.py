@@ -10,11 +10,11 @@ from ..datasets.errors import UsageError, one_line
 from ..datasets.plain import as_plain
 from ..datasets.seal import TestSplitError, sealed
 from . import registry
-from .pruner import Allocation, Inference, Pruner, When
+from .pruner import Adjusting, Allocation, Inference, Pruner, When
 
-# Options of every method: when, in how many rounds and by which allocation units leave.
-SCHEDULE = ("when", "rounds", "every", "allocation")
-_CHOICES = {"when": get_args(When), "allocation": get_args(Allocation)}
+# Options of every method: when, in how many rounds and by which allocation units leave, and where the others go.
+SCHEDULE = ("when", "rounds", "every", "allocation", "adjust")
+_CHOICES = {"when": get_args(When), "allocation": get_args(Allocation), "adjust": get_args(Adjusting)}
 
 
 def build(name: str, **given: Any) -> Pruner:
@@ -29,7 +29,13 @@ def build(name: str, **given: Any) -> Pruner:
         except (Exception, SystemExit) as error:
             raise UsageError(f"method {name!r} cannot be built: {one_line(error)}") from error
     _check_kind(name, pruner, inference)
-    return replace(pruner, **schedule)
+    pruner = replace(pruner, **schedule)
+    if pruner.adjust == "condition" and not inference.correlates:
+        raise UsageError(
+            f"method {name!r}: adjust=condition moves survivors by their correlations with what leaves, and its "
+            "posterior has none: choose curvature: kfac, or curvature: full for a small network"
+        )
+    return pruner
 
 
 def _check_kind(name: str, pruner: Any, inference: Any) -> None:

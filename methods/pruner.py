@@ -32,6 +32,7 @@ When = Literal["before", "during", "online", "after"]
 
 AFTER_TRAINING: Mapping[str, bool] = MappingProxyType({"after training": True})
 Allocation = Literal["global", "layerwise", "erk", "lamp", "2:4"]
+Adjusting = Literal["none", "condition"]
 
 
 def structures_of(granularity: Granularity) -> Granularity:
@@ -132,6 +133,11 @@ class Inference(ABC, Generic[Posterior]):
         """What was learned beside the network's parameters, summed up as JSON for the record."""
         return {}
 
+    @property
+    def correlates(self) -> bool:
+        """Whether the posterior knows how weights hang together, so that survivors can move when others leave."""
+        return False
+
     def identity(self) -> dict[str, Any]:
         """Name and hyperparameters: inferences of equal identity train equal networks."""
         decisive = [f.name for f in fields(self) if f.metadata != AFTER_TRAINING]
@@ -142,7 +148,8 @@ class Inference(ABC, Generic[Posterior]):
 class State(Generic[Posterior]):
     """What a score may read: the network, its units, the training split, and the posterior on demand.
 
-    `generator` is a CPU generator for whatever the score draws. Scores never change the network.
+    `generator` is a CPU generator for whatever the score draws. Scores never change the network. `present` are the
+    units that no earlier round has removed, boolean (units.n,); None for all.
     """
 
     network: nn.Module
@@ -150,6 +157,7 @@ class State(Generic[Posterior]):
     train: Split
     inference: Inference[Posterior]
     generator: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(0))
+    present: Tensor | None = None
 
     @cached_property
     def posterior(self) -> Posterior:
@@ -159,6 +167,14 @@ class State(Generic[Posterior]):
     def weights(self) -> dict[str, Tensor]:
         """Prunable weights by parameter name, detached."""
         return {name: weight.detach() for name, weight in prunable(self.network).items()}
+
+
+@dataclass(frozen=True)
+class Adjusted:
+    """Where survivors go: whole new tensors by parameter name, and what there is to say of it, as JSON."""
+
+    tensors: Mapping[str, Tensor]
+    report: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -179,6 +195,8 @@ class Pruner(Generic[Posterior]):
             layer, or the densities of Erdős-Rényi-Kernel (ERK) or LAMP, ranking within layers by the score;
             or the best two of every four consecutive weights ("2:4"), which sparse tensor cores can use.
         shuffle: keep as many units of each layer as selected, but random ones: the control for the method.
+        adjust: where survivors go when a mask takes the others: nowhere, or to the mean of the posterior given that the
+            others are 0 ("condition"), or a function of the state that was scored and the mask, which changes neither.
     """
 
     inference: Callable[[], Inference[Posterior]]
@@ -191,6 +209,12 @@ class Pruner(Generic[Posterior]):
     every: int = 1
     allocation: Allocation = "global"
     shuffle: bool = False
+    adjust: Adjusting | Callable[[State[Posterior], Mask], Adjusted] = "none"
+
+    @property
+    def adjusts(self) -> bool:
+        """Whether survivors move when others leave."""
+        return self.adjust != "none"
 
     @property
     def decides(self) -> bool:
@@ -206,6 +230,11 @@ class Pruner(Generic[Posterior]):
         for name, value in (("rounds", self.rounds), ("every", self.every)):
             if value < 1:
                 raise UsageError(f"a pruner's {name} must be a whole number >= 1, got {value!r}")
+        if isinstance(self.adjust, str) and self.adjust not in get_args(Adjusting):
+            raise UsageError(f"a pruner's adjust must be one of {', '.join(get_args(Adjusting))}, got {self.adjust!r}")
+        if self.adjusts and self.when in ("before", "online"):
+            why = "an untrained network is no mode of a posterior" if self.when == "before" else "units may grow back"
+            raise UsageError(f"survivors cannot be adjusted with when={self.when!r}, as {why}: use when='after'")
         if self.shuffle and (self.when in ("during", "online") or (self.when == "after" and self.rounds > 1)):
             raise UsageError("a shuffled control is not possible where training goes on between rounds: use rounds=1")
 

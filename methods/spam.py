@@ -92,6 +92,11 @@ class SpaM(Inference[Laplace]):
             )
 
     @property
+    def correlates(self) -> bool:
+        """Whether the posterior that scores read does."""
+        return (self.posterior_curvature or self.curvature) != "diag"
+
+    @property
     def _mixed_kfac(self) -> bool:
         return self.curvature == "kfac" and self.prior in ("unitwise", "parameterwise")
 
@@ -243,4 +248,6 @@ def spam(
         )
     trained = SpaM(prior, curvature, kind, frequency, burn_in, steps, temperature, update)
     structure = max((curvature, posterior.curvature), key=get_args(CurvatureStructure).index)
-    return Pruner(partial(replace, trained, posterior_curvature=structure), other.score, allocation=other.allocation)
+    inference = partial(replace, trained, posterior_curvature=structure)
+    moving = {"adjust": other.adjust, "rounds": other.rounds, "report": other.report} if other.adjusts else {}
+    return Pruner(inference, other.score, allocation=other.allocation, **moving)

@@ -118,12 +118,76 @@ def score(state):
 """,
 }
 
+MOVING = """
+from bayesprune.methods.pruner import Adjusted
+def score(state):
+    return state.units.gather({n: w.abs() for n, w in state.weights().items()})
+def zeroed(state, mask):
+    return {n: w * mask.tensors[n] for n, w in state.weights().items()}
+"""
+
+CHEATS |= {
+    "adjusting leaves the network as it was": MOVING
+    + """
+def adjust(state, mask):
+    mask.apply_(state.network)
+    return Adjusted(zeroed(state, mask))
+Pruner = partial(Pruner, adjust=adjust)
+""",
+    "adjusting revives nothing": MOVING
+    + """
+def adjust(state, mask):
+    return Adjusted(state.weights())
+Pruner = partial(Pruner, adjust=adjust)
+""",
+    "adjusting nothing moves nothing": MOVING
+    + """
+def adjust(state, mask):
+    return Adjusted({n: 1.001 * w for n, w in zeroed(state, mask).items()})
+Pruner = partial(Pruner, adjust=adjust)
+""",
+    "adjusting costs no more than zeroing": MOVING
+    + """
+from bayesprune.methods.conditioning.adjust import condition, singles
+MAP = partial(MAP, curvature="kfac", precision=1e-3)
+def adjust(state, mask):  # the papers' sum of single moves, under the name of the conditional mean
+    mean, single = state.posterior.mean, singles(state, mask)
+    h, zero = state.posterior.whole, condition(state, mask).report["zeroing"]
+    d = {n: single.tensors[n].double() - m for n, m in mean.items()}
+    cost = sum(0.5 * (d[n].flatten() * _times(h.blocks[n], d[n].flatten())).sum() for n in d)
+    return Adjusted(single.tensors, {"zeroing": zero, "cost": float(cost)})
+def _times(block, v):
+    if not hasattr(block, "factors"):
+        return block.h * v
+    g, a = block.factors
+    return (g @ v.view(block.h.shape) @ a).flatten()
+Pruner = partial(Pruner, adjust=adjust)
+""",
+    "adjusting is deterministic under a seed": MOVING
+    + """
+import itertools
+calls = itertools.count(1)
+def adjust(state, mask):
+    return Adjusted({n: w / next(calls) for n, w in zeroed(state, mask).items()})
+Pruner = partial(Pruner, adjust=adjust)
+""",
+    "adjusted, compact is masked": MOVING
+    + """
+def adjust(state, mask):  # units that left go on computing, so that they cannot be cut out
+    for kept in mask.tensors.values():
+        kept.fill_(True)
+    return Adjusted({n: p.detach() + 1 for n, p in state.network.named_parameters()})
+Pruner = partial(Pruner, adjust=adjust)
+""",
+}
+GROUPS = {"adjusted, compact is masked"}  # promises about units that are cut out
+
 
 def verdict_of(text, promise, folder, name):
     file = folder / f"{name}.py"
     file.write_text(HEAD + text + f'\n@register("{name}")\ndef build():\n    return Pruner(partial(MAP, 1.0), score)\n')
     registry.load_plugin(file)
-    return {v.promise: v for v in check_on(name, TINY[0], "weights")}[promise]
+    return {v.promise: v for v in check_on(name, TINY[0], "groups" if promise in GROUPS else "weights")}[promise]
 
 
 @pytest.fixture(scope="module")

@@ -122,6 +122,7 @@ def _results(run: Run, bench: Workbench) -> tuple[dict[str, Any], dict[str, np.n
         "inference": _label(bench.fit.inference),
         "criterion": _criterion(bench.engine.pruner),
         "reports": outcome.reports or None,
+        **({"adjustments": outcome.adjustments} if outcome.adjustments else {}),
         "learned": outcome.learned or None,
         "likelihood": bench.data.likelihood,
         "predictive": PREDICTIVE,
@@ -173,6 +174,7 @@ def compression(network: nn.Module, mask: Mask) -> float | None:
 
 def _cost_columns(outcome: Outcome) -> dict[str, Any]:
     phases = {"train": outcome.train, "score": outcome.score, "finetune": outcome.finetune}
+    phases |= {"adjust": outcome.adjust} if outcome.adjustments else {}
     return {
         f"{what}_{name}": getattr(cost, what)
         for name, cost in phases.items()

@@ -19,11 +19,12 @@ from ...architectures.units.mask import Mask
 from ...architectures.units.vector import Units
 from ...datasets.data import Split
 from ...datasets.seal import sealed
-from ...methods.pruner import Inference, Pruner, State
+from ...methods.pruner import Adjusted, Inference, Pruner, State
 from ..spec.budget import OF_UNITS, Budget
 from ..spec.settings import Finetune, Training
 from ..training.loop import AfterEpoch, leave, refine, train
 from ..training.seeding import seeded, stream
+from .adjusting import adjusted, take_
 from .mask_for import mask_for
 from .ranking import round_target
 from .select import shuffled_within_layers
@@ -33,7 +34,10 @@ Attached = tuple[nn.Module, Inference]
 
 @dataclass
 class Outcome:
-    """A pruned and trained network, its mask, what it cost, and what the method said at each pruning."""
+    """A pruned and trained network, its mask, what it cost, and what the method said at each pruning.
+
+    `state` is the one that was scored last.
+    """
 
     network: nn.Module
     inference: Inference
@@ -41,8 +45,11 @@ class Outcome:
     train: Cost = field(default_factory=Cost)
     score: Cost = field(default_factory=Cost)
     finetune: Cost = field(default_factory=Cost)
+    adjust: Cost = field(default_factory=Cost)
+    state: State | None = None
     scores: Tensor = field(default_factory=lambda: torch.empty(0))
     reports: list[dict[str, Any]] = field(default_factory=list)
+    adjustments: list[dict[str, Any]] = field(default_factory=list)
     learned: dict[str, Any] = field(default_factory=dict)
 
 
@@ -130,11 +137,11 @@ class Engine:
 
     # ------------------------------------------------------------------ the steps
 
-    def score(self, network: nn.Module, inference: Inference, part: int = 0) -> Scored:
-        """Scores of the network; `part` counts the rounds, each with its own draws."""
+    def score(self, network: nn.Module, inference: Inference, part: int = 0, present: Tensor | None = None) -> Scored:
+        """Scores of the network, of which the units `present` are left; `part` counts rounds, each with own draws."""
         purpose = f"score {part}"
         with measured(network, self.device) as cost, sealed(), seeded(self.seed, purpose):
-            state = State(network, self.units, self.split, inference, stream(self.seed, f"{purpose} draws"))
+            state = State(network, self.units, self.split, inference, stream(self.seed, f"{purpose} draws"), present)
             scores = self.pruner.score(state)
         self.advance()
         return Scored(scores, state, cost)
@@ -154,18 +161,31 @@ class Engine:
     def choose(self, outcome: Outcome, scored: Scored, sparsity: float | None, report: list[dict[str, Any]]) -> None:
         """Choose what stays among the units still present, and note what that cost and what the method says."""
         outcome.score += scored.cost
-        outcome.scores = scored.scores
+        outcome.scores, outcome.state = scored.scores, scored.state
         outcome.reports += report
         outcome.mask = self.mask(scored, sparsity, outcome.mask.kept)
 
     def choose_again(self, outcome: Outcome, sparsity: float | None, part: int) -> None:
         """Score the network as it is now and prune it further."""
-        scored = self.score(outcome.network, outcome.inference, part)
+        outcome.state = None  # its posterior may be large
+        scored = self.score(outcome.network, outcome.inference, part, outcome.mask.kept)
         self.choose(outcome, scored, sparsity, self.report(scored))
 
-    def leave(self, outcome: Outcome) -> None:
-        """What the mask leaves out leaves the inference and the network."""
+    def settle(self, outcome: Outcome, part: int = 0) -> None:
+        """What the mask leaves out leaves the inference and the network; survivors go where the method puts them."""
+        if self.pruner.adjusts:
+            take_(outcome.network, self._adjusted(outcome, part))
         leave(outcome.network, outcome.inference, outcome.mask)
+
+    def _adjusted(self, outcome: Outcome, part: int) -> Adjusted:
+        """The state that was scored is read only: other sparsities share the first."""
+        assert outcome.state is not None, "units leave only after a choice"
+        purpose = f"adjust {part}"
+        with measured(outcome.state.network, self.device) as cost, sealed(), seeded(self.seed, purpose):
+            found = adjusted(self.pruner, outcome.state, outcome.mask)
+        outcome.adjust += cost
+        outcome.adjustments.append(found.report)
+        return found
 
     # ------------------------------------------------------------------ phases
 
@@ -185,7 +205,7 @@ class Engine:
             if self.pruner.shuffle and i == rounds - 1:
                 outcome.mask = self.shuffled(outcome.mask)
                 outcome.network, outcome.inference = (outcome.network, outcome.inference) if i == 0 else self.start()
-            self.leave(outcome)
+            self.settle(outcome, i)
             after_round(outcome, i)
         return outcome
 

@@ -78,7 +78,7 @@ class Gradually:
             return None
         target = None if self.sparsity is None else self.sparsity * gradual_share(epoch, self.span)
         self.engine.choose_again(self.outcome, target, epoch)
-        self.engine.leave(self.outcome)
+        self.engine.settle(self.outcome, epoch)
         return self.outcome.mask
 
 
@@ -89,10 +89,10 @@ def _train_in_full(engine: Engine, outcome: Outcome, mask: Mask | None, after_ep
         "finetune": lambda: engine.refine(outcome, engine.finetune.epochs, 0, after_epoch),
     }
     for phase, run in phases.items():
-        scored = outcome.score
+        nested = outcome.score + outcome.adjust
         with measured(outcome.network, engine.device) as cost:
             run()
-        setattr(outcome, phase, cost.without(outcome.score.without(scored)))
+        setattr(outcome, phase, cost.without((outcome.score + outcome.adjust).without(nested)))
 
 
 # ---------------------------------------------------------------------- online
@@ -117,7 +117,7 @@ def cut_online(engine: Engine, snapshots: Sequence[Snapshot], sparsity: float | 
     outcome = engine.outcome(*at.restored(engine.start()))
     state = State(outcome.network, engine.units, engine.split, outcome.inference)
     engine.choose(outcome, replace(at.scored, state=state), sparsity, [])
-    engine.leave(outcome)
+    engine.settle(outcome)
     return outcome
 
 

@@ -47,7 +47,7 @@ TEXTS = (
     "git_revision", "host_cpu",
 )  # fmt: skip
 MAPPINGS = ("layer_density", "shift", "learned", "latency", "run")
-LISTS = ("reports", "collapsed")
+LISTS = ("reports", "adjustments", "collapsed")
 
 
 def is_number(column: str) -> bool:

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, Valida
 from ...architectures.units.vector import Granularity
 from ...datasets.errors import UsageError, unknown
 from .budget import Budget
-from .run import Choice, Run
+from .run import WEIGHTS, Choice, Run
 from .settings import Finetune, Number, Seed, Settings, Threads, Training
 from .shipped import find_matrix
 from .yaml_places import line_of, written
@@ -78,12 +78,12 @@ class Matrix(Settings):
 
     def cells(self) -> list[Run]:
         """The cells, each once; raises UsageError for names and options that nobody knows, or when none is left."""
-        from ...architectures import registry as architecture_registry
+        from ...architectures.build import options as architecture_options
         from ...datasets.load import options as dataset_options
         from ...methods.build import options as method_options
 
         datasets = self._checked("datasets", dataset_options)
-        architectures = self._checked("architectures", architecture_registry.options)
+        architectures = self._checked("architectures", architecture_options)
         methods = self._checked("methods", method_options)
         product = itertools.product(datasets, architectures, self.units, self.seeds, methods, self.sparsity)
         runs = [
@@ -103,6 +103,7 @@ class Matrix(Settings):
             for d, a, u, seed, m, s in product
         ]
         self._refuse_idle_exclusions(runs)
+        self._refuse_untrained(architectures)
         kept = {run.key: run for run in runs if not any(e.matches(run) for e in self.exclude)}
         if not kept:
             raise UsageError("the matrix is empty: `exclude` leaves no cell")
@@ -123,6 +124,14 @@ class Matrix(Settings):
             if not any(exclusion.matches(run) for run in runs):
                 given = exclusion.model_dump(exclude_none=True)
                 raise UsageError(f"{self._place('exclude', i)}exclude {given} matches no cell; check the spelling")
+
+    def _refuse_untrained(self, architectures: list[Choice]) -> None:
+        for i, choice in enumerate(architectures):
+            if not self.training.epochs and WEIGHTS not in choice.options:
+                raise UsageError(
+                    f"{self._place('architectures', i)}training.epochs: 0 leaves {choice.label!r} untrained; give it "
+                    "the option weights, or at least one epoch"
+                )
 
     def _place(self, *path: Any) -> str:
         return f"{self._file}:{line_of(self._node, path)}: " if self._file else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cached_property
@@ -13,6 +13,8 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict
 
 from ...architectures import registry as architectures
+from ...architectures.build import WEIGHTS
+from ...architectures.running.given_weights import digest_of
 from ...architectures.units.vector import Granularity
 from ...datasets import registry as datasets
 from ...datasets.registry import Registry
@@ -75,15 +77,18 @@ class Run(BaseModel):
         digests = {kind: _source(registry, getattr(self, kind).name) for kind, registry in chosen.items()}
         if isinstance(like := self.method.options.get("like"), str):
             digests["like"] = _source(methods, like)
+        if isinstance(weights := self.architecture.options.get(WEIGHTS), str):
+            digests[WEIGHTS] = _once((WEIGHTS, weights), lambda: digest_of(weights))
         return {kind: digest for kind, digest in digests.items() if digest is not None}
 
     def canonical(self) -> dict[str, Any]:
-        """What identifies the cell, as JSON; the source of plug-ins belongs to it."""
+        """What identifies the cell, as JSON; the source of plug-ins and the content of weights belong to it."""
         form = self.model_dump(mode="json", exclude_defaults=True)
-        for transport in TRANSPORT:
-            form["dataset"].get("options", {}).pop(transport, None)
-        if not form["dataset"].get("options", True):
-            del form["dataset"]["options"]
+        for part, transports in {"dataset": TRANSPORT, "architecture": (WEIGHTS,)}.items():
+            for transport in transports:
+                form[part].get("options", {}).pop(transport, None)
+            if not form[part].get("options", True):
+                del form[part]["options"]
         return form | ({"sources": self.sources} if self.sources else {})
 
     @cached_property
@@ -120,11 +125,14 @@ def sources_read_once() -> Iterator[None]:
 
 
 def _source(registry: Registry, name: str) -> str | None:
+    return _once((registry.kind, name), lambda: registry.source_digest(name))
+
+
+def _once(place: tuple[str, str], digest: Callable[[], str | None]) -> str | None:
     if (read := _read.get()) is None:
-        return registry.source_digest(name)
-    place = (registry.kind, name)
+        return digest()
     if place not in read:
-        read[place] = registry.source_digest(name)
+        read[place] = digest()
     return read[place]
 
 

@@ -38,9 +38,12 @@ class Settings(BaseModel):
 
 
 class Training(Settings):
-    """How networks are trained, the same for all methods. Weight decay is the inference's prior precision."""
+    """How networks are trained, the same for all methods. Weight decay is the inference's prior precision.
 
-    epochs: Count = 30
+    No epochs are for networks whose weights are given.
+    """
+
+    epochs: Annotated[Whole, Field(ge=0, le=MOST)] = 30
     batch_size: Count = 64
     optimizer: Literal["adam", "sgd", "adabelief"] = "adam"
     lr: Rate = 1e-3

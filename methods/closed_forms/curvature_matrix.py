@@ -2,24 +2,33 @@
 
 Immer et al., "Scalable marginal likelihood estimation for model selection in deep learning", ICML 2021. With
 P parameters in one fixed flat order and independent priors of precisions δ, D = diag(δ), the evidence needs
-log det(H + D) - log det D and its derivative in δ, and the posterior needs the diagonal of H + D.
+log det(H + D) - log det D and its derivative in δ, and the posterior needs the diagonal of H + D. That the posterior
+also says where survivors go when others leave, `condition`, is in `conditioning`.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
+
+from . import conditioning
+from .conditioning import Conditional
 
 
 class Curvature(ABC):
     """H, the curvature of the (tempered) summed negative log likelihood, as far as an approximation holds it.
 
     Precisions come and go as float64 vectors of shape (P,).
+
+    Attributes:
+        exact_masks: whether `masked` is the curvature without those parameters, and not an approximation to it.
     """
+
+    exact_masks: ClassVar[bool] = True
 
     @abstractmethod
     def scaled(self, c: float | Tensor) -> Self:
@@ -44,6 +53,21 @@ class Curvature(ABC):
     @abstractmethod
     def precision(self, prior_precision: Tensor) -> Tensor:
         """diag(H + D), shape (P,); δ = 0 is allowed and leaves diag(H)."""
+
+    @abstractmethod
+    def condition(self, prior_precision: Tensor, mean: Tensor, kept: Tensor) -> Conditional:
+        """The mean of N(mean, (H + D)⁻¹) given that what is not `kept`, boolean (P,), is 0; see `conditioning`.
+
+        Raises ArithmeticError where H + D is singular on what stays.
+        """
+
+    @abstractmethod
+    def solve(self, prior_precision: Tensor, vector: Tensor) -> Tensor:
+        """(H + D)⁻¹ v, shape (P,)."""
+
+    def determined_in_sum(self, prior_precision: Tensor, out: Tensor | None = None) -> Tensor:
+        """Numbers whose sum over each tensor is that of `determined`, for one precision in each; (P,)."""
+        return self.determined(prior_precision, out)
 
     def covariance(self, prior_precision: Tensor) -> Tensor | None:
         """(H + D)⁻¹, shape (P, P), of a curvature that holds all pairs of parameters; None of any other."""
@@ -77,6 +101,14 @@ class Diagonal(Curvature):
         """h + δ."""
         return self.h + prior_precision
 
+    def condition(self, prior_precision: Tensor, mean: Tensor, kept: Tensor) -> Conditional:
+        """Nothing moves."""
+        return conditioning.unmoved(mean, kept, self.h + prior_precision)
+
+    def solve(self, prior_precision: Tensor, vector: Tensor) -> Tensor:
+        """v / (h + δ)."""
+        return vector / (self.h + prior_precision)
+
 
 @dataclass(frozen=True)
 class Dense(Curvature):
@@ -104,6 +136,14 @@ class Dense(Curvature):
     def precision(self, prior_precision: Tensor) -> Tensor:
         """diag(H) + δ."""
         return self.h.diagonal() + prior_precision
+
+    def condition(self, prior_precision: Tensor, mean: Tensor, kept: Tensor) -> Conditional:
+        """By a Cholesky factor of what stays."""
+        return conditioning.dense(mean, kept, self.h + prior_precision.diag())
+
+    def solve(self, prior_precision: Tensor, vector: Tensor) -> Tensor:
+        """(H + D)⁻¹ v."""
+        return torch.cholesky_solve(vector.unsqueeze(1), self._factor(prior_precision)).squeeze(1)
 
     def covariance(self, prior_precision: Tensor) -> Tensor:
         """(H + D)⁻¹."""

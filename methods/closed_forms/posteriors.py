@@ -9,6 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from .conditioning import Conditional, unmoved
 from .curvature_matrix import Curvature, Diagonal
 from .flat import flat, named
 
@@ -37,6 +38,10 @@ class Gaussian:
     def covariance(self) -> Tensor | None:
         """Of all parameters, in the order of `mean`, float64 (P, P), where it is known; None where it is not."""
         return None
+
+    def condition(self, mean: Tensor, kept: Tensor) -> Conditional:
+        """The posterior at `mean`, (P,), given that what is not `kept`, boolean (P,), is 0; see `conditioning`."""
+        return unmoved(mean, kept, flat(self.precision))
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,27 @@ class Laplace(Conjugate):
     def covariance(self) -> Tensor | None:
         """(cH + D)⁻¹ of a whole curvature."""
         return self.whole.covariance(flat(self.prior))
+
+    def condition(self, mean: Tensor, kept: Tensor) -> Conditional:
+        """Survivors move by what correlates them with what leaves; raises ArithmeticError for singular precisions."""
+        return self.whole.condition(flat(self.prior), mean, kept)
+
+    def delta_f(self, present: Tensor, kept: Tensor, cost: Tensor) -> Tensor | None:
+        """ΔF of a spike at 0 for what leaves the `present` ones, which costs c: nats; None where it is not exact.
+
+        ½ (log|Λ| - log|Λ_RR| - Σ_S log δ) - c: the Savage-Dickey ratio, over the determinants that the evidence knows.
+        """
+        if not self.whole.exact_masks:
+            return None
+        prior = flat(self.prior)
+        before, after = (self.whole.masked(part).log_det_ratio(prior) for part in (present, kept))
+        return 0.5 * (before - after) - cost
+
+    def least_delta_f(self, leaving: Tensor, cost: Tensor) -> Tensor:
+        """A bound from below, by the variances of what is `leaving` in place of its covariance (Hadamard)."""
+        prior = flat(self.prior)
+        left = prior / flat(self.marginal_precision)
+        return -0.5 * left[leaving].log().sum() - cost
 
     @classmethod
     def at(cls, mode: Mapping[str, Tensor], curvature: Curvature, prior_precision: Tensor) -> Laplace:

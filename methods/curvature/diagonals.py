@@ -125,6 +125,7 @@ def send_back(
             lost = {name: sink.parameters[name] for name in sorted(sink.fallback)}
             for name, squares in one_by_one(network, lost, part_x, vectors).items() if lost else ():
                 strays[name] = strays.get(name, 0) + squares
+    sink.new_batch()  # the inputs that a sink keeps belong to the graph, which holds the sink: both would stay for ever
     return strays
 
 

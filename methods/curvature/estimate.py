@@ -15,9 +15,10 @@ from ..closed_forms.flat import flat
 from .diagonals import diagonal
 from .kronecker import kfac
 from .output_vectors import CurvatureKind
+from .rows import low_rank
 from .whole import dense
 
-CurvatureStructure = Literal["diag", "kfac", "full"]
+CurvatureStructure = Literal["diag", "kfac", "lowrank", "full"]
 
 # Parameters of which the whole matrix takes 72 MB, and a step of the evidence one or two seconds.
 MOST = 3_000
@@ -30,12 +31,15 @@ def curvature_of(
     kind: CurvatureKind,
     generator: torch.Generator,
 ) -> Curvature:
-    """H of the summed negative log likelihood over `split`: its diagonal, Kronecker factors per tensor, or all of it.
+    """H of the summed negative log likelihood over `split`: its diagonal, Kronecker factors per tensor, the rows of
+    single examples, or all of it.
 
     Raises:
-        UsageError: "full" for more than 3,000 parameters.
+        UsageError: "full" for more than 3,000 parameters, "lowrank" for more than 5,000 rows.
         ArithmeticError: it is not finite.
     """
+    if structure == "lowrank":
+        return low_rank(network, split, kind, generator)
     if structure == "full":
         return _whole(network, split, kind, generator)
     if structure == "kfac":

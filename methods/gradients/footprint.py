@@ -36,8 +36,8 @@ class SavedBytes:
 
     def _note(self, tensor: Tensor) -> Tensor:
         if _place(tensor) not in self._given:
-            self._kept[_place(tensor)] = tensor
-        return tensor
+            self._kept[_place(tensor)] = tensor.detach()
+        return tensor.detach()  # what belongs to the graph, and is held by it, is never let go
 
     def sizes(self) -> list[int]:
         """In bytes."""

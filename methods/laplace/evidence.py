@@ -130,14 +130,20 @@ def evidence_at(
     generator: torch.Generator,
     temperature: float = 1.0,
     masks: Mapping[str, Tensor] | None = None,
+    examples: int | None = None,
 ) -> Evidence:
-    """The evidence of the present `network`: one pass for the curvature, one for the loss, in evaluation mode."""
+    """The evidence of the present `network`: one pass for the curvature, one for the loss, in evaluation mode.
+
+    Both are taken of as many `examples`, drawn at random, and stand for all.
+    """
     parameters = trainable(network)
-    curvature = curvature_of(network, split, structure, kind, generator)
+    part, share = drawn(split, examples)
+    curvature = curvature_of(network, part, structure, kind, generator)
+    curvature = curvature if share == 1 else curvature.scaled(share)
     with evaluating(network):
-        loss = summed_loss(network, split)
+        loss = share * summed_loss(network, part)
     return Evidence(
-        curvature=curvature.masked(_kept(parameters, masks)) if masks else curvature,
+        curvature=curvature.masked(kept_entries(parameters, masks)) if masks else curvature,
         squares=flat(parameters).square_(),
         loss=loss,
         size=split.terms,
@@ -146,7 +152,18 @@ def evidence_at(
     )
 
 
-def _kept(parameters: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> Tensor:
+def drawn(split: Split, examples: int | None) -> tuple[Split, float]:
+    """At most so many examples of the split, at random, and for how many each of them stands.
+
+    Drawn from torch's own generator, which is seeded wherever a method scores: each round sees others.
+    """
+    if examples is None or examples >= len(split):
+        return split, 1.0
+    part = split[torch.randperm(len(split))[:examples].to(split.x.device)]
+    return part, split.terms / part.terms
+
+
+def kept_entries(parameters: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> Tensor:
     """Booleans (P,): what a mask has removed is no part of the model."""
     parts = [
         masks[name].to(p.device) if name in masks else torch.ones_like(p, dtype=torch.bool)

@@ -23,16 +23,18 @@ class Hyperparameters:
     Adam ascends log q / N: dividing by N decides, through its epsilon, which precisions stand still. As nothing
     else of Adam depends on the scale, 2 log q is ascended with an epsilon 2 N times as large. Precisions are
     clamped: a vanishing curvature drives them to 0, a vanishing weight to infinity. Without `learn_noise` the
-    noise stays 1.
+    noise stays 1. With `sums` γ are asked for in sums over tensors alone, which is all that one precision for each, or
+    for all, needs.
     """
 
     def __init__(
         self, structure: PriorStructure, like: Mapping[str, Tensor], initial: float = 1.0, lr: float = 0.1,
-        rule: UpdateRule = "adam", learn_noise: bool = True,
+        rule: UpdateRule = "adam", learn_noise: bool = True, sums: bool = False,
     ):  # fmt: skip
         self.precisions = LogPrecisions(structure, like, initial)
         self.log_noise = torch.zeros((), dtype=torch.float64, device=self.precisions.free.device)
         self.learn_noise = learn_noise
+        self.sums = sums
         self._step = self._adam if rule == "adam" else self._mackay
         self._optimizer = torch.optim.Adam([self.precisions.free, self.log_noise], lr, maximize=True, fused=True)
 
@@ -49,7 +51,8 @@ class Hyperparameters:
         delta, gamma = torch.empty_like(evidence.squares), torch.empty_like(evidence.squares)
         for _ in range(steps):
             torch.exp(self.precisions.expanded(), out=delta)
-            self._step(evidence, delta, curvature.determined(delta, gamma), noisy)
+            determined = curvature.determined_in_sum if self.sums else curvature.determined
+            self._step(evidence, delta, determined(delta, gamma), noisy)
             self.precisions.free.clamp_(*LOG_PRECISION_RANGE)
             if noisy:
                 curvature = evidence.tempered(self.log_noise)

@@ -25,8 +25,8 @@ from ..closed_forms.posteriors import Laplace
 from ..curvature.estimate import CurvatureStructure, curvature_of
 from ..curvature.output_vectors import CurvatureKind
 from ..pruner import AFTER_TRAINING, TUNING_GRID, Inference
-from .evidence import evidence_at
-from .hyperparameters import Hyperparameters
+from .evidence import drawn, evidence_at, kept_entries
+from .hyperparameters import Hyperparameters, UpdateRule
 from .prior_structure import PriorStructure
 
 # Evidence steps that fit a prior to a trained network: of Adam, by which log precisions may move by up to 20...
@@ -42,9 +42,12 @@ class MAP(Inference[Laplace]):
     Attributes:
         precision: δ, or "tuned": chosen on the validation split (by negative log likelihood) from a fixed grid.
         kind: of the curvature.
-        curvature: its diagonal ("diag"), Kronecker factors ("kfac"), or, of small networks, the whole matrix ("full").
+        curvature: its diagonal ("diag"), Kronecker factors ("kfac"), the rows of single examples ("lowrank"), or, of
+            small networks, the whole matrix ("full").
         prior: of the posterior: None is the one trained with; a structure is fitted by the evidence, and for
             real targets the observation noise too.
+        examples: of the curvature at most, drawn anew for each posterior; all of them by default.
+        update_rule: by which the evidence fits the prior, as `Hyperparameters`; by default what is affordable.
 
     Raises UsageError for a negative or non-finite precision.
     """
@@ -53,6 +56,13 @@ class MAP(Inference[Laplace]):
     kind: CurvatureKind = field(default="ggn", metadata=AFTER_TRAINING)
     curvature: CurvatureStructure = field(default="diag", metadata=AFTER_TRAINING)
     prior: PriorStructure | None = field(default=None, metadata=AFTER_TRAINING)
+    examples: int | None = field(default=None, metadata=AFTER_TRAINING)
+    update_rule: UpdateRule | None = field(default=None, metadata=AFTER_TRAINING)
+
+    @property
+    def correlates(self) -> bool:
+        """Of the diagonal, no."""
+        return self.curvature != "diag"
 
     def __post_init__(self) -> None:
         if self.precision != "tuned" and not 0 <= self.precision < float("inf"):
@@ -82,12 +92,18 @@ class MAP(Inference[Laplace]):
         """Laplace posterior at the network's parameters: precision cH + δ."""
         parameters, generator = trainable(network), torch.Generator().manual_seed(0)
         if self.prior is None:
-            curvature = curvature_of(network, train, self.curvature, self.kind, generator)
+            part, share = drawn(train, self.examples)
+            curvature = curvature_of(network, part, self.curvature, self.kind, generator)
+            curvature = curvature if share == 1 else curvature.scaled(share)
+            if self.masks and self.correlates:
+                curvature = curvature.masked(kept_entries(parameters, self.masks))
             return Laplace.at(parameters, curvature, torch.full_like(flat(parameters), self._delta))
-        evidence = evidence_at(network, train, self.curvature, self.kind, generator, masks=self.masks)
-        expensive = self.curvature == "full" and self.prior != "unitwise"
-        hyper = Hyperparameters(self.prior, parameters, self._delta or 1.0, rule="mackay" if expensive else "adam")
-        hyper.ascend(evidence, FITTING_ROUNDS if expensive else FITTING_STEPS)
+        evidence = evidence_at(network, train, self.curvature, self.kind, generator, 1.0, self.masks, self.examples)
+        expensive = self.curvature in ("full", "lowrank") and self.prior != "unitwise"
+        rule = self.update_rule or ("mackay" if expensive else "adam")
+        sums = (self.update_rule == "mackay" or self.curvature == "lowrank") and self.prior in ("scalar", "layerwise")
+        hyper = Hyperparameters(self.prior, parameters, self._delta or 1.0, rule=rule, sums=sums)
+        hyper.ascend(evidence, FITTING_ROUNDS if rule == "mackay" else FITTING_STEPS)
         return Laplace.at(parameters, evidence.tempered(hyper.log_noise), hyper.precision())
 
     def reduce(self, network: nn.Module, mask: Mask) -> None:

@@ -75,6 +75,7 @@ BUILT_IN: dict[str, Style] = {
     "precision-only": Style(_RED, "d"),
     "pip-gates": Style(_INDIGO, "o"),
     "pip-laplace": Style(_INDIGO, "8"),
+    "obs": Style(_RED, "P"),
 }
 SPAM = "spam-"
 

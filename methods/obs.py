@@ -1,0 +1,38 @@
+"""Optimal brain surgeon on a correlated Laplace posterior, in rounds: what leaves, and where the others go.
+
+Hassibi, Stork, NIPS 1992; Singh, Alistarh, "WoodFisher", NeurIPS 2020. A weight costs θ²/(2 Σ_qq), and what stays moves
+to the mean of the posterior given that all of them are 0 (`closed_forms.conditioning`); the papers add up single moves
+instead. The damping is the prior's precision, and the evidence fits it (MacKay 1992). Each round has the curvature of
+other examples: on it rests more than on the form of the posterior. Units leave by what reads them.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Literal
+
+from pydantic import PositiveInt
+
+from .closed_forms.posteriors import Laplace
+from .conditioning.adjust import singles
+from .conditioning.costs import report, surgeon
+from .curvature.estimate import CurvatureStructure
+from .curvature.output_vectors import CurvatureKind
+from .laplace.map import MAP
+from .laplace.prior_structure import PriorStructure
+from .pruner import Pruner, register
+
+Update = Literal["joint", "singles", "none"]
+UPDATES: dict[Update, Any] = {"joint": "condition", "singles": singles, "none": "none"}
+
+
+@register("obs")
+def obs(
+    precision: float | Literal["tuned"] = 1.0, kind: CurvatureKind = "ggn", curvature: CurvatureStructure = "kfac",
+    prior: PriorStructure | None = "scalar", examples: PositiveInt | None = 5000, update: Update = "joint",
+    rounds: PositiveInt = 15,
+) -> Pruner[Laplace]:  # fmt: skip
+    """Optimal brain surgeon θ²/2Σ in rounds, survivors at the posterior's conditional mean (Hassibi & Stork 1992)."""
+    rule = "mackay" if prior in ("scalar", "layerwise") else None
+    inference = partial(MAP, precision, kind, curvature, prior, examples, rule)
+    return Pruner(inference, surgeon, report=report, rounds=rounds, adjust=UPDATES[update])
