@@ -14,9 +14,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ...architectures.running.modes import evaluating
+from ...datasets.trees import Inputs, device_of, examples, rows
 from .verdict import verdict
 
 BATCHES = (1, 16, 64)
@@ -46,7 +47,7 @@ class Speedup:
 
 
 def speedups(
-    dense: nn.Module, others: Mapping[str, nn.Module], x: Tensor, batches: Sequence[int] = BATCHES,
+    dense: nn.Module, others: Mapping[str, nn.Module], x: Inputs, batches: Sequence[int] = BATCHES,
     seconds: float = SECONDS,
 ) -> dict[str, list[Speedup]]:  # fmt: skip
     """How much faster each of `others` is than `dense`, for every batch size; inputs are repeated from `x`.
@@ -56,14 +57,14 @@ def speedups(
     contenders = {"dense": dense, **others}
     found: dict[str, list[Speedup]] = {name: [] for name in others}
     for size in batches:
-        inputs = x[torch.arange(size, device=x.device) % len(x)]
+        inputs = rows(x, torch.arange(size, device=device_of(x)) % examples(x))
         times = _times(contenders, inputs, seconds)
         for name in others:
             found[name].append(_speedup(size, times["dense"], times[name]))
     return found
 
 
-def _times(contenders: Mapping[str, nn.Module], x: Tensor, seconds: float) -> dict[str, list[float]]:
+def _times(contenders: Mapping[str, nn.Module], x: Inputs, seconds: float) -> dict[str, list[float]]:
     order = list(contenders)
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for name in order:  # allocations and choices of algorithms happen here
@@ -76,7 +77,7 @@ def _times(contenders: Mapping[str, nn.Module], x: Tensor, seconds: float) -> di
     return times
 
 
-def _seconds(network: nn.Module, x: Tensor) -> float:
+def _seconds(network: nn.Module, x: Inputs) -> float:
     with evaluating(network), torch.no_grad():
         _wait(x)
         start = time.perf_counter()
@@ -85,9 +86,9 @@ def _seconds(network: nn.Module, x: Tensor) -> float:
         return time.perf_counter() - start
 
 
-def _wait(x: Tensor) -> None:
-    if x.device.type == "cuda":
-        torch.cuda.synchronize(x.device)
+def _wait(x: Inputs) -> None:
+    if device_of(x).type == "cuda":
+        torch.cuda.synchronize(device_of(x))
 
 
 def _speedup(batch: int, dense: list[float], own: list[float]) -> Speedup:

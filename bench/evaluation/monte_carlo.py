@@ -42,7 +42,7 @@ def monte_carlo(
     with evaluating(replica), torch.no_grad():
         for i in range(draws):
             _put(replica, weights if i == 0 else _draw(inference, network, generator))
-            reestimate_batch_norm(replica, [data.train.x[:EXAMPLES]])
+            reestimate_batch_norm(replica, [data.train[:EXAMPLES].x])
             logits, labels = predicted(replica, unsealed_test(data), data.outputs)
             log_probabilities = of.log_probabilities(logits)
             total = log_probabilities if total is None else torch.logaddexp(total, log_probabilities)

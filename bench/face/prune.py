@@ -15,9 +15,10 @@ from ...architectures.running.modes import evaluating, take_modes_, take_types_,
 from ...architectures.running.plain import copied, plain
 from ...architectures.saved import bundle
 from ...architectures.units.vector import Granularity, Units
-from ...datasets.data import Data, Likelihood, Split
+from ...datasets.data import Likelihood
 from ...datasets.errors import UsageError, unknown
 from ...datasets.plain import as_plain
+from ...datasets.trees import Inputs
 from ...methods.build import build as build_pruner
 from ..evaluation.deployment import CERTIFIED
 from ..pruning.engine import Engine
@@ -27,7 +28,7 @@ from ..spec.budget import Budget
 from ..spec.settings import Finetune, Training
 from ..training.progress import bar
 from ..training.seeding import seeded
-from .gathering import Examples, gathered, readable
+from .gathering import AnyData, gathered, is_typed, readable
 from .given import Given
 from .inputs import (
     check_finetune,
@@ -45,7 +46,7 @@ load = bundle.load
 
 def prune(
     network: nn.Module,
-    data: Examples,
+    data: AnyData,
     method: str = "magnitude",
     sparsity: float | Literal["auto"] = 0.9,
     *,
@@ -65,9 +66,10 @@ def prune(
         network: any module that maps a batch of inputs to outputs; trained already, unless the method
             prunes before training, in which case `finetune` epochs train what is left.
         data: training examples: (x, y) tensors or numpy arrays, a Split, a Data, or an iterable of batches such as a
-            DataLoader. Integer y are class labels, real y regression targets, zeros and ones yes or no for a network
-            of one output or of as many as there are columns, real rows that sum to one probabilities of the classes.
-            Inputs of whole numbers are tokens to a network that takes no real ones.
+            DataLoader, which is gone through anew for every pass and never gathered. Integer y are class labels, real y
+            regression targets, zeros and ones yes or no for a network of one output or of as many as there are
+            columns, real rows that sum to one probabilities of the classes. Inputs of whole numbers are tokens to a
+            network that takes no real ones.
         method: name of a registered method; see `bayesprune list methods`.
         sparsity: share of the units to remove, in [0, 1), or "auto" for the method's own threshold.
         structured: remove neurons, filters and heads instead of single weights; or only units of the kind "head" or
@@ -100,19 +102,21 @@ def prune(
     dense = found.network if found.changed else network
     replica = working_(copied(dense) if found.changed else found.network)
     with seeded(seed, "trial"):
-        split = fitted(replica, readable(replica, split), likelihood, not isinstance(data, Data | Split))
+        split = fitted(replica, readable(replica, split), likelihood, not is_typed(data))
     settings = training or Training()
     if finetune:
-        check_batches(replica, split.x, split.batch_sizes(settings.batch_size))
+        sizes = split.batch_sizes(settings.batch_size)
+        check_batches(replica, split[: min(sizes)].x, sizes)
     target = None if sparsity == "auto" else float(sparsity)
-    parts = units(replica, granularity, split.x[:2])
+    few = split[:CERTIFIED]
+    parts = units(replica, granularity, few[:2].x)
     if target is not None and shares.of == "units":
         keep_count(parts.n, target)  # refuses what would remove everything, before any work
     given = Given(dense, pruner, granularity, split, seed, found.removed)
     check_learned(method, given.attached()[1])
     # A method that prunes before training has no other training than the fine-tuning.
     engine = Engine(
-        pruner, parts, split, split.x.device, given.start, seed, shares, settings.model_copy(update={"epochs": 0}),
+        pruner, parts, split, split.device, given.start, seed, shares, settings.model_copy(update={"epochs": 0}),
         Finetune(epochs=finetune, batch_norm=batch_norm), present=_present(parts, replica, found.removed),
     )  # fmt: skip
     with bar(method, pruner.rounds + finetune, "step", progress) as engine.advance:
@@ -122,9 +126,9 @@ def prune(
     notes = {"method": method, "options": options, "allocation": pruner.allocation, "sparsity": sparsity,
              "realised": mask.sparsity, "seed": seed, "finetune": finetune, "batch_norm": batch_norm,
              "budget": shares.model_dump(), "likelihood": split.likelihood, "folded": found.folded,
-             "learned": given.learned, "targets": meaning(split)}  # fmt: skip
-    _finish(pruned, dense, split)
-    return Pruned(pruned, mask, outcome.scores, to_network(split.x[:CERTIFIED], dense), dense, notes)
+             "learned": given.learned, "targets": meaning(few.likelihood, few.y)}  # fmt: skip
+    _finish(pruned, dense, few.x)
+    return Pruned(pruned, mask, outcome.scores, to_network(few.x, dense), dense, notes)
 
 
 def _present(parts: Units, network: nn.Module, removed: Mapping[str, Tensor]) -> Tensor | None:
@@ -137,12 +141,12 @@ def _present(parts: Units, network: nn.Module, removed: Mapping[str, Tensor]) ->
 
 
 @torch.no_grad()
-def _finish(network: nn.Module, dense: nn.Module, split: Split) -> None:
+def _finish(network: nn.Module, dense: nn.Module, x: Inputs) -> None:
     """Give the pruned network the types and modes of the dense one; refuse one whose outputs are not finite."""
     take_types_(network, dense)
     take_modes_(network, dense)
     with evaluating(network):
-        outputs = network(to_network(split.x[:CERTIFIED], network))
+        outputs = network(to_network(x, network))
     if not torch.isfinite(outputs).all():
         raise ArithmeticError(
             "the outputs of the pruned network are NaN or infinite, those of the dense one are not: prune less of its "

@@ -14,6 +14,7 @@ from ...architectures.compaction.certificate import Certificate
 from ...architectures.running.plain import copied
 from ...architectures.saved import bundle
 from ...architectures.units.mask import Mask
+from ...datasets.trees import Inputs
 from ..evaluation.deployment import compacted, count
 from ..evaluation.flops import flops
 from ..evaluation.latency import BATCHES, Speedup, speedups
@@ -37,7 +38,7 @@ class Pruned:
     network: nn.Module
     mask: Mask
     scores: Tensor
-    inputs: Tensor
+    inputs: Inputs
     dense: nn.Module
     notes: Mapping[str, Any]
 

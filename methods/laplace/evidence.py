@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ...architectures.running.modes import evaluating
 from ...architectures.units.prunable import trainable
-from ...datasets.data import Split
+from ...datasets.examples import Examples
 from ..closed_forms.curvature_matrix import Curvature, Diagonal
 from ..closed_forms.flat import flat
 from ..closed_forms.likelihood import summed_loss
@@ -124,7 +124,7 @@ class Evidence:
 @torch.no_grad()
 def evidence_at(
     network: nn.Module,
-    split: Split,
+    split: Examples,
     structure: CurvatureStructure,
     kind: CurvatureKind,
     generator: torch.Generator,
@@ -141,7 +141,7 @@ def evidence_at(
         squares=flat(parameters).square_(),
         loss=loss,
         size=split.terms,
-        count=split.y.numel() if split.likelihood == "gaussian" else None,
+        count=split.numbers if split.likelihood == "gaussian" else None,
         temperature=temperature,
     )
 
