@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .data import IGNORED, Device, Likelihood, Split, likelihood_of, observed, terms
-from .draws import Draws
+from .draws import Draws, normal_kept
 from .errors import UsageError
 from .examples import Batch
 from .trees import Inputs, blank, described, examples, form_of, is_padded, joined, mapped, placed, plain_tree, rows
@@ -164,17 +164,12 @@ class Stream:
         return self._pass(self.seed if generator is None else int(torch.randint(2**62, (), generator=generator)))
 
     def _pass(self, seed: int) -> Iterator[Batch]:
-        draws, sizes, count, numbers = Draws(seed, self.loader), [], 0, 0
-        with draws.going_on():
-            iterator = iter(self.loader)
-        while True:
-            with draws.going_on():
-                batch = next(iterator, self)  # no batch of any loader is this stream
-            if batch is self:
-                break
+        sizes, count, numbers = [], 0, 0
+        for batch in _drawn(self.loader, seed):
             x, y = self._checked(batch, len(sizes))
             sizes.append(len(y))
-            count, numbers = count + terms(y), numbers + observed(y)
+            if self._facts is None:
+                count, numbers = count + terms(y), numbers + observed(y)
             if not self._first:
                 self._first.append((x, y))
             yield x, y
@@ -187,7 +182,7 @@ class Stream:
                 f"batch {number} of data has {examples(x)} inputs and {len(y)} targets; give one target per input, and "
                 "at least one"
             )
-        form = form_of((x, y))
+        form = form_of(x), form_of(y)
         self._form = self._form or (form, described((x, y)))
         if form != self._form[0]:
             raise UsageError(
@@ -259,6 +254,20 @@ class Stream:
         if found is None or int(wanted[-1]) >= start:
             raise UsageError(f"data gave {start:,} examples, none at position {int(positions.max()):,}")
         return Split(*found, self.likelihood)
+
+
+def _drawn(loader: Iterable[Any], seed: int) -> Iterator[Any]:
+    """One pass over a loader, all of whose draws follow from `seed`."""
+    draws, end = Draws(seed, loader), object()
+    with normal_kept():
+        with draws.going_on():
+            iterator = iter(loader)
+        while True:
+            with draws.going_on():
+                batch = next(iterator, end)
+            if batch is end:
+                return
+            yield batch
 
 
 def _count(batches: list[Batch]) -> int:

@@ -21,6 +21,8 @@ Inputs = Any
 
 def tensors_in(value: Any) -> list[Tensor]:
     """All tensors of nested tuples, lists and dicts, in their order."""
+    if isinstance(value, Tensor):
+        return [value]
     return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)]
 
 
@@ -75,6 +77,8 @@ def plain_tree(value: Any) -> Inputs:
 
 def form_of(inputs: Inputs) -> tuple[Any, ...]:
     """What batches of one set have in common: names and places of the tensors, their types and numbers of axes."""
+    if isinstance(inputs, Tensor):
+        return inputs.dtype, inputs.dim()
     leaves, form = pytree.tree_flatten(inputs)
     return form, *((leaf.dtype, leaf.dim()) if isinstance(leaf, Tensor) else type(leaf) for leaf in leaves)
 

@@ -275,6 +275,12 @@ def test_noise_between_batches_and_augmentation_do_not_touch_each_other():
     def begin():
         torch.manual_seed(1), np.random.seed(1), random.seed(1)  # noqa: NPY002
 
+    np.random.seed(3)  # noqa: NPY002
+    pair = np.random.randn(2)  # noqa: NPY002
+    np.random.seed(3)  # noqa: NPY002
+    first = np.random.randn()  # noqa: NPY002
+    passes(Stream(Noisy()), None)
+    assert [first, np.random.randn()] == pair.tolist()  # noqa: NPY002
     begin()
     expected = [drawn() for _ in range(4)]
     undisturbed = passes(Stream(Noisy()), None)[0]
