@@ -17,6 +17,8 @@ __version__ = "0.1.0"
 _HOMES = {
     # one's own network
     "Pruned": "bench.face.pruned",
+    "Split": "datasets.data",
+    "Stream": "datasets.stream",
     "Training": "bench.spec.settings",
     "attach": "bench.face.attach",
     "fit": "bench.face.fit",

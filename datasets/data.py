@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from . import ood, shift
 from .errors import UsageError, unknown
 from .seal import TestSplitError, guard, sealed
+from .trees import Inputs, device_of, examples, mapped, pieces, rows
 
 __all__ = ["Data", "Kind", "Likelihood", "Scaling", "Split", "TestSplitError", "sealed"]
 
@@ -22,9 +23,17 @@ Kind = Literal["image", "table", "tokens"]
 Device = str | torch.device
 
 
+IGNORED = -100  # the label of what is no term of the likelihood, such as padding: torch's own
+
+
 def terms(y: Tensor) -> int:
     """Factors of the likelihood of targets: see `Split.terms`."""
-    return len(y) if y.is_floating_point() or y.dtype == torch.bool else y.numel()
+    return len(y) if y.is_floating_point() or y.dtype == torch.bool else observed(y)
+
+
+def observed(y: Tensor) -> int:
+    """How many numbers or labels were observed: all entries of targets but those labelled `IGNORED`."""
+    return y.numel() if y.is_floating_point() or y.dtype == torch.bool else int((y != IGNORED).sum())
 
 
 def likelihood_of(y: Tensor) -> Likelihood:
@@ -38,6 +47,8 @@ def likelihood_of(y: Tensor) -> Likelihood:
 class Split:
     """Examples in memory: x float32 (N, ...); y int64 (N,) for classes, float32 (N, K) for regression.
 
+    Of networks with several inputs x holds as many tensors, in dicts, tuples or lists (`trees.Inputs`).
+
     The type of y says the likelihood where none is given: "categorical" for labels, "gaussian" for real numbers,
     "bernoulli" for booleans. Probabilities of the classes, float32 (N, K), are "categorical" if that is said. Those of
     "bernoulli" are held as float32 (N, K) zeros and ones, or probabilities, one column for each yes or no.
@@ -45,10 +56,10 @@ class Split:
     Sequences of tokens are x int64 (N, T), with 0 for padding on the left; their y are classes (N,), or the next
     tokens, int64 (N, T), for a language model. The likelihood is that of all `terms`: losses are means over them,
     penalties in nats are divided by their number, so that a language model counts tokens and a classifier
-    sentences.
+    sentences. Labels of -100 are no terms.
     """
 
-    x: Tensor
+    x: Inputs
     y: Tensor
     likelihood: Likelihood = None  # pyright: ignore[reportAssignmentType]  (never None once it is made)
 
@@ -59,19 +70,39 @@ class Split:
             object.__setattr__(self, "y", self.y.float())
 
     def __len__(self) -> int:
-        return len(self.x)
+        return examples(self.x)
 
     def __getitem__(self, index: Tensor | slice) -> Split:
-        return Split(self.x[index], self.y[index], self.likelihood)
+        return Split(rows(self.x, index), self.y[index], self.likelihood)
 
     def to(self, device: Device) -> Split:
         """The same examples on `device`."""
-        return Split(self.x.to(device), self.y.to(device), self.likelihood)
+        return Split(mapped(self.x, lambda x: x.to(device)), self.y.to(device), self.likelihood)
+
+    def reading(
+        self, change: Callable[[Inputs, Tensor], tuple[Inputs, Tensor]], likelihood: Likelihood | None = None
+    ) -> Split:
+        """The same examples after `change`, perhaps of another likelihood."""
+        return Split(*change(self.x, self.y), likelihood or self.likelihood)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the examples are."""
+        return device_of(self.x)
 
     @property
     def terms(self) -> int:
         """Factors of the likelihood: one for each label or row of real targets, T for each sequence of labels."""
         return terms(self.y)
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers or labels were observed."""
+        return observed(self.y)
+
+    def parts(self) -> Iterator[tuple[Inputs, Tensor]]:
+        """Everything, as it is in memory at once."""
+        yield self.x, self.y
 
     def batch_sizes(self, size: int) -> list[int]:
         """Sizes of the batches of one pass: `size`, then what is left, but never a batch of one example.
@@ -82,18 +113,18 @@ class Split:
         sizes = [size] * full + ([rest] if rest else [])
         return [*sizes[:-2], sizes[-2] + 1] if len(sizes) > 1 and sizes[-1] == 1 else sizes
 
-    def batches(self, size: int, generator: torch.Generator | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, size: int, generator: torch.Generator | None = None) -> Iterator[tuple[Inputs, Tensor]]:
         """One pass in batches of `batch_sizes(size)`.
 
         In order, or shuffled by `generator`, which must live on the CPU: every device sees one order.
         """
         sizes = self.batch_sizes(size)
         if generator is None:
-            yield from zip(self.x.split(sizes), self.y.split(sizes), strict=True)
+            yield from zip(pieces(self.x, sizes), self.y.split(sizes), strict=True)
             return
-        order = torch.randperm(len(self), generator=generator).to(self.x.device)
+        order = torch.randperm(len(self), generator=generator).to(self.device)
         for index in order.split(sizes):
-            yield self.x.index_select(0, index), self.y.index_select(0, index)
+            yield mapped(self.x, lambda x, i=index: x.index_select(0, i)), self.y.index_select(0, index)
 
 
 @dataclass(frozen=True, eq=False)

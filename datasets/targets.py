@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
-from .data import Likelihood
+from .data import IGNORED, Likelihood
 from .errors import UsageError
 
 TOLERANCE = 1e-3  # of a sum of probabilities, which may be of half precision
@@ -23,6 +25,39 @@ def one_hot(y: np.ndarray) -> bool:
 def distributions(y: np.ndarray) -> bool:
     """Whether y is real, (N, K), K > 1, and each row holds the probabilities of K classes."""
     return y.dtype.kind == "f" and y.ndim == 2 and y.shape[1] > 1 and bool(y.size) and not _improper(y, True).any()
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What targets are by their values, of some examples or, joined with `&`, of all.
+
+    Attributes:
+        kind: of numbers, as numpy says it: "b", "i", "u" or "f".
+        shape: of one example, in the first batch.
+        zeros_and_ones, one_hot, distributions: whether all are, see above.
+        low, high: the least and the largest number, of labels those that are not ignored.
+    """
+
+    kind: str
+    shape: tuple[int, ...]
+    zeros_and_ones: bool
+    one_hot: bool
+    distributions: bool
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, y: np.ndarray) -> Traits:
+        """Those of y (N, ...)."""
+        told = y[y != IGNORED] if y.dtype.kind in "iu" else y
+        low, high = (told.min().item(), told.max().item()) if told.size else (np.inf, -np.inf)
+        return cls(y.dtype.kind, y.shape[1:], zeros_and_ones(y), one_hot(y), distributions(y), low, high)
+
+    def __and__(self, other: Traits) -> Traits:
+        return Traits(
+            self.kind, self.shape, self.zeros_and_ones and other.zeros_and_ones, self.one_hot and other.one_hot,
+            self.distributions and other.distributions, min(self.low, other.low), max(self.high, other.high),
+        )  # fmt: skip
 
 
 def check_probabilities(y: np.ndarray, likelihood: Likelihood) -> None:

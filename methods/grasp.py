@@ -16,7 +16,7 @@ import torch
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
-from ..datasets.data import Split
+from ..datasets.examples import Examples
 from .closed_forms.likelihood import mean_loss
 from .closed_forms.posteriors import Laplace
 from .laplace.map import MAP
@@ -56,13 +56,14 @@ def grasp(
     return state.units.gather({n: w.abs() for n, w in worth.items()} if absolute else worth)
 
 
-def _classes(train: Split) -> int:
+def _classes(train: Examples) -> int:
     """Classes of the targets, or kinds of them: a yes and a no of every label, ten of real numbers."""
     if train.likelihood == "gaussian":
         return 10
     if train.likelihood == "bernoulli":
-        return 2 * train.y.shape[1]
-    return train.y.shape[1] if train.y.is_floating_point() else int(train.y.max()) + 1
+        return 2 * train[:1].y.shape[1]
+    y = train[:1].y
+    return y.shape[1] if y.is_floating_point() else max(int(part.max()) for _, part in train.parts()) + 1
 
 
 def hessian_gradient_product(loss: Tensor, weights: list[Tensor]) -> tuple[Tensor, ...]:

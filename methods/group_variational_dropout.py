@@ -19,8 +19,8 @@ from ..architectures.discovery.units_of import units as units_of
 from ..architectures.units.prunable import prunable
 from ..architectures.units.slices import Group, Slice
 from ..architectures.units.vector import Granularity, Units
-from ..datasets.data import Split
 from ..datasets.errors import NotApplicable, UsageError
+from ..datasets.examples import Examples
 from .closed_forms.posteriors import Gaussian
 from .noise.carried import CarriedNoise
 from .noise.carriers import carriers, is_read
@@ -45,18 +45,18 @@ class GroupVariationalDropout(FactoredDropout):
         """Factors on the structures that are to be pruned; on all groups where these are single weights."""
         return replace(self, structures=structures_of(granularity))
 
-    def attach(self, network: nn.Module, units: Units, train: Split) -> None:
+    def attach(self, network: nn.Module, units: Units, train: Examples) -> None:
         """As `FactoredDropout`; raises NotApplicable for a network without structures that can carry factors."""
         if self.structures == "residual_out":
             raise NotApplicable("group-variational-dropout has its factors where structures are read, not written")
         try:
-            self.groups = units_of(network, self.structures, train.x[:2]).to(train.x.device)
+            self.groups = units_of(network, self.structures, train[:2].x).to(train.device)
             carriers(network, self.groups)
         except UsageError as error:
             raise NotApplicable(f"{error}: use variational-dropout, which needs no structures") from error
         super().attach(network, units, train)
 
-    def structures_of(self, network: nn.Module, train: Split) -> tuple[list[Structure], list[Structure]]:
+    def structures_of(self, network: nn.Module, train: Examples) -> tuple[list[Structure], list[Structure]]:
         """The groups of the network, all of them with factors."""
         found = [Structure(group.name, "group", *_slices(network, group)) for group in self.groups.groups]
         return found, found

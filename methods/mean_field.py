@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from ..architectures.units.prunable import trainable
 from ..architectures.units.vector import Units
-from ..datasets.data import Split
 from ..datasets.errors import UsageError, unknown
+from ..datasets.examples import Examples
 from .closed_forms.flat import named
 from .closed_forms.posteriors import Conjugate
 from .opd import opd
@@ -62,7 +62,7 @@ class MeanField(Variational[Conjugate]):
         """One inference for each precision of the grid when it is to be tuned."""
         return [replace(self, precision=p) for p in TUNING_GRID] if self.precision == "tuned" else (self,)
 
-    def attach(self, network: nn.Module, units: Units, train: Split) -> None:
+    def attach(self, network: nn.Module, units: Units, train: Examples) -> None:
         """As `Variational`; and notes what has no σ."""
         super().attach(network, units, train)
         self.points = sorted(trainable(network).keys() - set(self.names))
@@ -104,7 +104,7 @@ class MeanField(Variational[Conjugate]):
         return add if weighted else lambda: None
 
     @torch.no_grad()
-    def update(self, network: nn.Module, train: Split, epoch: int) -> None:
+    def update(self, network: nn.Module, train: Examples, epoch: int) -> None:
         """The warm-up goes on, and a layerwise prior to its optimum."""
         super().update(network, train, epoch)
         if self.prior == "layerwise":
@@ -121,7 +121,7 @@ class MeanField(Variational[Conjugate]):
         sizes = torch.tensor([shape.numel() for shape in self.shapes.values()], device=self.deltas.device)
         return self.deltas.repeat_interleave(sizes)
 
-    def posterior(self, network: nn.Module, train: Split) -> Conjugate:
+    def posterior(self, network: nn.Module, train: Examples) -> Conjugate:
         """The Gaussians at hand; float64."""
         q = self.gaussian(network)
         return Conjugate(q.mean, q.precision, named(self._expanded(), self.shapes))

@@ -21,7 +21,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ..datasets.data import Split
+from ..datasets.examples import Examples
 from .closed_forms.posteriors import Gaussian
 from .closed_forms.quadrature import hermite
 from .closed_forms.spike_slab import (
@@ -90,7 +90,7 @@ class MixturePrior(SpikeAndSlab[Gaussian]):
         r = torch.sigmoid(prior + 0.5 * (spike - slab) * w.square())
         return w * (spike + (slab - spike) * r)
 
-    def posterior(self, network: nn.Module, train: Split) -> Gaussian:
+    def posterior(self, network: nn.Module, train: Examples) -> Gaussian:
         """The Gaussians at hand; float64."""
         mean = {name: network.get_parameter(name).detach().double() for name in self.names}
         return Gaussian(mean, {name: sigma.pow(-2) for name, sigma in self.sigma().items()})

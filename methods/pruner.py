@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from ..architectures.units.mask import Mask
 from ..architectures.units.prunable import prunable
 from ..architectures.units.vector import Granularity, Units
-from ..datasets.data import Split
 from ..datasets.errors import UsageError
+from ..datasets.examples import Examples
 from . import registry
 
 register = registry.register
@@ -62,7 +62,7 @@ class Inference(ABC, Generic[Posterior]):
         """Negative log prior, or KL divergence, of the current network: a scalar in nats."""
 
     @abstractmethod
-    def posterior(self, network: nn.Module, train: Split) -> Posterior:
+    def posterior(self, network: nn.Module, train: Examples) -> Posterior:
         """The posterior over the parameters of the trained `network`."""
 
     def penalizer(self, network: nn.Module, scale: float) -> Callable[[], None]:
@@ -80,20 +80,20 @@ class Inference(ABC, Generic[Posterior]):
         """The inferences among which the validation split chooses; one by default: this one."""
         return (self,)
 
-    def attach(self, network: nn.Module, units: Units, train: Split) -> None:
+    def attach(self, network: nn.Module, units: Units, train: Examples) -> None:
         """Prepare for training `network`: create own parameters, add hooks."""
 
     def parameters(self) -> Iterable[nn.Parameter]:
         """Own parameters for the optimiser, beside the network's."""
         return ()
 
-    def update(self, network: nn.Module, train: Split, epoch: int) -> None:
+    def update(self, network: nn.Module, train: Examples, epoch: int) -> None:
         """After each epoch: what the loss does not train, such as evidence steps.
 
         Epochs are counted from 1 and go on through fine-tuning.
         """
 
-    def adapt(self, network: nn.Module, train: Split) -> dict[str, Any] | None:
+    def adapt(self, network: nn.Module, train: Examples) -> dict[str, Any] | None:
         """Attached to a network that is trained already: learn what training would have taught.
 
         Returns what was learned as JSON, with a sentence for users under "said"; None where there is nothing to learn.
@@ -154,7 +154,7 @@ class State(Generic[Posterior]):
 
     network: nn.Module
     units: Units
-    train: Split
+    train: Examples
     inference: Inference[Posterior]
     generator: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(0))
     present: Tensor | None = None

@@ -30,8 +30,8 @@ from ..architectures.running.batch_norm import reestimate_batch_norm
 from ..architectures.units.mask import Mask
 from ..architectures.units.prunable import trainable
 from ..architectures.units.vector import Units
-from ..datasets.data import Split
 from ..datasets.errors import UsageError
+from ..datasets.examples import Examples
 from . import registry
 from .closed_forms.flat import named
 from .closed_forms.order_statistics import quantiles
@@ -100,7 +100,7 @@ class SpaM(Inference[Laplace]):
     def _mixed_kfac(self) -> bool:
         return self.curvature == "kfac" and self.prior in ("unitwise", "parameterwise")
 
-    def attach(self, network: nn.Module, units: Units, train: Split) -> None:
+    def attach(self, network: nn.Module, units: Units, train: Examples) -> None:
         """Start from precision 1 and noise 1, with fresh optimiser state and an empty trace."""
         self.hyper = Hyperparameters(
             self.prior, trainable(network), lr=self.lr, rule=self.update_rule, learn_noise=self.learn_noise
@@ -138,7 +138,7 @@ class SpaM(Inference[Laplace]):
 
     # -------------------------------------------------------------- the evidence's steps
 
-    def update(self, network: nn.Module, train: Split, epoch: int) -> None:
+    def update(self, network: nn.Module, train: Examples, epoch: int) -> None:
         """Evidence steps, if it is their epoch; the trace keeps the evidence after them.
 
         Raises ArithmeticError if the evidence is not finite.
@@ -150,7 +150,7 @@ class SpaM(Inference[Laplace]):
         self.hyper.ascend(evidence, self.steps)
         self._note(evidence, epoch)
 
-    def adapt(self, network: nn.Module, train: Split) -> dict[str, Any]:
+    def adapt(self, network: nn.Module, train: Examples) -> dict[str, Any]:
         """Raise the evidence of a network that is trained already, as far as it goes; the trace calls this epoch 0.
 
         The weights stay. Raises ArithmeticError if the evidence is not finite.
@@ -174,7 +174,7 @@ class SpaM(Inference[Laplace]):
             raise ArithmeticError(f"the evidence after epoch {epoch} is {value}: the network diverged, lower its lr")
         self.trace.append((float(epoch), value, evidence.determined(delta, log_noise).sum().item()))
 
-    def evidence(self, network: nn.Module, train: Split, curvature: CurvatureStructure | None = None) -> Evidence:
+    def evidence(self, network: nn.Module, train: Examples, curvature: CurvatureStructure | None = None) -> Evidence:
         """The evidence at the present network, as a function of the hyperparameters."""
         generator = torch.Generator().manual_seed(len(self.trace))
         structure = curvature or self.curvature
@@ -182,7 +182,7 @@ class SpaM(Inference[Laplace]):
 
     # -------------------------------------------------------------- what remains
 
-    def posterior(self, network: nn.Module, train: Split) -> Laplace:
+    def posterior(self, network: nn.Module, train: Examples) -> Laplace:
         """Laplace posterior at the final network: precision cH + δ."""
         evidence = self.evidence(network, train, self.posterior_curvature)
         return Laplace.at(trainable(network), evidence.tempered(self.hyper.log_noise), self.hyper.precision())

@@ -28,11 +28,12 @@ def synflow_pruner(rounds: PositiveInt = 100, precision: float = 1.0) -> Pruner[
 
 def synflow(state: State) -> Tensor:
     """|θ| ∂R/∂|θ|, summed over a unit's weights; shape (units.n,); raises NotApplicable for networks of words."""
-    if not state.train.x.is_floating_point():
+    x = state.train[:1].x
+    if not isinstance(x, Tensor) or not x.is_floating_point():
         raise NotApplicable("synflow sends an input of ones through the network: there is none among words")
     with scratch(state.network, "eval") as (network, weights):
         linearised = _linearised_(network.double())
-        flow = linearised(torch.ones_like(state.train.x[:1], dtype=torch.float64)).sum()
+        flow = linearised(torch.ones_like(x, dtype=torch.float64)).sum()
         gradients = gradients_of(flow, list(weights.values()))
     return state.units.gather({n: (w * g).detach() for (n, w), g in zip(weights.items(), gradients, strict=True)})
 

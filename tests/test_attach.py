@@ -429,7 +429,7 @@ def test_a_copy_that_is_trained_instead_is_told(train):
 @pytest.mark.parametrize(("how", "message"), [
     ({"method": "opd"}, "give example="),
     ({"method": "opd", "example": torch.zeros(4, 1, 8, 8), "size": 0}, "size must be the number"),
-    ({"method": "opd", "example": [1], "size": 5}, "example must be a tensor"),
+    ({"method": "opd", "example": [1], "size": 5}, "example must be a batch"),
     ({"method": "snip", "example": torch.zeros(4, 1, 8, 8), "size": 9, "sparsity": 0.5}, "give attach data="),
     ({"method": "magnitude", "when": "during", "example": torch.zeros(4, 1, 8, 8), "size": 9, "sparsity": 0.5},
      "epochs, which this method needs"),

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ...datasets.errors import UsageError
-from ..running.call import Inputs, called, examples, rows, tensors_in
+from ...datasets.trees import Inputs, examples, rows, tensors_in
+from ..running.call import called
 from ..running.modes import evaluating, precision_of, to_network
 from ..running.plain import copied
 from .divergence import first_difference, first_non_finite

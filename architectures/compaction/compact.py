@@ -9,6 +9,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from ...datasets.errors import UsageError
+from ...datasets.trees import Inputs
 from ..declared.groups import load_declarations
 from ..layers.resize import resize
 from ..layers.settled import settle_
@@ -22,7 +23,7 @@ from ..units.vector import Units
 from .folding import add_to_bias, constants, settled
 
 
-def compact(network: nn.Module, mask: Mask, example: Tensor | None = None) -> nn.Module:
+def compact(network: nn.Module, mask: Mask, example: Inputs | None = None) -> nn.Module:
     """A smaller copy of `network` that computes what `network` computes under `mask`.
 
     Args:

@@ -8,7 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ..running.call import Inputs, called
+from ...datasets.trees import Inputs
+from ..running.call import called
 
 Call = tuple[str, int]  # a module's path, and how often it had been called before
 

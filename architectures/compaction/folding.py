@@ -17,7 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from ...datasets.errors import UsageError
+from ...datasets.trees import Inputs, examples
 from ..layers.axes import Reader, channel_axis, input_axis, output_axis
+from ..running.call import called
 from ..running.plain import copied
 from ..units.mask import Mask
 
@@ -28,7 +30,7 @@ Positions = Mapping[tuple[str, int], Tensor]
 
 
 @torch.no_grad()
-def constants(network: nn.Module, mask: Mask, stays: Positions, example: Tensor) -> dict[str, Tensor]:
+def constants(network: nn.Module, mask: Mask, stays: Positions, example: Inputs) -> dict[str, Tensor]:
     """What each reader's outputs receive from units that leave, by the reader's name.
 
     The masked network is run on `example` in evaluation mode. Readers are linear layers and ungrouped
@@ -50,13 +52,13 @@ def constants(network: nn.Module, mask: Mask, stays: Positions, example: Tensor)
     mask.apply_(masked)
     found = _probes(masked, stays).items()
     probes = {name: probe for name, probe in found if bool(probe.weight.any()) and name not in settled(mask)}
-    if probes and len(example) < 2:
+    if probes and examples(example) < 2:
         raise UsageError("folding needs at least two examples: of one alone, everything looks constant")
     received: dict[str, list[tuple[Tensor, ...]]] = {name: [] for name in probes}
     for name, probe in probes.items():
         masked.get_submodule(name).register_forward_pre_hook(partial(_measure, probe, received[name]))
     if probes:
-        masked(example)
+        called(masked, example)
     found = {
         name: _constant(name, probe, stays.get((f"{name}.weight", output_axis(probe))), received[name])
         for name, probe in probes.items()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ...datasets.errors import UsageError
-from ..running.call import Inputs
+from ...datasets.trees import Inputs
 
 EXAMPLES = 2  # rows of the example that are used: more cost time and show nothing more
 

@@ -12,7 +12,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
 from ...datasets.errors import UsageError, first_line
-from ..running.call import Inputs, called, tensors_in
+from ...datasets.trees import Inputs, tensors_in
+from ..running.call import called
 from ..running.loan import lent
 from ..running.modes import unfused
 from . import moves, pointwise, products, reductions

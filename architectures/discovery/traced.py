@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from ..running.call import Inputs, called, tensors_in
+from ...datasets.trees import Inputs, tensors_in
+from ..running.call import called
 from ..running.loan import lent, randomise_
 from ..units.prunable import all_tensors
 from ..units.slices import Count, Group, SizedCall, Slice

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from torch import nn
 
 from ...datasets.errors import UsageError
+from ...datasets.trees import Inputs
 from ..declared.residual import outputs
 from ..layers.spread import can_spread, is_spread
-from ..running.call import Inputs
 from ..units.prunable import prunable
 from ..units.slices import Group, Slice
 from .follow import Step

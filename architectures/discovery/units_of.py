@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import nn
 
 from ...datasets.errors import UsageError
+from ...datasets.trees import Inputs
 from ..declared.groups import declared_groups, declares, load_declarations
 from ..declared.residual import declared
-from ..running.call import Inputs
 from ..units.prunable import prunable
 from ..units.slices import Elementwise, Group
 from ..units.vector import Granularity, Units

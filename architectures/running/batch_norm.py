@@ -12,11 +12,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from ...datasets.errors import UsageError
+from ...datasets.trees import Inputs, examples, rows
 from .modes import evaluating, held, to_network, train_
 from .plain import copied
 
@@ -31,7 +32,7 @@ class Reestimation:
 
 
 @torch.no_grad()
-def reestimate_batch_norm(network: nn.Module, batches: Iterable[Tensor]) -> Reestimation:
+def reestimate_batch_norm(network: nn.Module, batches: Iterable[Inputs]) -> Reestimation:
     """Set, in place, the running statistics of every BatchNorm layer that is not frozen to averages over `batches`.
 
     Every batch of inputs counts alike; each layer sees what the layers below make of a batch when they
@@ -74,10 +75,10 @@ def _averaging(layers: Sequence[_BatchNorm]) -> Iterator[None]:
             layer.momentum = momentum
 
 
-def _run(network: nn.Module, batch: Tensor) -> int:
-    with enough_examples(len(batch)):
+def _run(network: nn.Module, batch: Inputs) -> int:
+    with enough_examples(count := examples(batch)):
         network(to_network(batch, network))
-    return len(batch)
+    return count
 
 
 @contextmanager
@@ -98,7 +99,7 @@ def enough_examples(count: int) -> Iterator[None]:
 
 
 @torch.no_grad()
-def check_batches(network: nn.Module, x: Tensor, sizes: Iterable[int]) -> None:
+def check_batches(network: nn.Module, x: Inputs, sizes: Iterable[int]) -> None:
     """Raise UsageError, before any work, if a batch of training of one of these sizes is too small for a norm.
 
     `network` is given back as it was.
@@ -109,7 +110,7 @@ def check_batches(network: nn.Module, x: Tensor, sizes: Iterable[int]) -> None:
     replica = copied(network)
     train_(replica)
     with enough_examples(smallest):
-        replica(x[:smallest])
+        replica(rows(x, slice(smallest)))
 
 
 def _check(layers: dict[str, _BatchNorm], sizes: list[int]) -> None:

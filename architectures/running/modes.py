@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ...datasets.trees import Inputs, mapped
+
 
 @contextmanager
 def evaluating(*networks: nn.Module) -> Iterator[None]:
@@ -81,12 +83,12 @@ def as_plain_operations() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(before)
 
 
-def to_network(x: Tensor, network: nn.Module) -> Tensor:
+def to_network(x: Inputs, network: nn.Module) -> Inputs:
     """Inputs on the device of `network`, floating-point ones in the type of its parameters."""
-    for parameter in network.parameters():
-        if parameter.is_floating_point():
-            return x.to(parameter.device, parameter.dtype if x.is_floating_point() else x.dtype)
-    return x
+    own = next((parameter for parameter in network.parameters() if parameter.is_floating_point()), None)
+    if own is None:
+        return x
+    return mapped(x, lambda part: part.to(own.device, own.dtype if part.is_floating_point() else part.dtype))
 
 
 def as_rows(outputs: Tensor) -> Tensor:

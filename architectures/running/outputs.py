@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ...datasets.data import Split
 from ...datasets.errors import UsageError
+from ...datasets.examples import Examples
 from .loan import lent, randomise_
 from .modes import as_rows, evaluating, to_network
 
@@ -16,7 +16,7 @@ SUM = 1e-3  # by which probabilities may miss a sum of one
 
 
 @torch.no_grad()
-def refuse_probabilities(network: nn.Module, split: Split) -> None:
+def refuse_probabilities(network: nn.Module, split: Examples) -> None:
     """Refuse a network that ends in a softmax or sigmoid, where the likelihood of `split` takes logits.
 
     `network` is lent for forward passes; with random parameters, too, its outputs are then probabilities. Raises
@@ -38,9 +38,9 @@ def refuse_probabilities(network: nn.Module, split: Split) -> None:
     )
 
 
-def _gives_probabilities(network: nn.Module, split: Split) -> bool:
+def _gives_probabilities(network: nn.Module, split: Examples) -> bool:
     with evaluating(network):
-        outputs = as_rows(network(to_network(split.x[:PROBE], network)))
+        outputs = as_rows(network(to_network(split[:PROBE].x, network)))
     inside = bool(((outputs >= 0) & (outputs <= 1)).all())
     if split.likelihood == "bernoulli":
         return inside

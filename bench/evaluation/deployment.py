@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import nn
 
 from ...architectures.compaction.certificate import Certificate, certify
 from ...architectures.compaction.compact import compact
 from ...architectures.units.mask import Mask
+from ...datasets.trees import Inputs, rows
 from .flops import flops
 from .latency import Speedup, speedups
 
@@ -18,7 +19,7 @@ CERTIFIED = 256
 SECONDS = 0.15  # of timing for each batch size
 
 
-def deployed(dense: nn.Module, masked: nn.Module, mask: Mask, x: Tensor) -> dict[str, Any]:
+def deployed(dense: nn.Module, masked: nn.Module, mask: Mask, x: Inputs) -> dict[str, Any]:
     """Cut the removed units out of `masked`, and measure what that gives on inputs `x`.
 
     Returns columns of a record: parameters masked and removed, operations and bytes of the compact network, the
@@ -41,10 +42,11 @@ def deployed(dense: nn.Module, masked: nn.Module, mask: Mask, x: Tensor) -> dict
     }
 
 
-def compacted(masked: nn.Module, mask: Mask, x: Tensor) -> tuple[nn.Module, Certificate]:
+def compacted(masked: nn.Module, mask: Mask, x: Inputs) -> tuple[nn.Module, Certificate]:
     """The network without its removed units, and the certificate over the first inputs of `x`; raises UsageError."""
-    small = compact(masked, mask, x[:CERTIFIED])
-    return small, certify(masked, small, x[:CERTIFIED])
+    some = rows(x, slice(CERTIFIED))
+    small = compact(masked, mask, some)
+    return small, certify(masked, small, some)
 
 
 def count(network: nn.Module) -> int:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from ...architectures.running.modes import as_rows, evaluating, to_network
 from ...datasets.data import Data, Split
+from ...datasets.examples import Examples
 from ...datasets.seal import opened
 from . import binary_metrics, metrics
 
@@ -64,29 +65,38 @@ def evaluate(network: nn.Module, data: Data, shift: bool = True) -> tuple[dict[s
     come the outputs (n, T, outputs) of the first sequences.
     """
     with evaluating(network), torch.no_grad():
-        outputs = _test_outputs(network, data)
+        outputs, y = _tested(network, data)
         if data.likelihood == "gaussian":
-            values: dict[str, Any] = _gaussian(network, data, outputs)
+            values: dict[str, Any] = _gaussian(network, data, outputs, y)
         else:
-            values = _of_decisions(network, data, outputs, shift)
+            values = _of_decisions(network, data, outputs, y, shift)
         stored = outputs[: max(1, KEPT // outputs[0].numel())] if outputs.dim() == 3 else outputs
         return values, stored.half().cpu()
 
 
-def predict(network: nn.Module, split: Split) -> Tensor:
+def predict(network: nn.Module, split: Examples) -> Tensor:
     """Outputs of `network` in its present mode, float64, shape (N, outputs) or (N, T, outputs)."""
-    return torch.cat([as_rows(network(to_network(x, network))).double() for x, _ in split.batches(BATCH)])
+    return outputs_and_targets(network, split)[0]
 
 
-def evaluated(split: Split, outputs: int) -> Split:
+def outputs_and_targets(network: nn.Module, split: Examples) -> tuple[Tensor, Tensor]:
+    """The same, and the targets beside them: one pass over the examples."""
+    found = [(as_rows(network(to_network(x, network))).double(), y) for x, y in split.batches(BATCH)]
+    outputs, targets = (torch.cat(column) for column in zip(*found, strict=True))
+    return outputs, targets
+
+
+def evaluated(split: Examples, outputs: int) -> Examples:
     """The examples that are evaluated: of a language model the first whose outputs fit, else all."""
-    return split[: max(2, EVALUATED // (split.y[0].numel() * outputs))] if split.terms > len(split) else split
+    first = split[:1].y
+    sequences = first.dim() > 1 and not first.is_floating_point()
+    return split[: max(2, EVALUATED // (first[0].numel() * outputs))] if sequences else split
 
 
-def predicted(network: nn.Module, split: Split, outputs: int) -> tuple[Tensor, Tensor]:
+def predicted(network: nn.Module, split: Examples, outputs: int) -> tuple[Tensor, Tensor]:
     """Logits (n, outputs) and labels (n,), or real targets (n, outputs), of the likelihood's terms, as `evaluated`."""
-    part = evaluated(split, outputs)
-    return predict(network, part).flatten(0, -2), part.y if part.y.is_floating_point() else part.y.flatten()
+    found, y = outputs_and_targets(network, evaluated(split, outputs))
+    return found.flatten(0, -2), y if y.is_floating_point() else y.flatten()
 
 
 def unsealed_test(data: Data) -> Split:
@@ -95,20 +105,21 @@ def unsealed_test(data: Data) -> Split:
         return data.test
 
 
-def _test_outputs(network: nn.Module, data: Data) -> Tensor:
-    outputs = predict(network, evaluated(unsealed_test(data), data.outputs))
+def _tested(network: nn.Module, data: Data) -> tuple[Tensor, Tensor]:
+    """Outputs and targets of the test examples that are evaluated."""
+    outputs, y = outputs_and_targets(network, evaluated(unsealed_test(data), data.outputs))
     if not torch.isfinite(outputs).all():
         raise ArithmeticError("the network's outputs on the test split are not finite; lower the learning rate")
-    return outputs
+    return outputs, y
 
 
 def brief(network: nn.Module, data: Data) -> dict[str, float]:
     """The metrics of the dense control: accuracy, NLL and ECE (and average precision), or RMSE and NLL."""
     with evaluating(network), torch.no_grad():
-        outputs = _test_outputs(network, data)
+        outputs, y = _tested(network, data)
         if data.likelihood == "gaussian":
-            return _gaussian(network, data, outputs)
-        found = _judged(outputs, data)
+            return _gaussian(network, data, outputs, y)
+        found = _judged(outputs, y, data)
         return {k: v for k, v in found.items() if k in BRIEF}
 
 
@@ -127,16 +138,16 @@ def digest(tensor: Tensor) -> str:
     return hashlib.sha256(tensor.cpu().contiguous().numpy().tobytes()).hexdigest()
 
 
-def _of_decisions(network: nn.Module, data: Data, outputs: Tensor, shift: bool) -> dict[str, Any]:
+def _of_decisions(network: nn.Module, data: Data, outputs: Tensor, y: Tensor, shift: bool) -> dict[str, Any]:
     """All metrics of outputs that are logits: of classes, or of labels that hold or not."""
     of = DECISIONS[data.likelihood]
     temperature = metrics.fitted_temperature(*predicted(network, data.validation, data.outputs), of.nll)
-    scaled = _judged(outputs / temperature, data)
+    scaled = _judged(outputs / temperature, y, data)
     with opened():
         ood = data.ood
     foreign, _ = predicted(network, ood, data.outputs)
     return {
-        **_judged(outputs, data),
+        **_judged(outputs, y, data),
         "nll_scaled": scaled["nll"],
         "ece_scaled": scaled["ece"],
         "temperature": temperature,
@@ -145,9 +156,8 @@ def _of_decisions(network: nn.Module, data: Data, outputs: Tensor, shift: bool) 
     }
 
 
-def _judged(outputs: Tensor, data: Data) -> dict[str, Any]:
+def _judged(outputs: Tensor, y: Tensor, data: Data) -> dict[str, Any]:
     """Metrics of test outputs (N, C) or (N, T, C); per token for a language model, and how many there were."""
-    y = unsealed_test(data).y[: len(outputs)]
     if outputs.dim() == 2:
         return DECISIONS[data.likelihood].metrics(outputs, y)
     found = metrics.categorical(outputs.flatten(0, -2), y.flatten())
@@ -163,23 +173,23 @@ def _under_shift(network: nn.Module, data: Data) -> dict[str, Any]:
     }
 
 
-def _gaussian(network: nn.Module, data: Data, outputs: Tensor) -> dict[str, float]:
+def _gaussian(network: nn.Module, data: Data, outputs: Tensor, y: Tensor) -> dict[str, float]:
     assert data.target_std is not None
-    noise = _residual_std(predict(network, data.validation), data.validation.y)
-    return metrics.gaussian(outputs, unsealed_test(data).y, noise, data.target_std)
+    noise = _residual_std(*outputs_and_targets(network, data.validation))
+    return metrics.gaussian(outputs, y, noise, data.target_std)
 
 
 def _residual_std(outputs: Tensor, y: Tensor) -> Tensor:
     return (outputs - y).square().mean(0).sqrt().clamp_min(1e-6)
 
 
-def _shifted_tests(data: Data) -> Iterable[tuple[str, int, Split]]:
+def _shifted_tests(data: Data) -> Iterable[tuple[str, int, Examples]]:
     """All shifted copies: kept for the next network if they are small, else made one at a time."""
     copies = len(data.shifts) * len(SEVERITIES)
     return _kept_copies(data) if copies * unsealed_test(data).x.nbytes <= KEPT_BYTES else _made_copies(data)
 
 
-def _made_copies(data: Data) -> Iterator[tuple[str, int, Split]]:
+def _made_copies(data: Data) -> Iterator[tuple[str, int, Examples]]:
     for kind in data.shifts:
         for severity in SEVERITIES:
             with opened():
@@ -188,11 +198,11 @@ def _made_copies(data: Data) -> Iterator[tuple[str, int, Split]]:
 
 
 @lru_cache(maxsize=1)
-def _kept_copies(data: Data) -> list[tuple[str, int, Split]]:
+def _kept_copies(data: Data) -> list[tuple[str, int, Examples]]:
     return list(_made_copies(data))
 
 
-def _shifted(network: nn.Module, split: Split, data: Data) -> dict[str, float]:
+def _shifted(network: nn.Module, split: Examples, data: Data) -> dict[str, float]:
     values = DECISIONS[data.likelihood].metrics(*predicted(network, split, data.outputs))
     return {"accuracy": values["accuracy"], "ece": values["ece"]}
 

@@ -18,9 +18,10 @@ from torch.utils.flop_counter import flop_registry
 
 from ...architectures.running.modes import as_plain_operations, evaluating
 from ...architectures.units.prunable import prunable
+from ...datasets.trees import Inputs, rows
 
 
-def flops(network: nn.Module, example: Tensor) -> dict[str, float]:
+def flops(network: nn.Module, example: Inputs) -> dict[str, float]:
     """Floating-point operations for one example: dense, and without those whose weight is zero.
 
     The operations of a weight count by the share of it that is not zero. Masks alone save nothing of the dense count
@@ -28,7 +29,7 @@ def flops(network: nn.Module, example: Tensor) -> dict[str, float]:
     """
     weights = {name: weight.detach() for name, weight in prunable(network).items()}
     with evaluating(network), torch.no_grad(), as_plain_operations(), _Counter(weights) as counter:
-        network(example[:1])
+        network(rows(example, slice(1)))
     dense = counter.total
     saved = sum(count * (1 - _density(weights[name])) for name, count in counter.of_weights.items())
     return {

@@ -14,9 +14,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ...architectures.running.modes import evaluating
+from ...datasets.trees import Inputs, device_of, examples, rows
 from .verdict import verdict
 
 BATCHES = (1, 16, 64)
@@ -46,7 +47,7 @@ class Speedup:
 
 
 def speedups(
-    dense: nn.Module, others: Mapping[str, nn.Module], x: Tensor, batches: Sequence[int] = BATCHES,
+    dense: nn.Module, others: Mapping[str, nn.Module], x: Inputs, batches: Sequence[int] = BATCHES,
     seconds: float = SECONDS,
 ) -> dict[str, list[Speedup]]:  # fmt: skip
     """How much faster each of `others` is than `dense`, for every batch size; inputs are repeated from `x`.
@@ -56,7 +57,7 @@ def speedups(
     contenders = {"dense": dense, **others}
     found: dict[str, list[Speedup]] = {name: [] for name in others}
     for size in batches:
-        inputs = x[torch.arange(size, device=x.device) % len(x)]
+        inputs = rows(x, torch.arange(size, device=device_of(x)) % examples(x))
         taken = times(contenders, inputs, seconds)
         for name in others:
             found[name].append(speedup_of(size, taken["dense"], taken[name]))
@@ -66,7 +67,7 @@ def speedups(
 Name = TypeVar("Name", bound=Hashable)
 
 
-def times(contenders: Mapping[Name, nn.Module], x: Tensor, seconds: float) -> dict[Name, list[float]]:
+def times(contenders: Mapping[Name, nn.Module], x: Inputs, seconds: float) -> dict[Name, list[float]]:
     """Seconds of one forward pass at a time, the contenders in turn, for about so many `seconds` in all."""
     order, first = list(contenders), next(iter(contenders))
     times: dict[Name, list[float]] = {name: [] for name in contenders}
@@ -80,7 +81,7 @@ def times(contenders: Mapping[Name, nn.Module], x: Tensor, seconds: float) -> di
     return times
 
 
-def _seconds(network: nn.Module, x: Tensor) -> float:
+def _seconds(network: nn.Module, x: Inputs) -> float:
     with evaluating(network), torch.no_grad():
         _wait(x)
         start = time.perf_counter()
@@ -89,9 +90,9 @@ def _seconds(network: nn.Module, x: Tensor) -> float:
         return time.perf_counter() - start
 
 
-def _wait(x: Tensor) -> None:
-    if x.device.type == "cuda":
-        torch.cuda.synchronize(x.device)
+def _wait(x: Inputs) -> None:
+    if device_of(x).type == "cuda":
+        torch.cuda.synchronize(device_of(x))
 
 
 def speedup_of(batch: int, dense: list[float], own: list[float]) -> Speedup:

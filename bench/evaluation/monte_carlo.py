@@ -40,7 +40,7 @@ def monte_carlo(
     if data.likelihood == "gaussian" or not can_be_drawn(network, inference):
         return {}
     of, total = DECISIONS[data.likelihood], None
-    for replica in drawn(network, inference, generator, draws, [data.train.x[:EXAMPLES]]):
+    for replica in drawn(network, inference, generator, draws, [data.train[:EXAMPLES].x]):
         logits, labels = predicted(replica, unsealed_test(data), data.outputs)
         total = added(of.log_probabilities(logits), total)
     assert total is not None

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ...datasets.data import Split
+from ...datasets.trees import rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,4 +22,4 @@ class Announced(Split):
         return self.size
 
     def __getitem__(self, index: Tensor | slice) -> Announced:
-        return Announced(self.x[index], self.y[index], self.likelihood, self.size)
+        return Announced(rows(self.x, index), self.y[index], self.likelihood, self.size)

@@ -6,15 +6,17 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ...architectures.discovery.units_of import units
 from ...architectures.running.modes import evaluating, precision_of, to_network
 from ...architectures.running.plain import copied, is_dressed, unwrapped
 from ...architectures.units.vector import Granularity
-from ...datasets.data import Data, Likelihood, Split
+from ...datasets.data import Likelihood
 from ...datasets.errors import UsageError
+from ...datasets.examples import Examples
 from ...datasets.plain import as_plain
+from ...datasets.trees import Inputs, examples, rows
 from ...methods.pruner import Inference
 from ..pruning.engine import Attached, Engine, cloned
 from ..spec.budget import Budget
@@ -22,7 +24,7 @@ from ..spec.settings import Finetune
 from ..training.seeding import seeded
 from .announced import Announced
 from .attached import AttachedMethod
-from .gathering import Examples, gathered, readable
+from .gathering import AnyData, gathered, is_typed, readable
 from .inputs import check_epochs, check_tuned, device_of, fitted
 from .work import Asked, asked
 
@@ -31,9 +33,9 @@ def attach(
     network: nn.Module,
     method: str = "magnitude",
     *,
-    example: Tensor | None = None,
+    example: Inputs | None = None,
     size: int | None = None,
-    data: Examples | None = None,
+    data: AnyData | None = None,
     structured: bool | Granularity = False,
     sparsity: float | Literal["auto"] | None = None,
     epochs: int | None = None,
@@ -79,7 +81,7 @@ def attach(
     device = device_of(network)
     network = _workable(network)
     split = _announced(network, example, size, data, likelihood, device, seed)
-    parts = units(network, wish.granularity, split.x[:2])
+    parts = units(network, wish.granularity, split[:2].x)
     dense = copied(network)
     inference = wish.pruner.inference().for_units(wish.granularity)
     with seeded(seed, "attach"):
@@ -105,7 +107,7 @@ def _same(network: nn.Module, inference: Inference, wish: Asked) -> Callable[[],
     return start
 
 
-def _check_moment(wish: Asked, epochs: Any, data: Examples | None) -> None:
+def _check_moment(wish: Asked, epochs: Any, data: AnyData | None) -> None:
     """What a method needs to know beforehand, by when it prunes."""
     when = wish.pruner.when
     if when in ("during", "online"):
@@ -134,21 +136,21 @@ def _workable(network: nn.Module) -> nn.Module:
 
 
 def _announced(
-    network: nn.Module, example: Tensor | None, size: Any, data: Examples | None, likelihood: Likelihood | None,
+    network: nn.Module, example: Inputs | None, size: Any, data: AnyData | None, likelihood: Likelihood | None,
     device: torch.device, seed: int,
-) -> Split:  # fmt: skip
+) -> Examples:  # fmt: skip
     """The training set, or what is known of it."""
     if data is not None:
         split = gathered(data, seed).to(device)
-        return fitted(network, readable(network, split), likelihood, not isinstance(data, Data | Split))
+        return fitted(network, readable(network, split), likelihood, not is_typed(data))
     size = as_plain(size)
     if example is None or size is None:
         raise UsageError("give example=, a batch of inputs, and size=, how many training examples there are (or data=)")
-    if not isinstance(example, Tensor) or not example.dim() or not len(example):
-        raise UsageError(f"example must be a tensor with a batch of inputs (n, ...), got {type(example).__name__}")
+    if not examples(example):
+        raise UsageError(f"example must be a batch of inputs, a tensor (n, ...), got {type(example).__name__}")
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         raise UsageError(f"size must be the number of training examples, a whole number >= 1, got {size!r}")
     x = to_network(example, network)
     with evaluating(network), torch.no_grad():
-        network(x[:2])
-    return Announced(x, torch.zeros(len(x), device=device), likelihood or "categorical", size)
+        network(rows(x, slice(2)))
+    return Announced(x, torch.zeros(examples(x), device=device), likelihood or "categorical", size)

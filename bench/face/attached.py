@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from ...architectures.running.cost import Cost
 from ...architectures.running.modes import evaluating, to_network
 from ...architectures.units.mask import Mask
-from ...datasets.data import Data, Likelihood, Split
+from ...datasets.data import Likelihood
 from ...datasets.errors import UsageError
+from ...datasets.examples import Examples
 from ...datasets.plain import as_plain
 from ...methods.pruner import Inference, State
 from ..evaluation.deployment import CERTIFIED
@@ -22,11 +23,11 @@ from ..pruning.engine import Engine, Outcome, Scored, Snapshot, cloned
 from ..pruning.gradual import pruning_span
 from ..pruning.schedules import Gradually, Online, cut_online
 from ..training.loop import without_noise
-from ..training.ranks import from_first, of_all_ranks, ranks
+from ..training.ranks import from_first, joined_over_ranks, ranks
 from ..training.seeding import seeded
 from ..training.steps import AfterEpoch, Steps
 from .announced import Announced
-from .gathering import Examples, gathered, readable
+from .gathering import AnyData, gathered, is_typed, readable
 from .inputs import fitted
 from .pruned import Pruned
 from .watch import Watch
@@ -48,12 +49,13 @@ class AttachedMethod:
         self.network, self.inference = network, inference
         self._asked, self._engine, self._dense = asked, engine, dense
         self._likelihood: Likelihood | None = likelihood
-        self._epochs, self._inputs = epochs, engine.split.x[:CERTIFIED]
+        self._epochs, self._inputs = epochs, engine.split[:CERTIFIED].x
         self._outcome = engine.outcome(network, inference)
         self._steps = Steps(network, inference, engine.split.terms)
         self._watch = Watch(network, self.parameters())
         self._identity = _identity(asked, engine)
         self._finished = False
+        self._given: tuple[AnyData, Examples] | None = None
         self._told = self._schedule()
         if asked.pruner.when == "before":
             self.prune(asked.sparsity)
@@ -109,7 +111,7 @@ class AttachedMethod:
         self._watch.step()
         self._steps.after_step()
 
-    def after_epoch(self, data: Examples) -> None:
+    def after_epoch(self, data: AnyData) -> None:
         """After each epoch: evidence steps, pruning during training, whatever the method does then.
 
         Args:
@@ -131,7 +133,7 @@ class AttachedMethod:
             self._steps.after_epoch(examples, self._told)
         self._share()
 
-    def prune(self, sparsity: float | Literal["auto"] | None = None, data: Examples | None = None) -> Mask:
+    def prune(self, sparsity: float | Literal["auto"] | None = None, data: AnyData | None = None) -> Mask:
         """Cut now, and train on: what has left stays zero in the steps that follow. Returns the mask.
 
         Args:
@@ -144,7 +146,7 @@ class AttachedMethod:
         self._take(engine.in_rounds(target, lambda outcome, i: None))
         return self.mask
 
-    def finish(self, sparsity: float | Literal["auto"] | None = None, data: Examples | None = None) -> Pruned:
+    def finish(self, sparsity: float | Literal["auto"] | None = None, data: AnyData | None = None) -> Pruned:
         """End the training: prune if that is still to be done, take the method off the network, and sum up.
 
         The arguments are those of `prune`. The network of the result is the user's own, its hooks gone.
@@ -159,7 +161,7 @@ class AttachedMethod:
             self._cut_at_last(engine, sparsity)
         self.inference.detach(self.network)
         self._finished = True
-        notes = self._asked.notes(self.mask, engine.split) | {"epochs": self.epoch, "learned": learned}
+        notes = self._asked.notes(self.mask, engine.split[:CERTIFIED]) | {"epochs": self.epoch, "learned": learned}
         inputs = to_network(self._inputs, self._dense)
         return Pruned(self.network, self.mask, self._outcome.scores, inputs, self._dense, notes, self.inference)
 
@@ -253,7 +255,7 @@ class AttachedMethod:
             return Gradually(self._engine, self._outcome, asked.target, span)
         return Online(self._engine, self._outcome, self._epochs or 0) if when == "online" else None
 
-    def _ready(self, data: Examples | None) -> Engine:
+    def _ready(self, data: AnyData | None) -> Engine:
         """The engine with the examples it works on, at the network as it is now."""
         if data is not None:
             self._engine.split = self._examples(data)
@@ -294,19 +296,20 @@ class AttachedMethod:
 
     # ------------------------------------------------------------------ what it is given
 
-    def _examples(self, data: Examples) -> Split:
+    def _examples(self, data: AnyData) -> Examples:
         """The training examples of all ranks, in the form that the network reads."""
-        split = gathered(data, self._asked.seed).to(self._engine.device)
-        split = Split(of_all_ranks(split.x), of_all_ranks(split.y), split.likelihood) if ranks() > 1 else split
-        typed = isinstance(data, Data | Split)
+        if self._given is not None and data is self._given[0]:
+            return self._given[1]
+        found = joined_over_ranks(gathered(data, self._asked.seed).to(self._engine.device))
         with seeded(self._asked.seed, "trial"):
-            split = fitted(self.network, readable(self.network, split), self._likelihood, not typed)
+            split = fitted(self.network, readable(self.network, found), self._likelihood, not is_typed(data))
         announced = self._steps.terms
         if abs(split.terms - announced) > max(1, announced // 100):
             raise UsageError(
                 f"the data have {split.terms:,} examples, and attach was told size={announced:,}, by which the penalty "
                 "is divided: give attach the size of the training set, and after_epoch the whole of it"
             )
+        self._given = data, split
         return split
 
     def _check_at_work(self) -> None:

@@ -13,15 +13,16 @@ from torch import Tensor, nn
 
 from ...architectures.running.modes import evaluating, take_modes_, take_types_
 from ...architectures.units.vector import Granularity
-from ...datasets.data import Data, Likelihood, Split
+from ...datasets.data import Data, Likelihood
 from ...datasets.errors import UsageError
+from ...datasets.examples import Examples
 from ...datasets.plain import as_plain
 from ...methods.closed_forms.likelihood import summed_loss
 from ..pruning.engine import Attached, Engine, cloned
 from ..spec.budget import Budget
 from ..spec.settings import Training
 from ..training.loop import without_noise
-from .gathering import Examples, gathered, readable
+from .gathering import AnyData, gathered, is_typed, readable
 from .given import Given
 from .inputs import check_epochs, check_tuned, fitted
 from .pruned import Pruned
@@ -30,13 +31,13 @@ from .work import asked, work
 
 def fit(
     network: nn.Module,
-    data: Examples,
+    data: AnyData,
     method: str = "magnitude",
     sparsity: float | Literal["auto"] = 0.9,
     *,
     epochs: int,
     structured: bool | Granularity = False,
-    validation: Examples | None = None,
+    validation: AnyData | None = None,
     patience: int | None = None,
     finetune: int = 0,
     training: Training | None = None,
@@ -101,17 +102,17 @@ def fit(
     return replace(pruned, dense=dense)
 
 
-def _readable(network: nn.Module, data: Examples, train: Split, seed: int) -> Split:
+def _readable(network: nn.Module, data: AnyData, train: Examples, seed: int) -> Examples:
     """Validation examples in the form of the training examples, on their device."""
-    found = gathered(data, seed).to(train.x.device)
-    return fitted(network, readable(network, found), train.likelihood, not isinstance(data, Data | Split))
+    found = gathered(data, seed).to(train.device)
+    return fitted(network, readable(network, found), train.likelihood, not is_typed(data))
 
 
 @dataclass
 class _Trainer:
     """Trains the network before it is pruned: under every candidate inference, of which validation chooses one."""
 
-    validation: Split | None
+    validation: Examples | None
     patience: int | None
     engine: Engine = field(init=False)
 

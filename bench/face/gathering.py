@@ -1,14 +1,12 @@
-"""The examples that `prune` is given, as one split in memory.
+"""The examples that `prune` is given: as one split in memory, or as a stream of the batches of a loader.
 
 Whatever does not fit is a UsageError of one sentence that names the value and the fix.
 """
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -18,10 +16,13 @@ from ...architectures.running.modes import evaluating, to_network
 from ...datasets.arrays import plain
 from ...datasets.data import Data, Split
 from ...datasets.errors import UsageError, one_line
-from ..training.seeding import derived, seeded
+from ...datasets.examples import Batch, Examples
+from ...datasets.stream import Stream
+from ...datasets.trees import Inputs
+from ..training.seeding import derived
 
 Array = Tensor | np.ndarray
-Examples = Data | Split | Sequence[Array] | Iterable[Sequence[Array]]
+AnyData = Data | Examples | Sequence[Array] | Iterable[Sequence[Array]]
 
 WRAP = (
     "one tensor is needed: join the inputs, and wrap the network in a module whose forward(x) takes them apart, such "
@@ -29,82 +30,70 @@ WRAP = (
 )
 
 
-def gathered(data: Examples, seed: int = 0) -> Split:
-    """Training examples of any accepted form, as one split in memory; int64 inputs may be tokens, and stay.
+def gathered(data: AnyData, seed: int = 0) -> Examples:
+    """Training examples of any accepted form; int64 inputs may be tokens, and stay.
 
-    What a loader draws (its order, augmentations) it draws under `seed`. Targets keep their type; those of shape (N,)
-    that are real become (N, 1).
+    Arrays, and batches that are in a list already, become one split in memory; any other loader is a stream of its
+    batches, and draws its order and its augmentations under `seed`. Targets keep their type; those of shape (N,) that
+    are real become (N, 1).
     """
     if isinstance(data, Data):
         return data.train
-    if isinstance(data, Split):
+    if isinstance(data, Split | Stream):
         return data
-    with drawing_under(seed, data):
-        batches = _batches(data)
+    if _streams(data):
+        return Stream(data, read=_read, seed=derived(seed, "data"))
+    batches = _batches(data)
     x, y = (_joined([b[i] for b in batches], what) for i, what in enumerate(("inputs", "targets")))
-    if x.is_complex() or y.is_complex():
-        raise UsageError(f"data must be real numbers, got {x.dtype} inputs and {y.dtype} targets")
-    x = x if x.dtype == torch.int64 or x.is_floating_point() else x.float()
-    if y.is_floating_point():
-        return Split(x, y.unsqueeze(1) if y.dim() == 1 else y)
-    return Split(x, y.long(), "categorical")
+    x, y = _typed(x, y)
+    return Split(x, y, None if y.is_floating_point() else "categorical")  # pyright: ignore[reportArgumentType]
 
 
-def readable(network: nn.Module, split: Split) -> Split:
-    """The split in the types that the network reads: of whole numbers real ones, unless they are tokens.
+def is_typed(data: AnyData) -> bool:
+    """Whether the type of the targets says their likelihood, which that of bare arrays does not."""
+    return isinstance(data, Data | Split) or (isinstance(data, Stream) and data.is_typed)
+
+
+def readable(network: nn.Module, data: Examples) -> Examples:
+    """The examples in the types that the network reads: of whole numbers real ones, unless they are tokens.
 
     Tokens they are to a network that takes them as they are and does not take real numbers.
     """
-    x, y = (to_network(part, network) for part in (split.x, split.y))
-    if split.x.is_floating_point():
-        return Split(x, y, split.likelihood)
-    real = Split(to_network(split.x.float(), network), y, split.likelihood)
-    tokens = Split(x, y, split.likelihood)
-    return tokens if _takes(network, tokens) and not _takes(network, real) else real
+    fitting = data.reading(lambda x, y: (to_network(x, network), to_network(y, network)))
+    few = fitting[:2]
+    if not isinstance(few.x, Tensor) or few.x.is_floating_point():
+        return fitting
+    real = data.reading(lambda x, y: (to_network(x.float(), network), to_network(y, network)))
+    return fitting if _takes(network, few) and not _takes(network, real[:2]) else real
 
 
-def _takes(network: nn.Module, split: Split) -> bool:
+def _takes(network: nn.Module, few: Split) -> bool:
     try:
         with evaluating(network), torch.no_grad():
-            network(split.x[:2])
+            network(few.x)
     except Exception:
         return False
     return True
 
 
-# ---------------------------------------------------------------------- what a loader draws
+def _streams(data: Any) -> TypeGuard[Iterable[Any]]:
+    """Whether data give batches one by one, and are no list or array of what is in memory already."""
+    arrays = hasattr(data, "__array__") or isinstance(data, Mapping | tuple | list | str)
+    return isinstance(data, Iterable) and not arrays
 
 
-@contextmanager
-def drawing_under(seed: int, data: Any) -> Iterator[None]:
-    """Whatever is drawn in the block, by torch, numpy, Python or generators that `data` holds, follows from `seed`.
-
-    All are put back to where they were.
-    """
-    number = derived(seed, "data")
-    generators = {id(g): g for g in _generators(data)}.values()
-    states = [(g, g.get_state()) for g in generators]
-    before, numpy_before = random.getstate(), np.random.get_state()  # noqa: NPY002
-    try:
-        random.seed(number)
-        np.random.seed(number % 2**32)  # noqa: NPY002
-        for generator in generators:
-            generator.manual_seed(number)
-        with seeded(seed, "data"):
-            yield
-    finally:
-        random.setstate(before)
-        np.random.set_state(numpy_before)  # noqa: NPY002
-        for generator, state in states:
-            generator.set_state(state)
+def _read(batch: Any) -> Batch:
+    _check_batch(batch)
+    return _typed(_joined([batch[0]], "inputs"), _joined([batch[1]], "targets"))
 
 
-def _generators(data: Any) -> Iterator[torch.Generator]:
-    """The generators of a loader and of what it draws with."""
-    sampler, batches = getattr(data, "sampler", None), getattr(data, "batch_sampler", None)
-    for holder in (data, sampler, batches, getattr(batches, "sampler", None)):
-        if isinstance(found := getattr(holder, "generator", None), torch.Generator):
-            yield found
+def _typed(x: Tensor, y: Tensor) -> tuple[Inputs, Tensor]:
+    if x.is_complex() or y.is_complex():
+        raise UsageError(f"data must be real numbers, got {x.dtype} inputs and {y.dtype} targets")
+    x = x if x.dtype == torch.int64 or x.is_floating_point() else x.float()
+    if y.is_floating_point():
+        return x, y.unsqueeze(1) if y.dim() == 1 else y
+    return x, y.long()
 
 
 # ---------------------------------------------------------------------- batches

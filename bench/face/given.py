@@ -13,7 +13,7 @@ from ...architectures.discovery.units_of import units
 from ...architectures.running.modes import working_
 from ...architectures.running.plain import copied, keep_removed_
 from ...architectures.units.vector import Granularity
-from ...datasets.data import Split
+from ...datasets.examples import Examples
 from ...methods.pruner import Inference, Pruner
 from ..pruning.engine import Attached, cloned
 from ..training.seeding import seeded
@@ -40,7 +40,7 @@ class Given:
     network: nn.Module
     pruner: Pruner
     granularity: Granularity
-    split: Split
+    split: Examples
     seed: int
     removed: Mapping[str, Tensor]
     learn: Learn

@@ -14,11 +14,14 @@ from torch import Tensor, nn
 
 from ...architectures.running.modes import as_rows, evaluating
 from ...architectures.running.outputs import refuse_probabilities
-from ...datasets.data import Likelihood, Split
+from ...datasets.data import IGNORED, Likelihood, Split
 from ...datasets.errors import UsageError, one_line
+from ...datasets.examples import Examples
+from ...datasets.targets import Traits
+from ...datasets.trees import Inputs, examples, tensors_in
 from ...methods.pruner import Inference, Pruner
 from .gathering import WRAP
-from .targets import interpreted
+from .targets import interpreted, numbers_of
 
 PROBE = 64  # examples in the forward pass that shows the shape of the outputs
 
@@ -75,36 +78,60 @@ def device_of(network: Any) -> torch.device:
     return parameter.device
 
 
-def fitted(network: nn.Module, split: Split, likelihood: Likelihood | None = None, given: bool = False) -> Split:
-    """The split with the likelihood of its targets, where all fits: finite inputs and outputs, and the targets.
+def fitted(network: nn.Module, data: Examples, likelihood: Likelihood | None = None, given: bool = False) -> Examples:
+    """The examples with the likelihood of their targets, where all fits: finite inputs and outputs, and the targets.
 
-    A batch goes through `network`, in evaluation mode and without gradients. See `targets.interpreted` for the
-    likelihood. Raises UsageError for what does not fit, and for outputs that are probabilities.
+    All are read once, and a batch goes through `network`, in evaluation mode and without gradients. See
+    `targets.interpreted` for the likelihood. Raises UsageError for what does not fit, and for outputs that are
+    probabilities.
     """
-    count, targets = len(split.x), len(split.y)
-    if count != targets or not count:
-        raise UsageError(f"data has {count} inputs and {targets} targets; give one target per input, and at least one")
-    _check_finite("x", split.x)
-    outputs = _outputs(network, split[:PROBE])
-    if split.y.is_floating_point():
-        _check_finite("y", split.y)
+    traits, not_finite = _looked_at(data)
+    outputs = _outputs(network, data[:PROBE])
+    if not_finite is not None:
+        raise not_finite
     shape = tuple(outputs.shape[1:])
-    split = interpreted(split, shape, likelihood, given)
-    if split.likelihood == "categorical" and not split.y.is_floating_point():
-        _check_labels(split.y, shape)
+    data = interpreted(data, traits, shape, likelihood, given)
+    few = data[:PROBE]
+    if few.likelihood == "categorical" and not few.y.is_floating_point():
+        _check_labels(few.y, traits, shape)
     else:
-        _check_targets(split, shape)
+        _check_targets(few, shape, len(data))
     if not torch.isfinite(outputs).all():
         raise UsageError("the outputs of network are NaN or infinite on these data: look at its weights and the inputs")
-    refuse_probabilities(network, split)
-    return split
+    refuse_probabilities(network, data)
+    return data
 
 
-def _check_finite(name: str, values: Tensor) -> None:
+def _looked_at(data: Examples) -> tuple[Traits, UsageError | None]:
+    """What all targets are by their values, and what to say of those that are not finite; raises that of inputs."""
+    traits: Traits | None = None
+    not_finite: UsageError | None = None
+    start = 0
+    for x, y in data.parts():
+        count, targets = examples(x), len(y)
+        if count != targets or not count:
+            raise UsageError(
+                f"data has {count} inputs and {targets} targets; give one target per input, and at least one"
+            )
+        for tensor in tensors_in(x):
+            if found := _not_finite("x", tensor, start):
+                raise found
+        not_finite = not_finite or _not_finite("y", y, start)
+        here = Traits.of(numbers_of(y))
+        traits = here if traits is None else traits & here
+        start += count
+    assert traits is not None
+    return traits, not_finite
+
+
+def _not_finite(name: str, values: Tensor, start: int) -> UsageError | None:
+    if not values.is_floating_point():
+        return None
     finite = torch.isfinite(values).flatten(1).all(1) if values.dim() > 1 else torch.isfinite(values)
-    if not finite.all():
-        example = int((~finite).nonzero()[0])
-        raise UsageError(f"{name} of data has NaN or infinite values, first in example {example}; remove them")
+    if finite.all():
+        return None
+    example = start + int((~finite).nonzero()[0])
+    return UsageError(f"{name} of data has NaN or infinite values, first in example {example}; remove them")
 
 
 def _outputs(network: nn.Module, split: Split) -> Tensor:
@@ -114,18 +141,23 @@ def _outputs(network: nn.Module, split: Split) -> Tensor:
         with evaluating(network), torch.no_grad():
             outputs = network(x)
     except Exception as error:
-        shape, cause = tuple(x.shape[1:]), one_line(error)
+        cause = one_line(error)
         hint = next((f"; {fix}" for sign, fix in _HINTS.items() if sign in str(error)), "")
-        raise UsageError(
-            f"network cannot take inputs of shape {shape} per example, {x.dtype}: {cause}{hint}"
-        ) from error
+        raise UsageError(f"network cannot take {_of_one(x)}: {cause}{hint}") from error
     if not isinstance(outputs, Tensor):
         raise UsageError(f"network must give one tensor of outputs (N, K), but gives {_described(outputs)}")
     outputs, shape = as_rows(outputs), tuple(outputs.shape)
     sequences = y.dim() == 2 and not y.is_floating_point() and shape[:-1] == tuple(y.shape)
-    if len(outputs) != len(x) or not (outputs.dim() == 2 or sequences):
-        raise UsageError(f"network must give outputs of shape (N, K), here ({len(x)}, K), but gives {shape}")
+    if len(outputs) != len(y) or not (outputs.dim() == 2 or sequences):
+        raise UsageError(f"network must give outputs of shape (N, K), here ({len(y)}, K), but gives {shape}")
     return outputs
+
+
+def _of_one(x: Inputs) -> str:
+    """What the inputs of one example are, in words."""
+    shapes = " and ".join(f"{tuple(tensor.shape[1:])}" for tensor in tensors_in(x))
+    types = " and ".join(dict.fromkeys(str(tensor.dtype) for tensor in tensors_in(x)))
+    return f"inputs of shape {shapes} per example, {types}"
 
 
 # What torch says, and what may be done.
@@ -147,28 +179,30 @@ def _described(outputs: Any) -> str:
     return f"a {kind}: wrap it in a module whose forward(x) returns the logits or predictions"
 
 
-def _check_labels(y: Tensor, shape: tuple[int, ...]) -> None:
+def _check_labels(y: Tensor, traits: Traits, shape: tuple[int, ...]) -> None:
     outputs = shape[-1]
     if y.dim() != len(shape):
         raise UsageError(f"integer y are class labels of shape (N,), got {tuple(y.shape)}; give real y for regression")
-    outside = y[(y < 0) | (y >= outputs)]
-    if len(outside) and outputs == 1:
+    outside = next((int(label) for label in (traits.low, traits.high) if not 0 <= label < outputs), None)
+    if outside is not None and traits.low > traits.high:
+        raise UsageError(f"all labels in y are {IGNORED}, which are ignored; give some that count")
+    if outside is not None and outputs == 1:
         raise UsageError(
-            f"label {int(outside[0])} in y does not fit a network of one output, which is for labels 0 and 1; give "
+            f"label {outside} in y does not fit a network of one output, which is for labels 0 and 1; give "
             "those, or real y for regression"
         )
-    if len(outside):
+    if outside is not None:
         raise UsageError(
-            f"label {int(outside[0])} in y does not fit a network of {outputs} outputs; give labels 0..{outputs - 1}, "
+            f"label {outside} in y does not fit a network of {outputs} outputs; give labels 0..{outputs - 1}, "
             "or real y for regression"
         )
 
 
-def _check_targets(split: Split, shape: tuple[int, ...]) -> None:
+def _check_targets(split: Split, shape: tuple[int, ...], count: int) -> None:
     if tuple(split.y.shape[1:]) != shape:
         outputs, what = shape[-1], _TARGETS[split.likelihood]
         raise UsageError(
-            f"{what} has shape {tuple(split.y.shape)} but the network has {outputs} outputs; give y of shape "
+            f"{what} has shape {(count, *split.y.shape[1:])} but the network has {outputs} outputs; give y of shape "
             f"(N, {outputs}), or integer labels of shape (N,) for classes"
         )
 

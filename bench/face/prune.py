@@ -12,7 +12,7 @@ from ...architectures.units.vector import Granularity
 from ...datasets.data import Likelihood
 from ..spec.budget import Budget
 from ..spec.settings import Training
-from .gathering import Examples
+from .gathering import AnyData
 from .given import adapted
 from .inputs import check_learned, check_trained
 from .pruned import Pruned
@@ -23,7 +23,7 @@ load = bundle.load
 
 def prune(
     network: nn.Module,
-    data: Examples,
+    data: AnyData,
     method: str = "magnitude",
     sparsity: float | Literal["auto"] = 0.9,
     *,
@@ -43,9 +43,10 @@ def prune(
         network: any module that maps a batch of inputs to outputs; trained already, unless the method
             prunes before training, in which case `finetune` epochs train what is left.
         data: training examples: (x, y) tensors or numpy arrays, a Split, a Data, or an iterable of batches such as a
-            DataLoader. Integer y are class labels, real y regression targets, zeros and ones yes or no for a network
-            of one output or of as many as there are columns, real rows that sum to one probabilities of the classes.
-            Inputs of whole numbers are tokens to a network that takes no real ones.
+            DataLoader, which is gone through anew for every pass and never gathered. Integer y are class labels, real y
+            regression targets, zeros and ones yes or no for a network of one output or of as many as there are
+            columns, real rows that sum to one probabilities of the classes. Inputs of whole numbers are tokens to a
+            network that takes no real ones.
         method: name of a registered method; see `bayesprune list methods`.
         sparsity: share of the units to remove, in [0, 1), or "auto" for the method's own threshold.
         structured: remove neurons, filters and heads instead of single weights; or only units of the kind "head" or

@@ -18,8 +18,9 @@ from ...architectures.checks import random_inputs
 from ...architectures.running.modes import as_rows, evaluating
 from ...architectures.running.plain import own_names
 from ...datasets import registry
-from ...datasets.data import Data, Split
+from ...datasets.data import Split
 from ...datasets.errors import UsageError, one_line
+from ...datasets.examples import Examples as Learned
 from ...datasets.load import load as load_data
 from ...datasets.own import import_function
 from ...datasets.source import Source
@@ -28,7 +29,7 @@ from ..evaluation.evaluate import DECISIONS, predicted
 from ..evaluation.latency import Speedup
 from ..spec.settings import Training
 from .fit import fit
-from .gathering import gathered, readable
+from .gathering import AnyData, gathered, is_typed, readable
 from .inputs import fitted
 from .prune import prune
 from .pruned import Pruned
@@ -38,11 +39,11 @@ from .pruned import Pruned
 class Examples:
     """What to prune with, and, where there are any, examples apart on which the result is judged."""
 
-    train: Split
-    test: Split | None
+    train: Learned
+    test: Learned | None
     input_shape: tuple[int, ...]
     outputs: int
-    validation: Split | None = None
+    validation: Learned | None = None
     typed: bool = True  # whether the type of y says its likelihood, which that of bare arrays does not
 
 
@@ -59,13 +60,14 @@ def examples(name: str, seed: int = 0, options: Mapping[str, Any] | None = None)
         return Examples(data.train, data.test, data.input_shape, data.outputs, data.validation)
     if isinstance(returned, tuple | list) and len(returned) == 4:
         return _shaped(gathered(tuple(returned[:2]), seed), gathered(tuple(returned[2:]), seed))
-    return _shaped(gathered(returned, seed), None, isinstance(returned, Data | Split))
+    return _shaped(gathered(returned, seed), None, is_typed(returned))
 
 
-def _shaped(train: Split, test: Split | None, typed: bool = False) -> Examples:
-    labels = not train.y.is_floating_point() and train.y.dim() == 1
-    outputs = int(train.y.max()) + 1 if labels else train.y.shape[1]
-    return Examples(train, test, tuple(train.x.shape[1:]), outputs, typed=typed)
+def _shaped(train: Learned, test: Learned | None, typed: bool = False) -> Examples:
+    few = train[:1]
+    labels = not few.y.is_floating_point() and few.y.dim() == 1
+    outputs = max(int(y.max()) for _, y in train.parts()) + 1 if labels else few.y.shape[1]
+    return Examples(train, test, tuple(few.x.shape[1:]), outputs, typed=typed)
 
 
 def _called(name: str, module: str, function: str) -> Any:
@@ -86,7 +88,7 @@ def architecture_for(
     """
     state = {} if checkpoint is None else state_of(Path(checkpoint))
     reference = {"name": name, "input_shape": data.input_shape, "outputs": data.outputs, "options": dict(options)}
-    if data.train.likelihood != "categorical" or data.train.y.is_floating_point():
+    if data.train.likelihood != "categorical" or data.train[:1].y.is_floating_point():
         return reference
     sizes = [len(tensor) for tensor in reversed(state.values()) if tensor.dim()]
     others = [k for k in (*sizes, *_own_outputs(reference)) if k > data.outputs or (k, data.outputs) == (1, 2)]
@@ -171,7 +173,9 @@ def prune_to_file(
     given = examples(data, seed, data_options)
     reference = architecture_for(architecture, options, given, checkpoint)
     network = trained(reference, checkpoint, seed)
-    train = given.train if given.typed else (given.train.x, given.train.y)
+    train: AnyData = given.train
+    if isinstance(train, Split) and not given.typed:
+        train = (train.x, train.y)
     settings |= {"seed": seed, "training": Training(**(training or {}))}
     if epochs is None:
         pruned = prune(network, train, **settings)
@@ -199,21 +203,21 @@ def _untrained(checkpoint: str | Path | None, pruned: Pruned) -> list[str]:
     return [f"note: {method} is for trained networks, and this one has its initial weights; give --checkpoint FILE"]
 
 
-def _judged(pruned: Pruned, test: Split | None, bare: bool) -> list[str]:
+def _judged(pruned: Pruned, test: Learned | None, bare: bool) -> list[str]:
     if test is None or pruned.notes["likelihood"] == "gaussian":
         return []
     test = fitted(pruned.dense, readable(pruned.dense, test), pruned.notes["likelihood"], bare)
     dense, own = (_quality(network, test) for network in (pruned.dense, pruned.deployable()))
     found = [f"accuracy on {len(test):,} examples apart: {own['accuracy']:.4f} (dense: {dense['accuracy']:.4f})"]
-    if test.terms > len(test):
+    if test[:1].y.dim() > 1 and test.terms > len(test):
         found.append(f"bits per character there: {own['bits']:.4f} (dense: {dense['bits']:.4f})")
     return found
 
 
-def _quality(network: nn.Module, split: Split) -> dict[str, float]:
+def _quality(network: nn.Module, split: Learned) -> dict[str, float]:
     """Accuracy, and bits per label, of the examples that are evaluated (of a language model those that fit)."""
     with evaluating(network), torch.no_grad():
-        outputs, y = predicted(network, split, as_rows(network(split.x[:1])).shape[-1])
+        outputs, y = predicted(network, split, as_rows(network(split[:1].x)).shape[-1])
     found = DECISIONS[split.likelihood].metrics(outputs, y)
     return {"accuracy": found["accuracy"], "bits": found["nll"] / math.log(2)}
 

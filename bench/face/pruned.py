@@ -18,6 +18,7 @@ from ...architectures.running.plain import copied
 from ...architectures.saved import bundle
 from ...architectures.units.mask import Mask
 from ...datasets.errors import UsageError
+from ...datasets.trees import Inputs
 from ...methods.pruner import Inference
 from ..evaluation.deployment import compacted, count
 from ..evaluation.evaluate import DECISIONS
@@ -47,7 +48,7 @@ class Pruned:
     network: nn.Module
     mask: Mask
     scores: Tensor
-    inputs: Tensor
+    inputs: Inputs
     dense: nn.Module
     notes: Mapping[str, Any]
     inference: Inference | None = None

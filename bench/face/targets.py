@@ -7,22 +7,29 @@ probabilities that sum to one are of the classes. One-hot rows could be either, 
 
 from __future__ import annotations
 
+import math
+from functools import partial
 from typing import get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ...datasets.data import Likelihood, Split
+from ...datasets.data import Likelihood
 from ...datasets.errors import UsageError, unknown
-from ...datasets.targets import check_probabilities, distributions, one_hot, zeros_and_ones
+from ...datasets.examples import Batch, Examples
+from ...datasets.targets import Traits, check_probabilities
+from ...datasets.trees import Inputs
 
 
-def interpreted(split: Split, shape: tuple[int, ...], likelihood: Likelihood | None, given: bool) -> Split:
-    """The split with the targets that the network's outputs of that `shape` per example are for.
+def interpreted(
+    data: Examples, traits: Traits, shape: tuple[int, ...], likelihood: Likelihood | None, given: bool
+) -> Examples:
+    """The examples with the targets that the network's outputs of that `shape` per example are for.
 
     Args:
-        split: examples; y as they came, (N,), (N, K) or (N, T).
+        data: examples; y as they came, (N,), (N, K) or (N, T).
+        traits: of all their targets.
         shape: (K,), or (T, K) of a network with outputs for every token.
         likelihood: said by the user, or None.
         given: whether y came as bare arrays, whose type says nothing of the likelihood.
@@ -33,61 +40,72 @@ def interpreted(split: Split, shape: tuple[int, ...], likelihood: Likelihood | N
     """
     if likelihood is not None and likelihood not in get_args(Likelihood):
         raise unknown("likelihood", likelihood, get_args(Likelihood))
-    y = split.y.detach().cpu().float().numpy() if split.y.is_floating_point() else split.y.detach().cpu().numpy()
-    kind = likelihood or _likelihood(y, split.likelihood, shape, given)
+    kind = likelihood or _likelihood(traits, data.likelihood, shape, given)
+    return data.reading(partial(_as_targets, kind=kind, traits=traits, shape=shape), kind)
+
+
+def _as_targets(x: Inputs, y: Tensor, kind: Likelihood, traits: Traits, shape: tuple[int, ...]) -> Batch:
+    """A batch whose targets have the form that their likelihood takes."""
     if kind == "categorical":
-        return Split(split.x, _labels_or_probabilities(split.y, y, shape), kind)
-    columns = split.y.unsqueeze(1) if split.y.dim() == 1 else split.y
-    columns = columns if columns.is_floating_point() else columns.to(_real(split.x))
+        return x, _labels_or_probabilities(y, traits, shape)
+    columns = y.unsqueeze(1) if y.dim() == 1 else y
+    columns = columns if columns.is_floating_point() else columns.to(_real(x))
     if kind == "bernoulli":
-        check_probabilities(y, kind)
-    return Split(split.x, columns, kind)
+        check_probabilities(numbers_of(y), kind)
+    return x, columns
 
 
-def meaning(split: Split) -> str | None:
+def numbers_of(y: Tensor) -> np.ndarray:
+    """Targets as numpy sees them."""
+    return (y.detach().float() if y.is_floating_point() else y.detach()).cpu().numpy()
+
+
+def meaning(likelihood: Likelihood, y: Tensor) -> str | None:
     """What targets were taken for, in words, where their type does not say it; else None."""
-    if split.likelihood == "bernoulli":
+    if likelihood == "bernoulli":
         return "targets taken as yes or no of every output by itself (bernoulli likelihood)"
-    if split.likelihood == "categorical" and split.y.is_floating_point():
+    if likelihood == "categorical" and y.is_floating_point():
         return "targets taken as probabilities of the classes (categorical likelihood)"
     return None
 
 
-def _likelihood(y: np.ndarray, typed: Likelihood, shape: tuple[int, ...], given: bool) -> Likelihood:
-    if typed == "bernoulli" or (not given and typed == "categorical" and y.dtype.kind == "f"):
+def _likelihood(traits: Traits, typed: Likelihood, shape: tuple[int, ...], given: bool) -> Likelihood:
+    real, varied = traits.kind == "f", traits.low < traits.high
+    if typed == "bernoulli" or (not given and typed == "categorical" and real):
         return typed
-    single, real = len(shape) == 1 and y.size == len(y), y.dtype.kind == "f"
+    single = len(shape) == 1 and math.prod(traits.shape) == 1
     if real and not given:
-        return _not_one_hot(y, typed)
-    if shape == (1,) and single and zeros_and_ones(y) and (y.min() < y.max() or not real):
+        return _not_one_hot(traits, typed)
+    if shape == (1,) and single and traits.zeros_and_ones and (varied or not real):
         return "bernoulli"
-    if y.shape[1:] != shape:
+    if traits.shape != shape:
         return typed
-    _not_one_hot(y, typed)
-    if zeros_and_ones(y):
-        return "bernoulli" if y.ndim == 2 and y.min() < y.max() else typed
-    return "categorical" if distributions(y) else typed
+    _not_one_hot(traits, typed)
+    if traits.zeros_and_ones:
+        return "bernoulli" if len(traits.shape) == 1 and varied else typed
+    return "categorical" if traits.distributions else typed
 
 
-def _not_one_hot(y: np.ndarray, kind: Likelihood) -> Likelihood:
-    if one_hot(y):
+def _not_one_hot(traits: Traits, kind: Likelihood) -> Likelihood:
+    if traits.one_hot:
+        (classes,) = traits.shape
         raise UsageError(
-            f"y of shape {y.shape} is one-hot; give labels 0..{y.shape[1] - 1} of shape (N,), or say likelihood="
+            f"y of shape (N, {classes}) is one-hot; give labels 0..{classes - 1} of shape (N,), or say likelihood="
             "'categorical' (probabilities of classes) or 'bernoulli' (labels of their own)"
         )
     return kind
 
 
-def _labels_or_probabilities(given: Tensor, y: np.ndarray, shape: tuple[int, ...]) -> Tensor:
-    if y.ndim == 2 and y.shape[1] > 1 and (y.dtype.kind == "f" or one_hot(y)):
-        check_probabilities(y, "categorical")
-        return given if given.is_floating_point() else given.float()
-    if y.dtype.kind == "f":
+def _labels_or_probabilities(y: Tensor, traits: Traits, shape: tuple[int, ...]) -> Tensor:
+    if len(traits.shape) == 1 and traits.shape[0] > 1 and (traits.kind == "f" or traits.one_hot):
+        check_probabilities(numbers_of(y), "categorical")
+        return y if y.is_floating_point() else y.float()
+    if y.is_floating_point():
         if (y != y.round()).any():
             raise UsageError("real y with a categorical likelihood are labels, or probabilities of classes (N, K)")
-        return given.flatten().long()
-    return given.flatten() if len(shape) == 1 and y.shape[1:] == (1,) else given
+        return y.flatten().long()
+    return y.flatten() if len(shape) == 1 and traits.shape == (1,) else y
 
 
-def _real(x: Tensor) -> torch.dtype:
-    return x.dtype if x.is_floating_point() else torch.float32
+def _real(x: Inputs) -> torch.dtype:
+    return x.dtype if isinstance(x, Tensor) and x.is_floating_point() else torch.float32

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ...architectures.running.modes import evaluating
-from ...datasets.data import Split
 from ...datasets.errors import UsageError
+from ...datasets.examples import Examples
 from ...methods.closed_forms.likelihood import summed_loss
 from ..training.loop import DivergedError
 
@@ -89,7 +89,7 @@ class Watch:
             )
 
     @torch.no_grad()
-    def mean(self, part: Split, batch: int) -> None:
+    def mean(self, part: Examples, batch: int) -> None:
         """Warn of losses that look like sums over a `batch`, next to the mean loss of a `part` of the examples."""
         if batch < NEARLY**2 or not self.recent:
             return

@@ -17,9 +17,11 @@ from ...architectures.running.modes import evaluating, take_modes_, take_types_,
 from ...architectures.running.plain import Plain, copied, plain
 from ...architectures.units.mask import Mask
 from ...architectures.units.vector import Granularity, Units
-from ...datasets.data import Data, Likelihood, Split
+from ...datasets.data import Likelihood, Split
 from ...datasets.errors import UsageError, unknown
+from ...datasets.examples import Examples
 from ...datasets.plain import as_plain
+from ...datasets.trees import Inputs
 from ...methods.build import build as build_pruner
 from ...methods.pruner import Pruner
 from ..evaluation.deployment import CERTIFIED
@@ -30,7 +32,7 @@ from ..spec.budget import Budget
 from ..spec.settings import Finetune, Training
 from ..training.progress import bar
 from ..training.seeding import seeded
-from .gathering import Examples, gathered, readable
+from .gathering import AnyData, gathered, is_typed, readable
 from .given import Given, Learn
 from .inputs import check_epochs, check_sparsity, device_of, fitted
 from .pruned import Pruned
@@ -76,13 +78,13 @@ class Asked:
             raise UsageError(f"method {self.method!r} has no threshold of its own; give a sparsity in [0, 1)")
         return replace(self, sparsity=sparsity)
 
-    def notes(self, mask: Mask, split: Split) -> dict[str, Any]:
+    def notes(self, mask: Mask, few: Split) -> dict[str, Any]:
         """How the result came about, as JSON."""
         return {
             "method": self.method, "options": self.options, "allocation": self.pruner.allocation,
             "sparsity": self.sparsity, "realised": mask.sparsity, "seed": self.seed,
             "finetune": self.finetune.epochs, "batch_norm": self.finetune.batch_norm,
-            "budget": self.budget.model_dump(), "likelihood": split.likelihood, "targets": meaning(split),
+            "budget": self.budget.model_dump(), "likelihood": few.likelihood, "targets": meaning(few.likelihood, few.y),
         }  # fmt: skip
 
 
@@ -119,7 +121,7 @@ class Work:
     dense: nn.Module
     found: Plain
     replica: nn.Module
-    split: Split
+    split: Examples
     parts: Units
 
     def given(self, learn: Learn) -> Given:
@@ -131,7 +133,7 @@ class Work:
         """The engine, with `epochs` of training for methods that prune before it or meanwhile."""
         asked = self.asked
         return Engine(
-            asked.pruner, self.parts, self.split, self.split.x.device, given.start, asked.seed, asked.budget,
+            asked.pruner, self.parts, self.split, self.split.device, given.start, asked.seed, asked.budget,
             asked.training.model_copy(update={"epochs": epochs}), asked.finetune,
             present=_present(self.parts, self.replica, self.found.removed),
         )  # fmt: skip
@@ -142,14 +144,15 @@ class Work:
         with bar(asked.method, steps, "step", progress) as engine.advance:
             outcome = run_engine(engine, asked.target)
         given.let_go()
-        finish_(outcome.network, self.dense, self.split)
+        few = self.split[:CERTIFIED]
+        finish_(outcome.network, self.dense, few.x)
         learned = given.learned
-        said = {**asked.notes(outcome.mask, self.split), "folded": self.found.folded, "learned": learned, **notes}
-        inputs = to_network(self.split.x[:CERTIFIED], self.dense)
+        said = {**asked.notes(outcome.mask, few), "folded": self.found.folded, "learned": learned, **notes}
+        inputs = to_network(few.x, self.dense)
         return Pruned(outcome.network, outcome.mask, outcome.scores, inputs, self.dense, said, outcome.inference)
 
 
-def work(network: nn.Module, data: Examples, asked: Asked, likelihood: Likelihood | None, trains: bool) -> Work:
+def work(network: nn.Module, data: AnyData, asked: Asked, likelihood: Likelihood | None, trains: bool) -> Work:
     """What the wishes need, made ready; `trains`: whether the network will be trained on the examples.
 
     Raises UsageError for data that do not fit the network, and a sparsity that would remove everything.
@@ -159,10 +162,11 @@ def work(network: nn.Module, data: Examples, asked: Asked, likelihood: Likelihoo
     dense = found.network if found.changed else network
     replica = working_(copied(dense) if found.changed else found.network)
     with seeded(asked.seed, "trial"):
-        split = fitted(replica, readable(replica, split), likelihood, not isinstance(data, Data | Split))
+        split = fitted(replica, readable(replica, split), likelihood, not is_typed(data))
     if trains:
-        check_batches(replica, split.x, split.batch_sizes(asked.training.batch_size))
-    parts = units(replica, asked.granularity, split.x[:2])
+        sizes = split.batch_sizes(asked.training.batch_size)
+        check_batches(replica, split[: min(sizes)].x, sizes)
+    parts = units(replica, asked.granularity, split[:2].x)
     if asked.target is not None and asked.budget.of == "units":
         keep_count(parts.n, asked.target)  # refuses what would remove everything, before any work
     return Work(asked, dense, found, replica, split, parts)
@@ -178,12 +182,12 @@ def _present(parts: Units, network: nn.Module, removed: Mapping[str, Tensor]) ->
 
 
 @torch.no_grad()
-def finish_(network: nn.Module, dense: nn.Module, split: Split) -> None:
+def finish_(network: nn.Module, dense: nn.Module, x: Inputs) -> None:
     """Give the pruned network the types and modes of the dense one; refuse one whose outputs are not finite."""
     take_types_(network, dense)
     take_modes_(network, dense)
     with evaluating(network):
-        outputs = network(to_network(split.x[:CERTIFIED], network))
+        outputs = network(to_network(x, network))
     if not torch.isfinite(outputs).all():
         raise ArithmeticError(
             "the outputs of the pruned network are NaN or infinite, those of the dense one are not: prune less of its "

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ...architectures.running.cost import Cost, measured
 from ...architectures.units.mask import Mask
 from ...architectures.units.vector import Units
-from ...datasets.data import Split
+from ...datasets.examples import Examples
 from ...datasets.seal import sealed
 from ...methods.pruner import Adjusted, Inference, Pruner, State
 from ..spec.budget import OF_UNITS, Budget
@@ -107,7 +107,7 @@ class Engine:
 
     pruner: Pruner
     units: Units
-    split: Split
+    split: Examples
     device: torch.device
     start: Callable[[], Attached]
     seed: int = 0

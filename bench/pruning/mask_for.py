@@ -67,8 +67,9 @@ def _removed_share(budget: Budget, state: State) -> Callable[[Mask], float]:
         total = sum(p.numel() for p in state.network.parameters())
         return lambda mask: sum(int((~entries).sum()) for entries in mask.tensors.values()) / total
     plain = _without_hooks(state.network)  # noise of an inference has the width of the dense network
-    dense = flops(plain, state.train.x)["flops_dense"]
-    return lambda mask: 1 - flops(compact(plain, mask), state.train.x)["flops_dense"] / dense
+    example = state.train[:1].x
+    dense = flops(plain, example)["flops_dense"]
+    return lambda mask: 1 - flops(compact(plain, mask), example)["flops_dense"] / dense
 
 
 def _without_hooks(network: nn.Module) -> nn.Module:

@@ -11,7 +11,7 @@ from torch import nn
 from ...architectures.running.batch_norm import enough_examples, reestimate_batch_norm
 from ...architectures.running.modes import train_
 from ...architectures.units.mask import Mask
-from ...datasets.data import Split
+from ...datasets.examples import Examples
 from ...datasets.seal import sealed
 from ...methods.closed_forms.likelihood import mean_loss
 from ...methods.pruner import Inference
@@ -27,7 +27,7 @@ class DivergedError(ArithmeticError):
 
 def train(
     network: nn.Module,
-    split: Split,
+    split: Examples,
     inference: Inference,
     settings: Training,
     epochs: int,
@@ -60,11 +60,11 @@ def train(
     optimizer, scheduler = _optimizer(parameters, settings, epochs * steps_per_epoch(split, settings))
     train_(network)
     for epoch in range(past + 1, past + epochs + 1):
-        total = torch.zeros((), device=split.x.device)
+        total = torch.zeros((), device=split.device)
         for x, y in split.batches(settings.batch_size, generator):
             for parameter in parameters:  # as optimizer.zero_grad(), whose bookkeeping costs more than the penalty
                 parameter.grad = None
-            with enough_examples(len(x)):
+            with enough_examples(len(y)):
                 outputs = network(x)
             loss = mean_loss(outputs, y, split.likelihood)
             steps.backward(loss)
@@ -83,7 +83,7 @@ def train(
 
 
 def refine(
-    network: nn.Module, split: Split, inference: Inference, training: Training, finetune: Finetune, seed: int,
+    network: nn.Module, split: Examples, inference: Inference, training: Training, finetune: Finetune, seed: int,
     epochs: int, mask: Mask | None = None, done: int = 0, after_epoch: AfterEpoch | None = None,
 ) -> None:  # fmt: skip
     """Train on after pruning, in place, with the fine-tuning's learning rate, `done` epochs of it being over."""
@@ -96,7 +96,7 @@ def refine(
         train(network, split, inference, settings, epochs, order, mask, after_epoch, training.epochs + done)
 
 
-def without_noise(network: nn.Module, inference: Inference, split: Split, settings: Training) -> None:
+def without_noise(network: nn.Module, inference: Inference, split: Examples, settings: Training) -> None:
     """Give a network that was trained under noise the BatchNorm statistics that it has without: one pass, in place.
 
     Running statistics of training are those of noisy activations, whose variance is larger. Training itself, which
@@ -112,7 +112,7 @@ def leave(network: nn.Module, inference: Inference, mask: Mask) -> None:
     mask.apply_(network)
 
 
-def steps_per_epoch(split: Split, settings: Training) -> int:
+def steps_per_epoch(split: Examples, settings: Training) -> int:
     """Optimiser steps in one pass over `split`."""
     return len(split.batch_sizes(settings.batch_size))
 

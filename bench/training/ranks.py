@@ -6,10 +6,15 @@ it learns from whole passes over the data is learned from the examples of all ra
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
+
+from ...datasets.data import Split
+from ...datasets.examples import Batch, Examples
+from ...datasets.stream import Stream
+from ...datasets.trees import mapped, rows
 
 
 def ranks() -> int:
@@ -39,10 +44,45 @@ def from_first(tensors: Sequence[Tensor]) -> None:
             torch.distributed.broadcast(tensor, 0)
 
 
-def of_all_ranks(tensor: Tensor) -> Tensor:
-    """The examples of all ranks, first those of the first; each may have another number of them, (N, ...)."""
+def joined_over_ranks(data: Examples) -> Examples:
+    """The examples of all ranks, those of the first rank first: in memory, or batch by batch.
+
+    Every rank goes through them in step with the others.
+    """
     if ranks() == 1:
-        return tensor
+        return data
+    if isinstance(data, Split):
+        return Split(mapped(data.x, _of_all), _of_all(data.y), data.likelihood)
+    return Stream(_Joined(data), likelihood=data.likelihood)
+
+
+class _Joined:
+    """Batches of which each holds one of every rank that still has one."""
+
+    def __init__(self, data: Examples) -> None:
+        self.data = data
+
+    def __iter__(self) -> Iterator[Batch]:
+        mine = self.data.parts()
+        while True:
+            batch = next(mine, None)
+            if not _any(batch is not None, self.data.device):
+                return
+            if batch is None:  # the others have more
+                few = self.data[:1]
+                batch = rows(few.x, slice(0, 0)), few.y[:0]
+            x, y = batch
+            yield mapped(x, _of_all), _of_all(y)
+
+
+def _any(here: bool, device: torch.device) -> bool:
+    flag = torch.tensor([int(here)], device=device)
+    torch.distributed.all_reduce(flag)
+    return bool(flag)
+
+
+def _of_all(tensor: Tensor) -> Tensor:
+    """The rows of all ranks, of which each may have another number of them, (N, ...)."""
     counts = [torch.zeros(1, dtype=torch.long, device=tensor.device) for _ in range(ranks())]
     torch.distributed.all_gather(counts, torch.tensor([len(tensor)], device=tensor.device))
     longest = max(int(count) for count in counts)

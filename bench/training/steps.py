@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...architectures.units.mask import Mask
-from ...datasets.data import Split
+from ...datasets.examples import Examples
 from ...methods.pruner import Inference
 from .ranks import average_over_ranks
 
@@ -79,7 +79,7 @@ class Steps:
         self.due = True
         self._enforce()
 
-    def after_epoch(self, examples: Split, told: AfterEpoch | None = None) -> None:
+    def after_epoch(self, examples: Examples, told: AfterEpoch | None = None) -> None:
         """The inference learns what the loss does not train; `told` may return a mask that holds from now on."""
         self.epoch += 1
         self.inference.update(self.network, examples, self.epoch)

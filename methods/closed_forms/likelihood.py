@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...architectures.running.modes import as_rows
-from ...datasets.data import Likelihood, Split, likelihood_of, terms
+from ...datasets.data import Likelihood, likelihood_of, terms
 from ...datasets.errors import UsageError
+from ...datasets.examples import Examples
 
 
 def mean_loss(outputs: Tensor, y: Tensor, likelihood: Likelihood | None = None) -> Tensor:
@@ -27,7 +28,7 @@ def mean_loss(outputs: Tensor, y: Tensor, likelihood: Likelihood | None = None) 
 
 
 @torch.no_grad()
-def summed_loss(network: nn.Module, split: Split, batch: int = 1024) -> Tensor:
+def summed_loss(network: nn.Module, split: Examples, batch: int = 1024) -> Tensor:
     """Negative log likelihood of all examples in the network's present mode, float64; a scalar, in nats."""
     losses = [mean_loss(network(x).double(), y, split.likelihood) * terms(y) for x, y in split.batches(batch)]
     return torch.stack(losses).sum()

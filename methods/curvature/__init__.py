@@ -3,6 +3,6 @@
 A new structure is a file here that forms a `closed_forms.curvature_matrix.Curvature`, and a line in `estimate`.
 """
 
-from .diagonals import diagonal
+from .diagonals import diagonal, diagonal_of
 
-__all__ = ["diagonal"]
+__all__ = ["diagonal", "diagonal_of"]

@@ -24,8 +24,10 @@ from torch import Tensor, nn
 
 from ...architectures.running.modes import as_rows, evaluating
 from ...architectures.units.prunable import trainable
-from ...datasets.data import Likelihood
+from ...datasets.data import Likelihood, Split
 from ...datasets.errors import UsageError
+from ...datasets.examples import Examples
+from ...datasets.trees import Inputs, examples, pieces, rows, tensors_in
 from ..gradients import one_by_one as fallback
 from ..gradients.footprint import BATCH, Footprint, SavedBytes, per_example
 from ..gradients.interception import ParameterUses
@@ -36,6 +38,7 @@ from .squared_gradients import BUFFER, SquaredGradients
 __all__ = [
     "CurvatureKind",
     "diagonal",
+    "diagonal_of",
     "predicted_bytes",
     "send_back",
     "trainable",
@@ -47,7 +50,7 @@ MEMORY = 1 << 30
 
 def diagonal(
     network: nn.Module,
-    x: Tensor,
+    x: Inputs,
     y: Tensor,
     likelihood: Likelihood = "categorical",
     kind: CurvatureKind = "ggn",
@@ -77,9 +80,16 @@ def diagonal(
         NotApplicable: sequences that would take more than `MOST_PASSES` backward passes each.
         ArithmeticError: outputs or a curvature that are not finite.
     """
-    parameters = trainable(network)
-    collected = SquaredGradients(parameters)
-    strays = send_back(collected, network, x, y, likelihood, kind, generator, top, memory)
+    return diagonal_of(network, Split(x, y, likelihood), kind, generator, top, memory)
+
+
+def diagonal_of(
+    network: nn.Module, data: Examples, kind: CurvatureKind = "ggn", generator: torch.Generator | None = None,
+    top: int = 1, memory: int = MEMORY,
+) -> dict[str, Tensor]:  # fmt: skip
+    """The same of any examples, in memory or not."""
+    collected = SquaredGradients(trainable(network))
+    strays = send_back(collected, network, data, kind, generator, top, memory)
     sums = collected.sums() | strays
     for name, total in sums.items():
         if not torch.isfinite(total.sum()):
@@ -88,50 +98,59 @@ def diagonal(
 
 
 def send_back(
-    sink: ParameterUses,
-    network: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    likelihood: Likelihood,
-    kind: CurvatureKind,
-    generator: torch.Generator | None,
-    top: int = 1,
-    memory: int = MEMORY,
-) -> dict[str, Tensor]:
+    sink: ParameterUses, network: nn.Module, data: Examples, kind: CurvatureKind, generator: torch.Generator | None,
+    top: int = 1, memory: int = MEMORY,
+) -> dict[str, Tensor]:  # fmt: skip
     """Run all backward passes and hand the gradients to `sink`; arguments and errors as for `diagonal`.
+
+    What is drawn is drawn for all examples that are in memory at once.
 
     Returns:
         Exact sums of squares, float64, of the parameters in `sink.fallback`.
     """
+    likelihood, shapes, outputs, size = data.likelihood, None, torch.empty(0), 0
     check_request(likelihood, kind, generator, top)
-    if not len(x) or len(x) != len(y):
-        raise UsageError(f"the curvature needs at least one example and one target for each, got {len(x)} and {len(y)}")
     if not sink.parameters:
         raise UsageError("the curvature needs trainable parameters, but all are frozen")
     strays: dict[str, Tensor] = {}
     with evaluating(network), torch.no_grad():
-        footprint, outputs = _tried_out(sink, network, x, likelihood, kind, top)
-        check_targets(outputs, y, likelihood)
-        check_passes(outputs, likelihood, kind, top)
-        drawn = draws((len(x), *outputs.shape[1:]), likelihood, kind, generator)
-        size = footprint.batch(memory, BATCH)
-        for part_x, part_y, part_drawn in zip(x.split(size), y.split(size), drawn.split(size), strict=True):
-            with torch.enable_grad():
-                outputs = as_rows(sink.forward(network, part_x))
-            if not torch.isfinite(outputs.detach().sum()):
-                raise _diverged("the output of the network")
-            vectors = combined(outputs.detach(), part_y, likelihood, kind, part_drawn, top)
-            sink.backward(outputs, vectors)
-            lost = {name: sink.parameters[name] for name in sorted(sink.fallback)}
-            for name, squares in one_by_one(network, lost, part_x, vectors).items() if lost else ():
-                strays[name] = strays.get(name, 0) + squares
+        for x, y in data.parts():
+            if not len(y) or examples(x) != len(y):
+                raise UsageError(
+                    f"the curvature needs at least one example and one target for each, got {examples(x)} and {len(y)}"
+                )
+            if (here := [tensor.shape[1:] for tensor in tensors_in(x)]) != shapes:  # sequences of another length
+                footprint, outputs = _tried_out(sink, network, x, likelihood, kind, top)
+                shapes, size = here, footprint.batch(memory, BATCH)
+                check_passes(outputs, likelihood, kind, top)
+            check_targets(outputs, y, likelihood)
+            drawn = draws((len(y), *outputs.shape[1:]), likelihood, kind, generator)
+            for part_x, part_y, part_drawn in zip(pieces(x, size), y.split(size), drawn.split(size), strict=True):
+                vectors = _sent_back(sink, network, part_x, part_y, likelihood, kind, part_drawn, top)
+                lost = {name: sink.parameters[name] for name in sorted(sink.fallback)}
+                for name, squares in one_by_one(network, lost, part_x, vectors).items() if lost else ():
+                    strays[name] = strays.get(name, 0) + squares
     sink.new_batch()  # the inputs that a sink keeps belong to the graph, which holds the sink: both would stay for ever
     return strays
 
 
+def _sent_back(
+    sink: ParameterUses, network: nn.Module, x: Inputs, y: Tensor, likelihood: Likelihood, kind: CurvatureKind,
+    drawn: Tensor, top: int,
+) -> Tensor:  # fmt: skip
+    """Send the vectors of a few examples back, and return them, shape (N, K, C) or (N, K, T, C)."""
+    with torch.enable_grad():
+        outputs = as_rows(sink.forward(network, x))
+    if not torch.isfinite(outputs.detach().sum()):
+        raise _diverged("the output of the network")
+    vectors = combined(outputs.detach(), y, likelihood, kind, drawn, top)
+    sink.backward(outputs, vectors)
+    return vectors
+
+
 def predicted_bytes(
     network: nn.Module,
-    x: Tensor,
+    x: Inputs,
     likelihood: Likelihood = "categorical",
     kind: CurvatureKind = "ggn",
     top: int = 1,
@@ -144,20 +163,20 @@ def predicted_bytes(
     """
     with evaluating(network), torch.no_grad():
         sink = SquaredGradients(trainable(network))
-        return _tried_out(sink, network, x, likelihood, kind, top)[0].of(min(batch, len(x)))
+        return _tried_out(sink, network, x, likelihood, kind, top)[0].of(min(batch, examples(x)))
 
 
 def _tried_out(
-    sink: ParameterUses, network: nn.Module, x: Tensor, likelihood: Likelihood, kind: CurvatureKind, top: int
+    sink: ParameterUses, network: nn.Module, x: Inputs, likelihood: Likelihood, kind: CurvatureKind, top: int
 ) -> tuple[Footprint, Tensor]:
     """What to expect of batches, and the outputs of the first example."""
-    saved = SavedBytes([x, *network.parameters(), *network.buffers()])
+    saved = SavedBytes([*tensors_in(x), *network.parameters(), *network.buffers()])
     with saved.recorded():
         outputs = as_rows(sink.try_out(network, x))
     vectors = passes(outputs, likelihood, kind, top)
     sums = sum(p.numel() * (8 + p.element_size()) for p in sink.parameters.values())
     buffers = 4 * BUFFER * outputs.element_size() + (4 * fallback.CHUNK_BYTES if sink.fallback else 0)
-    return Footprint(sums + buffers, per_example(saved, x[:1], outputs, vectors)), outputs.detach()
+    return Footprint(sums + buffers, per_example(saved, rows(x, slice(1)), outputs, vectors)), outputs.detach()
 
 
 def _diverged(what: str) -> ArithmeticError:

@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 from ...architectures.units.prunable import trainable
-from ...datasets.data import Split
 from ...datasets.errors import UsageError
+from ...datasets.examples import Examples
 from ..closed_forms.curvature_matrix import Curvature, Diagonal
 from ..closed_forms.flat import flat
-from .diagonals import diagonal
-from .kronecker import kfac
+from .diagonals import diagonal_of
+from .kronecker import kfac_of
 from .output_vectors import CurvatureKind
 from .rows import low_rank
 from .whole import dense
@@ -26,7 +26,7 @@ MOST = 3_000
 
 def curvature_of(
     network: nn.Module,
-    split: Split,
+    split: Examples,
     structure: CurvatureStructure,
     kind: CurvatureKind,
     generator: torch.Generator,
@@ -43,11 +43,11 @@ def curvature_of(
     if structure == "full":
         return _whole(network, split, kind, generator)
     if structure == "kfac":
-        return kfac(network, split.x, split.y, split.likelihood, kind, generator)
-    return Diagonal(flat(diagonal(network, split.x, split.y, split.likelihood, kind, generator)))
+        return kfac_of(network, split, kind, generator)
+    return Diagonal(flat(diagonal_of(network, split, kind, generator)))
 
 
-def _whole(network: nn.Module, split: Split, kind: CurvatureKind, generator: torch.Generator) -> Curvature:
+def _whole(network: nn.Module, split: Examples, kind: CurvatureKind, generator: torch.Generator) -> Curvature:
     count = sum(p.numel() for p in trainable(network).values())
     if count > MOST:
         raise UsageError(

@@ -28,7 +28,9 @@ import torch
 from torch import Tensor, nn
 
 from ...architectures.units.prunable import trainable
-from ...datasets.data import Likelihood
+from ...datasets.data import Likelihood, Split
+from ...datasets.examples import Examples
+from ...datasets.trees import Inputs
 from ..closed_forms.curvature_matrix import Curvature, Diagonal
 from ..closed_forms.kronecker_product import Kronecker, KroneckerProduct
 from ..gradients.interception import ParameterUses
@@ -36,7 +38,7 @@ from ..gradients.uses import Convolution, Factors, Lookup, Use
 from .diagonals import send_back
 from .output_vectors import CurvatureKind
 
-__all__ = ["Kronecker", "KroneckerProduct", "KroneckerSums", "kfac", "predicted_bytes"]
+__all__ = ["Kronecker", "KroneckerProduct", "KroneckerSums", "kfac", "kfac_of", "predicted_bytes"]
 
 Factored = Factors | Convolution | Lookup
 
@@ -47,7 +49,7 @@ PATCHES = 1 << 22
 
 
 def kfac(
-    network: nn.Module, x: Tensor, y: Tensor, likelihood: Likelihood = "categorical", kind: CurvatureKind = "ggn",
+    network: nn.Module, x: Inputs, y: Tensor, likelihood: Likelihood = "categorical", kind: CurvatureKind = "ggn",
     generator: torch.Generator | None = None,
 ) -> Kronecker:  # fmt: skip
     """Kronecker-factored curvature of the negative log likelihood, summed over the examples.
@@ -67,9 +69,16 @@ def kfac(
         UsageError: no examples, or nothing trainable.
         ArithmeticError: a curvature that is not finite.
     """
+    return kfac_of(network, Split(x, y, likelihood), kind, generator)
+
+
+def kfac_of(
+    network: nn.Module, data: Examples, kind: CurvatureKind = "ggn", generator: torch.Generator | None = None
+) -> Kronecker:
+    """The same of any examples, in memory or not."""
     parameters = trainable(network)
     sums = KroneckerSums(parameters)
-    for name, squares in send_back(sums, network, x, y, likelihood, kind, generator).items():
+    for name, squares in send_back(sums, network, data, kind, generator).items():
         sums.diagonals[name] = squares
     with torch.no_grad():
         blocks = {name: sums.pop(name) for name in parameters}

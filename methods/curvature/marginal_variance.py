@@ -12,11 +12,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ...datasets.data import Split
+from ...datasets.examples import Examples
 from ..closed_forms.curvature_matrix import Curvature
 from ..closed_forms.flat import flat, named
 from ..closed_forms.posteriors import Laplace
-from .kronecker import kfac
+from .kronecker import kfac_of
 from .output_vectors import CurvatureKind
 from .whole import dense
 
@@ -24,7 +24,7 @@ Marginal = Literal["kronecker", "full"]
 
 
 def marginal_variance(
-    network: nn.Module, split: Split, posterior: Laplace, structure: Marginal, kind: CurvatureKind = "ggn"
+    network: nn.Module, split: Examples, posterior: Laplace, structure: Marginal, kind: CurvatureKind = "ggn"
 ) -> dict[str, Tensor]:
     """diag((cH + D)⁻¹) by parameter name, float64, for the prior and the noise of `posterior`.
 
@@ -34,7 +34,7 @@ def marginal_variance(
     if structure == "full":
         curvature: Curvature = dense(network, split, kind, generator)
     else:
-        curvature = kfac(network, split.x, split.y, split.likelihood, kind, generator)
+        curvature = kfac_of(network, split, kind, generator)
     delta, tempered = flat(posterior.prior), flat(posterior.curvature)
     c = tempered.sum() / curvature.precision(torch.zeros_like(delta)).sum().clamp_min(torch.finfo(delta.dtype).tiny)
     gamma = curvature.scaled(c).determined(delta)

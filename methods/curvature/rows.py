@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from ...architectures.units.prunable import trainable
-from ...datasets.data import Split
 from ...datasets.errors import UsageError
+from ...datasets.examples import Examples
 from ..closed_forms.low_rank import Formed, LowRank, Outer, Rows
 from ..gradients.interception import ParameterUses
 from ..gradients.uses import Factors, Use
@@ -27,7 +27,7 @@ MOST_BYTES = 4 << 30
 
 
 def low_rank(
-    network: nn.Module, split: Split, kind: CurvatureKind = "ef", generator: torch.Generator | None = None
+    network: nn.Module, split: Examples, kind: CurvatureKind = "ef", generator: torch.Generator | None = None
 ) -> LowRank:
     """The rows of all examples; see `curvature.diagonal` for the arguments.
 
@@ -38,7 +38,7 @@ def low_rank(
     parameters = trainable(network)
     _check_size(network, split, kind, sum(p.numel() for p in parameters.values()))
     found = _Rows(parameters)
-    send_back(found, network, split.x, split.y, split.likelihood, kind, generator)
+    send_back(found, network, split, kind, generator)
     if found.fallback:
         raise UsageError(
             f"the gradients of {min(found.fallback)!r} cannot be told apart example by example: use curvature: kfac"
@@ -47,10 +47,10 @@ def low_rank(
     return LowRank(rows, tuple(p.numel() for p in parameters.values()), found.count)
 
 
-def _check_size(network: nn.Module, split: Split, kind: CurvatureKind, weights: int) -> None:
+def _check_size(network: nn.Module, split: Examples, kind: CurvatureKind, weights: int) -> None:
     with torch.no_grad():
         was = network.training
-        outputs = network.eval()(split.x[:1])
+        outputs = network.eval()(split[:1].x)
         network.train(was)
     count = len(split) * (1 if kind in ("ef", "mc", "rademacher") else passes(outputs, split.likelihood, kind))
     if count > MOST_ROWS or 4 * count * weights > MOST_BYTES:

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from ...architectures.units.prunable import trainable
-from ...datasets.data import Split
 from ...datasets.errors import UsageError
+from ...datasets.examples import Examples
 from ..closed_forms.curvature_matrix import Dense
 from ..gradients.interception import ParameterUses
 from ..gradients.uses import Use
@@ -19,7 +19,7 @@ MOST = 10_000
 
 
 def dense(
-    network: nn.Module, split: Split, kind: CurvatureKind = "ggn", generator: torch.Generator | None = None
+    network: nn.Module, split: Examples, kind: CurvatureKind = "ggn", generator: torch.Generator | None = None
 ) -> Dense:
     """The whole curvature of the summed negative log likelihood of a small network; see `curvature.diagonal`.
 
@@ -29,7 +29,7 @@ def dense(
     if (count := sum(p.numel() for p in parameters.values())) > MOST:
         raise UsageError(f"the whole curvature of {count:,} parameters is too large, at most {MOST:,}: use 'kronecker'")
     sums = _OuterProducts(parameters)
-    send_back(sums, network, split.x, split.y, split.likelihood, kind, generator)
+    send_back(sums, network, split, kind, generator)
     if sums.fallback:
         raise UsageError(f"the gradients of {min(sums.fallback)!r} cannot be told apart: use variance: kronecker")
     return Dense(sums.total)

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from ...datasets.trees import Inputs, tensors_in
+
 # Tensors of the size of the largest saved one that a backward pass holds beside the saved ones:
 # gradients on their way, and what convolutions reorder.
 IN_FLIGHT = 3
@@ -66,7 +68,8 @@ class Footprint:
         return max(1, min(fitting, quick, most))
 
 
-def per_example(saved: SavedBytes, x: Tensor, outputs: Tensor, vectors: int) -> int:
+def per_example(saved: SavedBytes, x: Inputs, outputs: Tensor, vectors: int) -> int:
     """Bytes of one example x (1, ...) whose forward pass was recorded, with outputs (1, C) and vectors (1, K, C)."""
     sizes = saved.sizes()
-    return int(GAPS * (sum(sizes) + IN_FLIGHT * max(*sizes, x.nbytes, 0) + 5 * (vectors + 1) * outputs.nbytes))
+    given = max((tensor.nbytes for tensor in tensors_in(x)), default=0)
+    return int(GAPS * (sum(sizes) + IN_FLIGHT * max(*sizes, given, 0) + 5 * (vectors + 1) * outputs.nbytes))

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from ...datasets.trees import Inputs, examples, rows
 from . import broadcasting, layers, lstm, norms
 from .uses import Convolution, Factors, Geometry, Gradients, Lookup, Use
 
@@ -71,18 +72,18 @@ class ParameterUses(TorchFunctionMode):
         self._expected.clear()
         self._waiting.clear()
 
-    def try_out(self, network: nn.Module, x: Tensor) -> Tensor:
+    def try_out(self, network: nn.Module, x: Inputs) -> Tensor:
         """Outputs of the first example (1, C): finds what cannot be followed, unseen by the network's own hooks."""
         self.new_batch()
         self.examples = 1
         drop_caches(network)
         with torch.enable_grad(), self:
-            return network.forward(x[:1])
+            return network.forward(rows(x, slice(1)))
 
-    def forward(self, network: nn.Module, x: Tensor) -> Tensor:
+    def forward(self, network: nn.Module, x: Inputs) -> Tensor:
         """Outputs of a new batch, ready for `backward`; shape (N, C)."""
         self.new_batch()
-        self.examples = len(x)
+        self.examples = examples(x)
         drop_caches(network)
         with torch.enable_grad(), self:
             return network(x)

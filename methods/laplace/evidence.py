@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ...architectures.running.modes import evaluating
 from ...architectures.units.prunable import trainable
-from ...datasets.data import Split
+from ...datasets.examples import Examples
 from ..closed_forms.curvature_matrix import Curvature, Diagonal
 from ..closed_forms.flat import flat
 from ..closed_forms.likelihood import summed_loss
@@ -124,7 +124,7 @@ class Evidence:
 @torch.no_grad()
 def evidence_at(
     network: nn.Module,
-    split: Split,
+    split: Examples,
     structure: CurvatureStructure,
     kind: CurvatureKind,
     generator: torch.Generator,
@@ -147,19 +147,19 @@ def evidence_at(
         squares=flat(parameters).square_(),
         loss=loss,
         size=split.terms,
-        count=split.y.numel() if split.likelihood == "gaussian" else None,
+        count=split.numbers if split.likelihood == "gaussian" else None,
         temperature=temperature,
     )
 
 
-def drawn(split: Split, examples: int | None) -> tuple[Split, float]:
+def drawn(split: Examples, examples: int | None) -> tuple[Examples, float]:
     """At most so many examples of the split, at random, and for how many each of them stands.
 
     Drawn from torch's own generator, which is seeded wherever a method scores: each round sees others.
     """
     if examples is None or examples >= len(split):
         return split, 1.0
-    part = split[torch.randperm(len(split))[:examples].to(split.x.device)]
+    part = split[torch.randperm(len(split))[:examples].to(split.device)]
     return part, split.terms / part.terms
 
 

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from ...architectures.units.mask import Mask
 from ...architectures.units.prunable import trainable
-from ...datasets.data import Split
 from ...datasets.errors import UsageError
+from ...datasets.examples import Examples
 from ..closed_forms.flat import flat
 from ..closed_forms.posteriors import Laplace
 from ..curvature.estimate import CurvatureStructure, curvature_of
@@ -88,7 +88,7 @@ class MAP(Inference[Laplace]):
 
         return add if self._delta and parameters else lambda: None
 
-    def posterior(self, network: nn.Module, train: Split) -> Laplace:
+    def posterior(self, network: nn.Module, train: Examples) -> Laplace:
         """Laplace posterior at the network's parameters: precision cH + δ."""
         parameters, generator = trainable(network), torch.Generator().manual_seed(0)
         if self.prior is None:

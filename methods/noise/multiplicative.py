@@ -25,8 +25,8 @@ from ...architectures.discovery.units_of import units as units_of
 from ...architectures.running.modes import precision_of
 from ...architectures.units.mask import Mask
 from ...architectures.units.vector import Granularity, Units
-from ...datasets.data import Split
 from ...datasets.errors import UsageError
+from ...datasets.examples import Examples
 from ..closed_forms.truncated_draws import draw
 from ..closed_forms.truncated_lognormal import kl_gradient, kl_to_loguniform, noise_mean, noise_snr
 from ..pruner import Inference, structures_of
@@ -106,16 +106,16 @@ class MultiplicativeNoise(Inference[TruncatedLogNormal]):
 
     # -------------------------------------------------------------- the network's step
 
-    def attach(self, network: nn.Module, units: Units, train: Split) -> None:
+    def attach(self, network: nn.Module, units: Units, train: Examples) -> None:
         """Give every one of the `structures` of `network` its noise.
 
         Raises UsageError for a network without structures, or whose structures no linear layer or convolution reads.
         """
         self.units = _structures(network, self.structures, train)
         self.size = train.terms
-        self.origin = torch.tensor(self.start, dtype=torch.float64, device=train.x.device).unsqueeze(1)
-        self.steps = nn.Parameter(torch.zeros(2, self.units.n, dtype=torch.float64, device=train.x.device))
-        self.weights = self._weights(torch.ones(self.units.n, dtype=torch.bool, device=train.x.device))
+        self.origin = torch.tensor(self.start, dtype=torch.float64, device=train.device).unsqueeze(1)
+        self.steps = nn.Parameter(torch.zeros(2, self.units.n, dtype=torch.float64, device=train.device))
+        self.weights = self._weights(torch.ones(self.units.n, dtype=torch.bool, device=train.device))
         self.precision = torch.promote_types(precision_of(network), torch.float32)
         self.shortfall: tuple[float, float] | None = None
         self.noise = CarriedNoise(
@@ -190,7 +190,7 @@ class MultiplicativeNoise(Inference[TruncatedLogNormal]):
         """E[θ] of every structure, (structures,), float64."""
         return noise_mean(self.mu, self.log_sigma, a=self.a, b=self.b)
 
-    def posterior(self, network: nn.Module, train: Split) -> TruncatedLogNormal:
+    def posterior(self, network: nn.Module, train: Examples) -> TruncatedLogNormal:
         """The noise as it is now."""
         return TruncatedLogNormal(self.units, self.mu.detach(), self.log_sigma.detach(), self.a, self.b)
 
@@ -231,8 +231,8 @@ class MultiplicativeNoise(Inference[TruncatedLogNormal]):
         return {"layers": list(self.units.layer_names), **medians, "noisy": noisy}
 
 
-def _structures(network: nn.Module, granularity: Granularity, train: Split) -> Units:
+def _structures(network: nn.Module, granularity: Granularity, train: Examples) -> Units:
     try:
-        return units_of(network, granularity, train.x[:2]).to(train.x.device)
+        return units_of(network, granularity, train[:2].x).to(train.device)
     except UsageError as error:
         raise UsageError(f"multiplicative noise needs structures, choose a method without noise: {error}") from error

@@ -14,6 +14,7 @@ from ...architectures.running.modes import differentiable_attention, train_, unf
 from ...architectures.running.plain import copied
 from ...architectures.units.prunable import prunable
 from ...datasets.data import Split
+from ...datasets.examples import Examples
 from ..pruner import State
 
 BatchNormMode = Literal["train", "eval"]
@@ -40,15 +41,20 @@ def gradients_of(value: Tensor, weights: list[Tensor], create_graph: bool = Fals
     return torch.autograd.grad(value, weights, create_graph=create_graph, allow_unused=True, materialize_grads=True)
 
 
-def balanced_batch(train: Split, size: int, generator: torch.Generator) -> Split:
+def balanced_batch(train: Examples, size: int, generator: torch.Generator) -> Split:
     """`size` random examples, as evenly over the classes as they allow; the whole split if it is smaller.
 
     Sequences of targets, several labels at once and real targets have no class.
     """
     shuffled = torch.randperm(len(train), generator=generator)
-    if (labels := _classes(train)) is not None:
-        shuffled = shuffled[_rank_within_class(labels.cpu()[shuffled]).argsort(stable=True)]
-    return train[shuffled[:size].to(train.x.device)]
+    if _classes(train[:1]) is not None:
+        labels, start = torch.empty(len(train), dtype=torch.int64), 0
+        for x, y in train.parts():
+            if (found := _classes(Split(x, y, train.likelihood))) is not None:
+                labels[start : start + len(y)] = found
+            start += len(y)
+        shuffled = shuffled[_rank_within_class(labels[shuffled]).argsort(stable=True)]
+    return train[shuffled[:size].to(train.device)]
 
 
 def _classes(train: Split) -> Tensor | None:

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from ...architectures.running.modes import precision_of
 from ...architectures.units.mask import Mask
 from ...architectures.units.vector import Units
-from ...datasets.data import Split
 from ...datasets.errors import UsageError
+from ...datasets.examples import Examples
 from ..closed_forms.flat import named
 from ..closed_forms.posteriors import Gaussian
 from ..variational.weight_dropout import CLAMP, VariationalDropout, kl, log_alpha
@@ -59,7 +59,7 @@ class FactoredDropout(VariationalDropout):
             raise UsageError(f"lr_factor must be positive, got {self.lr_factor!r}")
 
     @abstractmethod
-    def structures_of(self, network: nn.Module, train: Split) -> tuple[Sequence[Structure], Sequence[Structure]]:
+    def structures_of(self, network: nn.Module, train: Examples) -> tuple[Sequence[Structure], Sequence[Structure]]:
         """All structures, and those among them that have factors; NotApplicable for a network that has none."""
 
     @abstractmethod
@@ -68,7 +68,7 @@ class FactoredDropout(VariationalDropout):
 
     # -------------------------------------------------------------- the network's step
 
-    def attach(self, network: nn.Module, units: Units, train: Split) -> None:
+    def attach(self, network: nn.Module, units: Units, train: Examples) -> None:
         """As `VariationalDropout`, and factors on the structures."""
         super().attach(network, units, train)
         all_of_them, noisy = self.structures_of(network, train)
@@ -154,7 +154,7 @@ class FactoredDropout(VariationalDropout):
         """Nothing: what the network has kept are products of means, and predictions are made with these."""
         return {}
 
-    def posterior(self, network: nn.Module, train: Split) -> StructuredGaussian:
+    def posterior(self, network: nn.Module, train: Examples) -> StructuredGaussian:
         """The Gaussians at hand, of weights and of factors; float64."""
         weights = super().posterior(network, train)
         mean, log_sigma = self.factors.detach().double()

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from ...architectures.layers.words import Words
 from ...architectures.lstm import LSTM
 from ...architectures.units.vector import Units
-from ...datasets.data import Split
 from ...datasets.errors import NotApplicable
+from ...datasets.examples import Examples
 from ..variational.inference import equal_log_sigma
 from ..variational.weight_noise import Draws
 from .factored import FactoredDropout, Hooks
@@ -46,7 +46,7 @@ class RecurrentDropout(FactoredDropout):
     kinds: tuple[Kind, ...] = ()
     words: bool | None = None
 
-    def attach(self, network: nn.Module, units: Units, train: Split) -> None:
+    def attach(self, network: nn.Module, units: Units, train: Examples) -> None:
         """As `FactoredDropout`; raises NotApplicable for a network that is no LSTM of this package."""
         if not isinstance(network, LSTM):
             raise NotApplicable(
@@ -60,7 +60,7 @@ class RecurrentDropout(FactoredDropout):
         assert isinstance(network, LSTM)
         return "minibatch" if network.read == "all" else self.draws
 
-    def structures_of(self, network: nn.Module, train: Split) -> tuple[tuple[Structure, ...], list[Structure]]:
+    def structures_of(self, network: nn.Module, train: Examples) -> tuple[tuple[Structure, ...], list[Structure]]:
         """Those of an LSTM, and those of the kinds that have factors."""
         assert isinstance(network, LSTM)
         found = structures(network)

@@ -28,8 +28,8 @@ from ...architectures.units.features import feature_units
 from ...architectures.units.mask import Mask
 from ...architectures.units.slices import Elementwise, Slice
 from ...architectures.units.vector import Granularity, Units
-from ...datasets.data import Split
 from ...datasets.errors import UsageError
+from ...datasets.examples import Examples
 from ..closed_forms.flat import named
 from ..closed_forms.posteriors import Gaussian
 from ..closed_forms.spike_slab import indicator_kl, slab_kl
@@ -101,7 +101,7 @@ class Indicators(SpikeAndSlab[Gated]):
 
     # -------------------------------------------------------------- the network's step
 
-    def attach(self, network: nn.Module, units: Units, train: Split) -> None:
+    def attach(self, network: nn.Module, units: Units, train: Examples) -> None:
         """As `Variational`; raises UsageError for a network without such gates."""
         super().attach(network, units, train)
         gates = self._gates(network, train)
@@ -110,10 +110,10 @@ class Indicators(SpikeAndSlab[Gated]):
         self.steps = nn.Parameter(self.log_sigma.detach().new_zeros(gates.n))
         self.certain = False
 
-    def _gates(self, network: nn.Module, train: Split) -> Units:
+    def _gates(self, network: nn.Module, train: Examples) -> Units:
         if self.level == "features":
             return feature_units(network)
-        return units_of(network, "weights" if self.level == "weights" else self.structures, train.x[:2])
+        return units_of(network, "weights" if self.level == "weights" else self.structures, train[:2].x)
 
     def parameters(self) -> Iterable[nn.Parameter]:
         """log σ of every weight, and how far log odds are from their start, in units of `lr_factor`."""
@@ -188,7 +188,7 @@ class Indicators(SpikeAndSlab[Gated]):
 
         return add if weighted else lambda: None
 
-    def update(self, network: nn.Module, train: Split, epoch: int) -> None:
+    def update(self, network: nn.Module, train: Examples, epoch: int) -> None:
         """As `SpikeAndSlab`; log odds stay where a gate can still learn."""
         super().update(network, train, epoch)
         low, high = ((bound - self.log_odds_start) / self.lr_factor for bound in LOG_ODDS_BOUNDS)
@@ -222,7 +222,7 @@ class Indicators(SpikeAndSlab[Gated]):
             self._named(gates * (self.flat_mean(network) / phi.clamp_min(torch.finfo(phi.dtype).tiny) + spread))
         )
 
-    def posterior(self, network: nn.Module, train: Split) -> Gated:
+    def posterior(self, network: nn.Module, train: Examples) -> Gated:
         """Weights and gates as they are now; float64."""
         q = self.gaussian(network)
         odds = torch.cat(

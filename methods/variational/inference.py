@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from ...architectures.units.mask import Mask
 from ...architectures.units.prunable import prunable, trainable
 from ...architectures.units.vector import Units
-from ...datasets.data import Split
 from ...datasets.errors import UsageError
+from ...datasets.examples import Examples
 from ..closed_forms.flat import named
 from ..closed_forms.posteriors import Gaussian
 from ..pruner import Inference
@@ -68,7 +68,7 @@ class Variational(Inference[Posterior]):
 
     # -------------------------------------------------------------- the network's step
 
-    def attach(self, network: nn.Module, units: Units, train: Split) -> None:
+    def attach(self, network: nn.Module, units: Units, train: Examples) -> None:
         """Give every weight its σ, and the network its noise; raises UsageError for one without prunable weights."""
         self.names = list(self.named_weights(network))
         self.shapes = {name: parameter.detach() for name, parameter in self.named_weights(network).items()}
@@ -124,7 +124,7 @@ class Variational(Inference[Posterior]):
         """The end of the warm-up."""
         return self.warm_up[1]
 
-    def update(self, network: nn.Module, train: Split, epoch: int) -> None:
+    def update(self, network: nn.Module, train: Examples, epoch: int) -> None:
         """The warm-up goes on."""
         self.epoch = epoch
 

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from ...architectures.units.mask import Mask
 from ...architectures.units.prunable import prunable, trainable
 from ...architectures.units.vector import Units
-from ...datasets.data import Split
 from ...datasets.errors import unknown
+from ...datasets.examples import Examples
 from ..closed_forms.lognormal import Moments, kl_gradients, kl_to_gamma
 from ..closed_forms.order_statistics import quantiles
 from ..closed_forms.posteriors import Scaled
@@ -58,7 +58,7 @@ class NonCentred(Variational[Scaled]):
 
     # -------------------------------------------------------------- the network's step
 
-    def attach(self, network: nn.Module, units: Units, train: Split) -> None:
+    def attach(self, network: nn.Module, units: Units, train: Examples) -> None:
         """As `Variational`; the parameters of `network` become the means of ŵ."""
         super().attach(network, units, train)
         self.points = sorted(trainable(network).keys() - set(self.names))
@@ -159,7 +159,7 @@ class NonCentred(Variational[Scaled]):
 
     # -------------------------------------------------------------- what remains
 
-    def posterior(self, network: nn.Module, train: Split) -> Scaled:
+    def posterior(self, network: nn.Module, train: Examples) -> Scaled:
         """The Gaussians of ŵ, and the moments of the scales; float64."""
         q = self.gaussian(network)
         prior = {name: torch.ones_like(m) for name, m in q.mean.items()}

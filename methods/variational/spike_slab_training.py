@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ...architectures.units.prunable import prunable
 from ...architectures.units.vector import Units
-from ...datasets.data import Split
+from ...datasets.examples import Examples
 from ..closed_forms.arguments import positive
 from ..closed_forms.likelihood import summed_loss
 from ..closed_forms.posteriors import Gaussian
@@ -72,7 +72,7 @@ class SpikeAndSlab(Variational[Posterior]):
             positive("noise", self.target_noise)
 
     @torch.no_grad()
-    def attach(self, network: nn.Module, units: Units, train: Split) -> None:
+    def attach(self, network: nn.Module, units: Units, train: Examples) -> None:
         """As `Variational`; weights shrink, and a fitted noise starts at 1, the residual of an untrained network."""
         weights = list(prunable(network).values())
         for weight in weights if self.shrunk == "all" else weights[:1]:
@@ -97,7 +97,7 @@ class SpikeAndSlab(Variational[Posterior]):
         final = logit(self.inclusion)
         return final - (final - GENEROUS) * (1 - risen(self.epoch, self.anneal))
 
-    def update(self, network: nn.Module, train: Split, epoch: int) -> None:
+    def update(self, network: nn.Module, train: Examples, epoch: int) -> None:
         """The warm-up goes on, and the noise follows the residuals, under a draw of the training's own noise."""
         super().update(network, train, epoch)
         if self.real and self.target_noise == "fitted":

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from ...architectures.units.vector import Units
-from ...datasets.data import Split
 from ...datasets.errors import UsageError, unknown
+from ...datasets.examples import Examples
 from ..closed_forms.dawson import exact, slope
 from ..closed_forms.posteriors import Gaussian
 from .inference import Variational, gradient
@@ -118,7 +118,7 @@ class VariationalDropout(Variational[Gaussian]):
                 "every weight of a network that starts at random; give warm_up: [5, 20]"
             )
 
-    def attach(self, network: nn.Module, units: Units, train: Split) -> None:
+    def attach(self, network: nn.Module, units: Units, train: Examples) -> None:
         """As `Variational`; small weights are drawn from torch's global generator."""
         if self.weights == "small":
             for weight in self.named_weights(network).values():
@@ -160,7 +160,7 @@ class VariationalDropout(Variational[Gaussian]):
     def _log_alpha(self, network: nn.Module) -> Tensor:
         return log_alpha(self.flat_mean(network), self.log_sigma)
 
-    def posterior(self, network: nn.Module, train: Split) -> Gaussian:
+    def posterior(self, network: nn.Module, train: Examples) -> Gaussian:
         """The Gaussians at hand; float64."""
         return self.gaussian(network)
 
