@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 # the name at home, where it is another one, or nothing for the module itself.
 _HOMES = {
     # one's own network
+    "HubNetwork": "bench.face.hub",
     "Pruned": "bench.face.pruned",
     "Split": "datasets.data",
     "Stream": "datasets.stream",

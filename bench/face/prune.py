@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 from torch import nn
@@ -15,6 +17,7 @@ from ..spec.settings import Training
 from .gathering import AnyData
 from .given import adapted
 from .inputs import check_learned, check_trained
+from .posterior import reading
 from .pruned import Pruned
 from .work import asked, work
 
@@ -33,6 +36,7 @@ def prune(
     budget: Budget | Mapping[str, Any] | None = None,
     batch_norm: Literal["keep", "reestimate"] = "keep",
     likelihood: Likelihood | None = None,
+    posterior: Any = None,
     seed: int = 0,
     progress: bool = True,
     **options: Any,
@@ -56,6 +60,8 @@ def prune(
         budget: what the sparsity is a share of, and what layers keep: {"of": "flops", "round_to": 8, "at_least": 1}.
         batch_norm: "reestimate" sets BatchNorm's statistics anew after pruning, on the training examples.
         likelihood: "categorical", "gaussian" or "bernoulli", where the data do not say what is meant.
+        posterior: a fitted `laplace.Laplace` of laplace-torch over all weights ("diag", "kron" or "full"), for methods
+            of a Laplace posterior to score by.
         seed: governs every random choice, those of a loader too.
         progress: show it, on a terminal.
         options: the method's own options, and `when`, `rounds`, `allocation`.
@@ -67,8 +73,15 @@ def prune(
     wish = asked(method, structured, finetune, training, budget, batch_norm, seed, options).at(sparsity)
     check_trained(method, wish.pruner)
     job = work(network, data, wish, likelihood, trains=wish.finetune.epochs > 0)
+    learned = None
+    if posterior is not None:
+        pruner, learned = reading(method, wish.pruner, posterior, job.replica)
+        job = replace(job, asked=replace(wish, pruner=pruner))
     given = job.given(adapted)
     check_learned(method, given.attached()[1])
     # A method that prunes before training has no other training than the fine-tuning.
     engine = job.engine(given, epochs=0)
-    return job.done(engine, given, wish.pruner.rounds + wish.finetune.epochs, progress, {})
+    pruned = job.done(engine, given, wish.pruner.rounds + wish.finetune.epochs, progress, {})
+    if learned is not None and not learned.read:
+        warnings.warn(f"method {method!r} looks at no posterior: the one that was given changed nothing", stacklevel=2)
+    return pruned

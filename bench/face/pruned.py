@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.prune import custom_from_mask
 
 from ...architectures.compaction.certificate import Certificate
 from ...architectures.running.modes import evaluating, to_network
@@ -19,6 +20,7 @@ from ...architectures.saved import bundle
 from ...architectures.units.mask import Mask
 from ...datasets.errors import UsageError
 from ...datasets.trees import Inputs
+from ...methods.laplace.laplace_torch import Structure, laplace_of
 from ...methods.pruner import Inference
 from ..evaluation.deployment import compacted, count
 from ..evaluation.evaluate import DECISIONS
@@ -27,6 +29,8 @@ from ..evaluation.flops import flops
 from ..evaluation.latency import BATCHES, Speedup, speedups
 from ..evaluation.monte_carlo import added, can_be_drawn, drawn
 from ..training.seeding import stream
+from .gathering import AnyData, gathered, is_typed, readable
+from .inputs import fitted
 
 STARVED = 0.02  # of its units, under which the summary warns of a layer
 
@@ -116,6 +120,27 @@ class Pruned:
         result is the form itself. It is called faster only beyond what the dense network shows against itself.
         """
         return fastest(self.dense, self.deployable(), self.inputs, batches)
+
+    def laplace(self, data: AnyData, structure: Structure = "kron", prior_precision: float = 1.0, seed: int = 0) -> Any:
+        """A fitted `laplace.Laplace` of laplace-torch at the pruned network, with our curvature, to predict with.
+
+        Of a structured pruning at the compact network; of single weights, "diag" or "full", at the masked one, whose
+        zeros are certain. Raises UsageError for what laplace-torch has not, see `methods.laplace.laplace_torch`.
+        """
+        is_cut = self.mask.units.removable
+        network = self.compact() if is_cut else copied(self.network)
+        found = gathered(data, seed).to(next(network.parameters()).device)
+        typed = fitted(network, readable(network, found), self.notes["likelihood"], not is_typed(data))
+        return laplace_of(network, typed, structure, prior_precision=prior_precision,
+                          kept=None if is_cut else self.mask.tensors, seed=seed)  # fmt: skip
+
+    def with_torch_masks(self) -> nn.Module:
+        """A copy of the network whose zeros `torch.nn.utils.prune` holds, as masks of its own (`NAME_mask`)."""
+        network = copied(self.network)
+        for name, kept in self.mask.tensors.items():
+            path, _, leaf = name.rpartition(".")
+            custom_from_mask(network.get_submodule(path), leaf, kept.to(network.get_parameter(name).device))
+        return network
 
     def save(self, path: str | Path, architecture: Mapping[str, Any] | None = None) -> Path:
         """Write the compact network (the masked one, of single weights) so that `bayesprune.load` gives it back.
