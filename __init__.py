@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 _HOMES = {
     # one's own network
     "HubNetwork": "bench.face.hub",
+    "LightningPruning": "bench.integrations.lightning",
     "Pruned": "bench.face.pruned",
     "Split": "datasets.data",
     "Stream": "datasets.stream",

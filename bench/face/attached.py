@@ -67,6 +67,11 @@ class AttachedMethod:
         return list(self.inference.parameters())
 
     @property
+    def asked_when(self) -> str:
+        """When the method prunes: before, during, online or after."""
+        return self._asked.pruner.when
+
+    @property
     def mask(self) -> Mask:
         """What is kept at present."""
         return self._outcome.mask
