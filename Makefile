@@ -38,7 +38,7 @@ check: $(STAMP) ## Everything a change must pass: ruff, pyright, import-linter, 
 	$(BIN)/pytest $(PARALLEL)
 
 speed: $(STAMP) ## Run the benchmarks of the suite's own speed.
-	$(BIN)/pytest bench/speed
+	$(BIN)/pytest --rootdir bench/speed bench/speed
 
 constraints: $(STAMP) ## Write the installed versions to constraints.txt.
 	@$(BIN)/python -m pip freeze --all --exclude-editable --exclude pip > $(VENV)/frozen.txt

@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 # the name at home, where it is another one, or nothing for the module itself.
 _HOMES = {
     # one's own network
+    "AttachedMethod": "bench.face.attached",
     "HubNetwork": "bench.face.hub",
     "LightningPruning": "bench.integrations.lightning",
     "Pruned": "bench.face.pruned",

@@ -31,7 +31,8 @@ class Riding:
     """
 
     def __init__(self, method: str, sparsity: float | Literal["auto"], **options: Any) -> None:
-        self.name, self.sparsity, self.options = method, sparsity, options
+        self.name, self.options = method, options
+        self.sparsity: float | Literal["auto"] = sparsity
         self.method: AttachedMethod | None = None
         self.pruned: Pruned | None = None
         self._optimizer: torch.optim.Optimizer | None = None
