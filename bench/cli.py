@@ -254,8 +254,8 @@ def doctor(
 @click.option("--checkpoint", metavar="FILE", help="Trained weights: safetensors, or a state dict saved by torch.")
 @click.option("--data", required=True, metavar="NAME", help="A data set, or module:function that returns examples.")
 @click.option("--data-option", "data_options", multiple=True, metavar="K=V", help="An option of it; repeatable.")
-@click.option("--likelihood", type=click.Choice(["categorical", "gaussian", "bernoulli"]), default=None,
-              help="Of the targets, where the data do not say it.")  # fmt: skip
+@click.option("--likelihood", type=click.Choice(["categorical", "gaussian", "bernoulli", "heteroscedastic"]),
+              default=None, help="Of the targets, where the data do not say it.")  # fmt: skip
 @click.option("--method", default="magnitude", show_default=True, help="See `bayesprune list methods`.")
 @click.option("--method-option", "method_options", multiple=True, metavar="K=V", help="An option of it; repeatable.")
 @click.option("--sparsity", default="0.5", show_default=True, help="Share to remove, in [0, 1), or auto.")

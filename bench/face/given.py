@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ...architectures.discovery.units_of import units
+from ...architectures.running.forms import Form, adapt_
 from ...architectures.running.modes import working_
 from ...architectures.running.plain import copied, keep_removed_
 from ...architectures.units.vector import Granularity
@@ -30,6 +31,7 @@ class Given:
         split: the training examples.
         seed: governs what attaching draws.
         removed: entries that had left before, boolean, by the name of their tensor; they stay away.
+        form: how the network is called, where it does not take and give one tensor.
         learned: what the method learned of a network that is trained already, as JSON; None where there is nothing.
     """
 
@@ -39,13 +41,15 @@ class Given:
     split: Examples
     seed: int
     removed: Mapping[str, Tensor]
+    form: Form | None = None
     learned: dict[str, Any] | None = None
     _adapted: dict[str, Tensor] | None = field(default=None, init=False)
     _handles: list[RemovableHandle] = field(default_factory=list, init=False)
 
     def attached(self) -> Attached:
         """A copy of the network, with a fresh inference attached to it."""
-        network, inference = working_(copied(self.network)), self.pruner.inference().for_units(self.granularity)
+        network = adapt_(working_(copied(self.network)), self.form)
+        inference = self.pruner.inference().for_units(self.granularity)
         with seeded(self.seed, "attach"):
             inference.attach(network, units(network, "weights"), self.split)
         self._handles += keep_removed_(network, dict(self.removed))

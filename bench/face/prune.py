@@ -11,15 +11,17 @@ from torch import Tensor, nn
 
 from ...architectures.discovery.units_of import units
 from ...architectures.running.batch_norm import check_batches
+from ...architectures.running.forms import Forward, adapt_, form_for, release_
 from ...architectures.running.modes import evaluating, take_modes_, take_types_, to_network, working_
 from ...architectures.running.plain import copied, plain
 from ...architectures.saved import bundle
 from ...architectures.units.vector import Granularity, Units
-from ...datasets.data import Likelihood
+from ...datasets.data import AnyLikelihood
 from ...datasets.errors import UsageError, unknown
 from ...datasets.plain import as_plain
 from ...datasets.trees import Inputs
 from ...methods.build import build as build_pruner
+from ...methods.closed_forms.likelihood import output_model
 from ..evaluation.deployment import CERTIFIED
 from ..pruning.engine import Engine
 from ..pruning.ranking import keep_count
@@ -39,6 +41,7 @@ from .inputs import (
     fitted,
 )
 from .pruned import Pruned
+from .reading import likelihood_said
 from .targets import meaning
 
 load = bundle.load
@@ -55,7 +58,8 @@ def prune(
     training: Training | None = None,
     budget: Budget | Mapping[str, Any] | None = None,
     batch_norm: Literal["keep", "reestimate"] = "keep",
-    likelihood: Likelihood | None = None,
+    likelihood: AnyLikelihood | None = None,
+    forward: Forward | None = None,
     seed: int = 0,
     progress: bool = True,
     **options: Any,
@@ -78,7 +82,12 @@ def prune(
         training: optimiser, learning rate and batch size of the fine-tuning.
         budget: what the sparsity is a share of, and what layers keep: {"of": "flops", "round_to": 8, "at_least": 1}.
         batch_norm: "reestimate" sets BatchNorm's statistics anew after pruning, on the training examples.
-        likelihood: "categorical", "gaussian" or "bernoulli", where the data do not say what is meant.
+        likelihood: "categorical", "gaussian", "heteroscedastic" (the network gives K means, then K log variances) or
+            "bernoulli", where the data do not say what is meant; or a loss of your own, (outputs, targets) -> its mean
+            over the batch, for methods that need no curvature of it.
+        forward: (network, batch) -> (outputs, targets), for batches and networks of any form: several inputs, dicts,
+            masks. Each has a row for every example, (N, K) or (N, T, K), and targets of -100 do not count. Without it
+            batches are pairs (x, y), or dicts by the names of the network's arguments with `labels`, as Hugging Face's.
         seed: governs every random choice, those of a loader too.
         progress: show it, on a terminal.
         options: the method's own options, and `when`, `rounds`, `allocation`.
@@ -97,12 +106,15 @@ def prune(
     shares.check(granularity != "weights")
     pruner = build_pruner(method, **options)
     check_pruner(method, pruner, sparsity)
-    split = gathered(data, seed).to(device_of(network))
+    device = device_of(network)
     found = plain(network)
     dense = found.network if found.changed else network
     replica = working_(copied(dense) if found.changed else found.network)
     with seeded(seed, "trial"):
-        split = fitted(replica, readable(replica, split), likelihood, not is_typed(data))
+        split = readable(replica, gathered(data, seed, replica, forward).to(device))
+        form = form_for(replica, split[:2].x, forward)
+        said = likelihood or (None if is_typed(data) else likelihood_said(replica))
+        split = fitted(adapt_(replica, form), split, said, not is_typed(data))
     settings = training or Training()
     if finetune:
         sizes = split.batch_sizes(settings.batch_size)
@@ -112,7 +124,7 @@ def prune(
     parts = units(replica, granularity, few[:2].x)
     if target is not None and shares.of == "units":
         keep_count(parts.n, target)  # refuses what would remove everything, before any work
-    given = Given(dense, pruner, granularity, split, seed, found.removed)
+    given = Given(dense, pruner, granularity, split, seed, found.removed, form)
     check_learned(method, given.attached()[1])
     # A method that prunes before training has no other training than the fine-tuning.
     engine = Engine(
@@ -125,10 +137,10 @@ def prune(
     given.let_go()
     notes = {"method": method, "options": options, "allocation": pruner.allocation, "sparsity": sparsity,
              "realised": mask.sparsity, "seed": seed, "finetune": finetune, "batch_norm": batch_norm,
-             "budget": shares.model_dump(), "likelihood": split.likelihood, "folded": found.folded,
+             "budget": shares.model_dump(), "likelihood": output_model(split.likelihood).name, "folded": found.folded,
              "learned": given.learned, "targets": meaning(few.likelihood, few.y)}  # fmt: skip
     _finish(pruned, dense, few.x)
-    return Pruned(pruned, mask, outcome.scores, to_network(few.x, dense), dense, notes)
+    return Pruned(release_(pruned), mask, outcome.scores, to_network(few.x, dense), dense, notes, form)
 
 
 def _present(parts: Units, network: nn.Module, removed: Mapping[str, Tensor]) -> Tensor | None:

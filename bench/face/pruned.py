@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...architectures.compaction.certificate import Certificate
+from ...architectures.running.forms import Form, in_form, release_
 from ...architectures.running.plain import copied
 from ...architectures.saved import bundle
 from ...architectures.units.mask import Mask
@@ -32,6 +33,7 @@ class Pruned:
         scores: the worth of every unit.
         inputs: real inputs, for the certificate and for timing.
         dense: the network that was given; a plain copy of one that was wrapped or reparametrised.
+        form: how both are called with `inputs`, where they do not take and give one tensor.
         notes: how it came about: method, options, sparsity asked for, fine-tuning.
     """
 
@@ -41,6 +43,7 @@ class Pruned:
     inputs: Inputs
     dense: nn.Module
     notes: Mapping[str, Any]
+    form: Form | None = None
 
     @property
     def sparsity(self) -> float:
@@ -49,7 +52,9 @@ class Pruned:
 
     @cached_property
     def _small(self) -> tuple[nn.Module, Certificate]:
-        return compacted(self.network, self.mask, self.inputs)
+        with in_form(self.form, self.network):
+            small, certificate = compacted(self.network, self.mask, self.inputs)
+        return release_(small), certificate
 
     def deployable(self) -> nn.Module:
         """The compact network, or, of single weights, the masked one."""
@@ -69,7 +74,9 @@ class Pruned:
 
     def speedups(self, batches: tuple[int, ...] = BATCHES) -> list[Speedup]:
         """How much faster than the dense network the compact one is (or the masked one, of single weights)."""
-        return speedups(self.dense, {"pruned": self.deployable()}, self.inputs, batches)["pruned"]
+        pruned = self.deployable()
+        with in_form(self.form, self.dense, pruned):
+            return speedups(self.dense, {"pruned": pruned}, self.inputs, batches)["pruned"]
 
     def save(self, path: str | Path, architecture: Mapping[str, Any] | None = None) -> Path:
         """Write the compact network (the masked one, of single weights) so that `bayesprune.load` gives it back.
@@ -95,7 +102,7 @@ class Pruned:
         folded = ", ".join(f"{name} ({by})" for name, by in self.notes.get("folded", {}).items())
         learned = self.notes.get("learned") or {}
         found = [f"folded into plain weights: {folded}" if folded else None, self.notes.get("targets")]
-        return [text for text in (*found, learned.get("said")) if text]
+        return [text for text in (*found, learned.get("said"), self.form and self.form.said) if text]
 
     def _starved(self) -> list[str]:
         """A warning where one ranking of all units left next to nothing of some layers."""
@@ -113,7 +120,8 @@ class Pruned:
     def _saved_by_cutting(self) -> list[str]:
         small, certificate = self._small
         before, after = count(self.dense), count(small)
-        work = [flops(n, self.inputs)["flops_dense"] for n in (self.dense, small)]
+        with in_form(self.form, self.dense, small):
+            work = [flops(n, self.inputs)["flops_dense"] for n in (self.dense, small)]
         return [
             f"compact: {after:,} of {before:,} parameters ({after / before:.1%}), "
             f"{work[1] / max(work[0], 1):.1%} of the operations",
@@ -121,5 +129,6 @@ class Pruned:
         ]
 
     def _saved_at_best(self) -> list[str]:
-        work = flops(self.network, self.inputs)
+        with in_form(self.form, self.network):
+            work = flops(self.network, self.inputs)
         return [f"operations with a non-zero weight: {work['flops_ratio']:.1%} of the dense network's"]
