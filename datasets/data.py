@@ -18,7 +18,10 @@ from .trees import Inputs, device_of, examples, mapped, pieces, rows
 
 __all__ = ["Data", "Kind", "Likelihood", "Scaling", "Split", "TestSplitError", "sealed"]
 
-Likelihood = Literal["categorical", "gaussian", "bernoulli"]
+Likelihood = Literal["categorical", "gaussian", "bernoulli", "heteroscedastic"]
+# A loss of one's own: (outputs, targets) -> its mean over the terms of a batch.
+Loss = Callable[[Tensor, Tensor], Tensor]
+AnyLikelihood = Likelihood | Loss
 Kind = Literal["image", "table", "tokens"]
 Device = str | torch.device
 
@@ -53,6 +56,9 @@ class Split:
     "bernoulli" for booleans. Probabilities of the classes, float32 (N, K), are "categorical" if that is said. Those of
     "bernoulli" are held as float32 (N, K) zeros and ones, or probabilities, one column for each yes or no.
 
+    Of "heteroscedastic" ones, real too, networks tell K means and then K log variances. A function (outputs, y) -> mean
+    loss is a loss of one's own.
+
     Sequences of tokens are x int64 (N, T), with 0 for padding on the left; their y are classes (N,), or the next
     tokens, int64 (N, T), for a language model. The likelihood is that of all `terms`: losses are means over them,
     penalties in nats are divided by their number, so that a language model counts tokens and a classifier
@@ -61,7 +67,7 @@ class Split:
 
     x: Inputs
     y: Tensor
-    likelihood: Likelihood = None  # pyright: ignore[reportAssignmentType]  (never None once it is made)
+    likelihood: AnyLikelihood = None  # pyright: ignore[reportAssignmentType]  (never None once it is made)
 
     def __post_init__(self) -> None:
         if self.likelihood is None:
@@ -80,7 +86,7 @@ class Split:
         return Split(mapped(self.x, lambda x: x.to(device)), self.y.to(device), self.likelihood)
 
     def reading(
-        self, change: Callable[[Inputs, Tensor], tuple[Inputs, Tensor]], likelihood: Likelihood | None = None
+        self, change: Callable[[Inputs, Tensor], tuple[Inputs, Tensor]], likelihood: AnyLikelihood | None = None
     ) -> Split:
         """The same examples after `change`, perhaps of another likelihood."""
         return Split(*change(self.x, self.y), likelihood or self.likelihood)

@@ -15,7 +15,7 @@ from torch import Tensor
 from .trees import Inputs
 
 if TYPE_CHECKING:
-    from .data import Likelihood, Split
+    from .data import AnyLikelihood, Split
 
 Batch = tuple[Inputs, Tensor]
 
@@ -24,7 +24,7 @@ class Examples(Protocol):
     """Examples (x, y) of one likelihood; x of any form (`trees.Inputs`), y as in `Split`."""
 
     @property
-    def likelihood(self) -> Likelihood:
+    def likelihood(self) -> AnyLikelihood:
         """What the loss is the negative logarithm of."""
         ...
 
@@ -63,7 +63,7 @@ class Examples(Protocol):
         """Sizes of those batches."""
         ...
 
-    def reading(self, change: Callable[[Inputs, Tensor], Batch], likelihood: Likelihood | None = None) -> Examples:
+    def reading(self, change: Callable[[Inputs, Tensor], Batch], likelihood: AnyLikelihood | None = None) -> Examples:
         """The same examples after `change` of what is in memory at once, perhaps of another likelihood."""
         ...
 

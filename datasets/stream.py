@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .data import IGNORED, Device, Likelihood, Split, likelihood_of, observed, terms
+from .data import IGNORED, AnyLikelihood, Device, Split, likelihood_of, observed, terms
 from .draws import Draws, normal_kept
 from .errors import UsageError
 from .examples import Batch
@@ -65,7 +65,7 @@ class Stream:
 
     def __init__(
         self, loader: Iterable[Any], size: int | None = None, *, read: Read = pair,
-        likelihood: Likelihood | None = None, seed: int = 0, device: Device | None = None,
+        likelihood: AnyLikelihood | None = None, seed: int = 0, device: Device | None = None,
     ):  # fmt: skip
         if isinstance(loader, Iterator):
             raise UsageError(
@@ -74,7 +74,7 @@ class Stream:
             )
         self.loader, self.size, self.seed = loader, size, seed
         self._read, self._device = read, device
-        self._likelihood: Likelihood | None = likelihood
+        self._likelihood: AnyLikelihood | None = likelihood
         self._changes: list[Change] = []
         self._facts: Facts | None = None
         self._first: list[Batch] = []
@@ -86,7 +86,7 @@ class Stream:
 
     # ------------------------------------------------------------------ other streams of the same loader
 
-    def reading(self, change: Change, likelihood: Likelihood | None = None) -> Stream:
+    def reading(self, change: Change, likelihood: AnyLikelihood | None = None) -> Stream:
         """The same examples after `change` of every batch, perhaps of another likelihood."""
         return self._twin([*self._changes, change], likelihood or self._likelihood, self._device)
 
@@ -96,7 +96,7 @@ class Stream:
         found._facts = self._facts
         return found
 
-    def _twin(self, changes: list[Change], likelihood: Likelihood | None, device: Device | None) -> Stream:
+    def _twin(self, changes: list[Change], likelihood: AnyLikelihood | None, device: Device | None) -> Stream:
         found = Stream(self.loader, self.size, read=self._read, likelihood=likelihood, seed=self.seed, device=device)
         found._changes = changes
         return found
@@ -104,7 +104,7 @@ class Stream:
     # ------------------------------------------------------------------ what is known of all examples
 
     @property
-    def likelihood(self) -> Likelihood:
+    def likelihood(self) -> AnyLikelihood:
         """What was said, or the type of the targets says."""
         return self._likelihood or likelihood_of(self._head(1)[0][1])
 
@@ -219,7 +219,7 @@ class Stream:
 
     def __getitem__(self, index: Tensor | slice) -> Split:
         if isinstance(index, slice) and index.start is None and index.step is None and index.stop is not None:
-            return Split(*_joined(self._head(index.stop)), self.likelihood)[index]
+            return Split(*joined_batches(self._head(index.stop)), self.likelihood)[index]
         wanted = torch.arange(len(self))[index] if isinstance(index, slice) else index.cpu()
         return self._at(wanted)
 
@@ -274,7 +274,7 @@ def _count(batches: list[Batch]) -> int:
     return sum(len(y) for _, y in batches)
 
 
-def _joined(batches: list[Batch]) -> Batch:
+def joined_batches(batches: list[Batch]) -> Batch:
     """All examples of some batches; shorter sequences are filled up with what is no term of the likelihood."""
     padded = is_padded(batches[0][0])
     return joined([x for x, _ in batches], 0, padded), joined([y for _, y in batches], IGNORED, padded)

@@ -17,7 +17,7 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
 from ..datasets.examples import Examples
-from .closed_forms.likelihood import mean_loss
+from .closed_forms.likelihood import mean_loss, output_model
 from .closed_forms.posteriors import Laplace
 from .laplace.map import MAP
 from .pruner import Pruner, State, register
@@ -44,12 +44,12 @@ def grasp(
 ) -> Tensor:
     """θ ∘ (Hg), or its absolute value, summed over a unit's weights; shape (units.n,).
 
-    For real targets `examples_per_class` counts ten classes, and the temperature divides nothing.
+    For targets without classes `examples_per_class` counts ten classes, and the temperature divides nothing.
     """
     train = state.train
     batch = scoring_batch(state, examples_per_class * _classes(train))
     with scratch(state.network, batch_norm) as (network, weights):
-        outputs = network(batch.x) / (1.0 if train.likelihood == "gaussian" else temperature)
+        outputs = network(batch.x) / (temperature if output_model(train.likelihood).logits else 1.0)
         loss = mean_loss(outputs, batch.y, train.likelihood)
         products = hessian_gradient_product(loss, list(weights.values()))
     worth = {n: (w * hg).detach() for (n, w), hg in zip(weights.items(), products, strict=True)}
@@ -58,7 +58,7 @@ def grasp(
 
 def _classes(train: Examples) -> int:
     """Classes of the targets, or kinds of them: a yes and a no of every label, ten of real numbers."""
-    if train.likelihood == "gaussian":
+    if not output_model(train.likelihood).logits:
         return 10
     if train.likelihood == "bernoulli":
         return 2 * train[:1].y.shape[1]

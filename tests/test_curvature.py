@@ -229,7 +229,7 @@ def test_bad_input_is_refused():
     bad = [
         ("one target for each", {"y": y[:3]}),
         ("must be one of ggn, mc", {"kind": "hutchinson"}),
-        ("must be 'categorical', 'gaussian' or 'bernoulli'", {"likelihood": "hinge"}),
+        ("must be 'categorical', 'gaussian', 'bernoulli'", {"likelihood": "hinge"}),
         ("whole numbers", {"y": y.double()}),
         ("0 to 3 for 4 outputs, got 4", {"y": y.clamp_min(4)}),
         ("0 to 3 for 4 outputs, got -1", {"y": y - 1 - y}),

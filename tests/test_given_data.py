@@ -280,8 +280,8 @@ def test_a_dict_of_x_and_y_and_lists_of_examples_are_data():
 @pytest.mark.parametrize(
     ("give", "message"),
     [
-        (lambda z: {"logits": z}, r"gives a dict of 'logits': wrap it .* returns self.network\(x\)\['logits'\]"),
-        (lambda z: (z, z), r"gives a tuple of 2: wrap it .* returns self.network\(x\)\[0\]"),
+        (lambda z: {"one": z, "other": z}, r"gives a dict of 'one', 'other': wrap it .* self.network\(x\)\['one'\]"),
+        (lambda z: (None, 2), r"gives a tuple of 2: wrap it .* returns self.network\(x\)\[0\]"),
         (lambda z: None, "gives a NoneType: wrap it"),
     ],
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import partial
 
 import torch
@@ -40,6 +40,20 @@ def followed(network: nn.Module, x: Inputs) -> tuple[Flow, bool]:
     return flow, any(name in flow.used for name in idle)
 
 
+@contextmanager
+def without_looking() -> Iterator[None]:
+    """Networks that look at values where they may, but not while they are compiled, do not look inside.
+
+    Transformers of Hugging Face leave a mask out that masks nothing; what they compute is the same with it.
+    """
+    before = torch.compiler._is_compiling_flag
+    torch.compiler._is_compiling_flag = True
+    try:
+        yield
+    finally:
+        torch.compiler._is_compiling_flag = before
+
+
 def _same_width(positions: Positions, network: nn.Module, recurrent: nn.RNNBase) -> None:
     """All layers and directions of a recurrent layer have one width: their units leave together, place by place."""
     path = next(name for name, module in network.named_modules() if module is recurrent)
@@ -59,7 +73,15 @@ def _pass(network: nn.Module, x: Inputs, flow: Flow) -> None:
         stack.callback(torch.backends.mha.set_fastpath_enabled, fast)
         torch.backends.mha.set_fastpath_enabled(False)
         passing = Passing(watch, follow.numbers, flow)
-        for context in (unfused(), sdpa_kernel(SDPBackend.MATH), in_double(), follow, passing, watch):
+        for context in (
+            without_looking(),
+            unfused(),
+            sdpa_kernel(SDPBackend.MATH),
+            in_double(),
+            follow,
+            passing,
+            watch,
+        ):
             stack.enter_context(context)
         try:
             result = called(network, pytree.tree_map_only(Tensor, lambda t: follow.follow(watch.follow(t.clone())), x))

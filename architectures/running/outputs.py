@@ -11,6 +11,7 @@ from .loan import lent, randomise_
 from .modes import as_rows, evaluating, to_network
 
 PROBE = 64  # examples
+_LAST = {"categorical": "softmax", "bernoulli": "sigmoid"}  # what makes probabilities of logits
 TRIALS = 5  # of random parameters: logits leave [0, 1] in one of them, probabilities in none
 SUM = 1e-3  # by which probabilities may miss a sum of one
 
@@ -22,7 +23,7 @@ def refuse_probabilities(network: nn.Module, split: Examples) -> None:
     `network` is lent for forward passes; with random parameters, too, its outputs are then probabilities. Raises
     UsageError that says what to leave out.
     """
-    last = {"categorical": "softmax", "bernoulli": "sigmoid"}.get(split.likelihood)
+    last = next((end for kind, end in _LAST.items() if split.likelihood == kind), None)
     if last is None or not _gives_probabilities(network, split):
         return
     generator, dtype = torch.Generator().manual_seed(0), next(network.parameters()).dtype

@@ -79,7 +79,7 @@ def diagnose(
     train = data.train[slice(batch)]
     problem = Problem(
         architecture, dict(options or {}), data.input_shape, data.outputs, train.x.numpy(), train.y.numpy(),
-        train.likelihood,
+        data.likelihood,
     )  # fmt: skip
     network, free = problem.network(), free_bytes()
     tensors = trainable(network)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from ...architectures.running.modes import as_rows, evaluating, to_network
-from ...datasets.data import Data, Split
+from ...datasets.data import IGNORED, Data, Split
 from ...datasets.examples import Examples
 from ...datasets.seal import opened
 from . import binary_metrics, metrics
@@ -96,7 +96,16 @@ def evaluated(split: Examples, outputs: int) -> Examples:
 def predicted(network: nn.Module, split: Examples, outputs: int) -> tuple[Tensor, Tensor]:
     """Logits (n, outputs) and labels (n,), or real targets (n, outputs), of the likelihood's terms, as `evaluated`."""
     found, y = outputs_and_targets(network, evaluated(split, outputs))
-    return found.flatten(0, -2), y if y.is_floating_point() else y.flatten()
+    return that_count(found, y)
+
+
+def that_count(outputs: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Outputs (n, outputs) and targets of all terms: those of tokens side by side, without what is ignored."""
+    if y.is_floating_point():
+        return outputs.flatten(0, -2), y
+    outputs, y = outputs.flatten(0, -2), y.flatten()
+    told = y != IGNORED
+    return (outputs, y) if bool(told.all()) else (outputs[told], y[told])
 
 
 def unsealed_test(data: Data) -> Split:
@@ -160,8 +169,9 @@ def _judged(outputs: Tensor, y: Tensor, data: Data) -> dict[str, Any]:
     """Metrics of test outputs (N, C) or (N, T, C); per token for a language model, and how many there were."""
     if outputs.dim() == 2:
         return DECISIONS[data.likelihood].metrics(outputs, y)
-    found = metrics.categorical(outputs.flatten(0, -2), y.flatten())
-    return {**found, **metrics.language_model(found["nll"]), "test_terms": outputs[..., 0].numel()}
+    outputs, y = that_count(outputs, y)
+    found = metrics.categorical(outputs, y)
+    return {**found, **metrics.language_model(found["nll"]), "test_terms": len(y)}
 
 
 def _under_shift(network: nn.Module, data: Data) -> dict[str, Any]:

@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 from ...architectures.discovery.units_of import units
+from ...architectures.running.forms import Form, Forward, form_for, in_form
 from ...architectures.running.modes import evaluating, precision_of, to_network
 from ...architectures.running.plain import copied, is_dressed, unwrapped
 from ...architectures.units.vector import Granularity
-from ...datasets.data import Likelihood
+from ...datasets.data import AnyLikelihood
 from ...datasets.errors import UsageError
 from ...datasets.examples import Examples
 from ...datasets.plain import as_plain
@@ -24,8 +25,9 @@ from ..spec.settings import Finetune
 from ..training.seeding import seeded
 from .announced import Announced
 from .attached import AttachedMethod
-from .gathering import AnyData, gathered, is_typed, readable
-from .inputs import check_epochs, check_tuned, device_of, fitted
+from .gathering import AnyData
+from .inputs import check_epochs, check_tuned, device_of
+from .readers import read
 from .work import Asked, asked
 
 
@@ -39,7 +41,8 @@ def attach(
     structured: bool | Granularity = False,
     sparsity: float | Literal["auto"] | None = None,
     epochs: int | None = None,
-    likelihood: Likelihood | None = None,
+    likelihood: AnyLikelihood | None = None,
+    forward: Forward | None = None,
     budget: Budget | Mapping[str, Any] | None = None,
     seed: int = 0,
     **options: Any,
@@ -57,7 +60,7 @@ def attach(
     Args:
         network: any module, trained already or not; parameters in single or double precision.
         method: name of a registered method; see `bayesprune list methods`.
-        example: a batch of inputs, (n, ...).
+        example: a batch of inputs, (n, ...), or of any form that the network or `forward` takes.
         size: N, how many examples (of a language model tokens) the training set has, in all ranks together: the
             penalty, in nats for all of them, is divided by it.
         data: the training examples, in any form that `prune` takes, instead of `example` and `size`; needed by methods
@@ -66,7 +69,9 @@ def attach(
         sparsity: share of the units to remove or "auto", where units leave before or during training; else `finish`
             may be told.
         epochs: of the loop, for methods that prune during training.
-        likelihood: "categorical" (default), "gaussian" or "bernoulli": what the loss is the negative logarithm of.
+        likelihood: "categorical" (default), "gaussian", "heteroscedastic" or "bernoulli": what the loss is the negative
+            logarithm of; or the loss itself, see `prune`.
+        forward: (network, batch) -> (outputs, targets), for batches of any form, see `prune`.
         budget: what the sparsity is a share of, see `prune`.
         seed: governs what the method draws beside its noise, which comes from torch's global generators.
         options: the method's own options, and `when`, `rounds`, `allocation`.
@@ -80,17 +85,16 @@ def attach(
     _check_moment(wish, epochs, data)
     device = device_of(network)
     network = _workable(network)
-    split = _announced(network, example, size, data, likelihood, device, seed)
-    parts = units(network, wish.granularity, split[:2].x)
-    dense = copied(network)
-    inference = wish.pruner.inference().for_units(wish.granularity)
-    with seeded(seed, "attach"):
+    split, form = _announced(network, example, size, data, likelihood, forward, device, seed)
+    dense, inference = copied(network), wish.pruner.inference().for_units(wish.granularity)
+    with in_form(form, network), seeded(seed, "attach"):
+        parts = units(network, wish.granularity, split[:2].x)
         inference.attach(network, units(network, "weights"), split)
     engine = Engine(
         wish.pruner, parts, split, device, _same(network, inference, wish), seed, wish.budget, wish.training,
         Finetune(epochs=0),
     )  # fmt: skip
-    return AttachedMethod(wish, engine, network, inference, dense, likelihood, epochs)
+    return AttachedMethod(wish, engine, network, inference, dense, likelihood, epochs, forward, form)
 
 
 def _same(network: nn.Module, inference: Inference, wish: Asked) -> Callable[[], Attached]:
@@ -136,13 +140,12 @@ def _workable(network: nn.Module) -> nn.Module:
 
 
 def _announced(
-    network: nn.Module, example: Inputs | None, size: Any, data: AnyData | None, likelihood: Likelihood | None,
-    device: torch.device, seed: int,
-) -> Examples:  # fmt: skip
+    network: nn.Module, example: Inputs | None, size: Any, data: AnyData | None, likelihood: AnyLikelihood | None,
+    forward: Forward | None, device: torch.device, seed: int,
+) -> tuple[Examples, Form | None]:  # fmt: skip
     """The training set, or what is known of it."""
     if data is not None:
-        split = gathered(data, seed).to(device)
-        return fitted(network, readable(network, split), likelihood, not is_typed(data))
+        return read(network, data, seed, likelihood, forward)
     size = as_plain(size)
     if example is None or size is None:
         raise UsageError("give example=, a batch of inputs, and size=, how many training examples there are (or data=)")
@@ -151,6 +154,7 @@ def _announced(
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         raise UsageError(f"size must be the number of training examples, a whole number >= 1, got {size!r}")
     x = to_network(example, network)
-    with evaluating(network), torch.no_grad():
+    form = form_for(network, rows(x, slice(2)), forward)
+    with in_form(form, network), evaluating(network), torch.no_grad():
         network(rows(x, slice(2)))
-    return Announced(x, torch.zeros(examples(x), device=device), likelihood or "categorical", size)
+    return Announced(x, torch.zeros(examples(x), device=device), likelihood or "categorical", size), form

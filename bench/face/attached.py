@@ -11,12 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from ...architectures.running.cost import Cost
+from ...architectures.running.forms import Form, Forward, in_form
 from ...architectures.running.modes import evaluating, to_network
 from ...architectures.units.mask import Mask
-from ...datasets.data import Likelihood
+from ...datasets.data import AnyLikelihood
 from ...datasets.errors import UsageError
 from ...datasets.examples import Examples
 from ...datasets.plain import as_plain
+from ...datasets.trees import examples as len_of
 from ...methods.pruner import Inference, State
 from ..evaluation.deployment import CERTIFIED
 from ..pruning.engine import Engine, Outcome, Scored, Snapshot, cloned
@@ -27,9 +29,9 @@ from ..training.ranks import from_first, joined_over_ranks, ranks
 from ..training.seeding import seeded
 from ..training.steps import AfterEpoch, Steps
 from .announced import Announced
-from .gathering import AnyData, gathered, is_typed, readable
-from .inputs import fitted
+from .gathering import AnyData
 from .pruned import Pruned
+from .readers import read
 from .watch import Watch
 from .work import Asked
 
@@ -44,11 +46,12 @@ class AttachedMethod:
 
     def __init__(
         self, asked: Asked, engine: Engine, network: nn.Module, inference: Inference, dense: nn.Module,
-        likelihood: Likelihood | None, epochs: int | None,
+        likelihood: AnyLikelihood | None, epochs: int | None, forward: Forward | None, form: Form | None,
     ) -> None:  # fmt: skip
         self.network, self.inference = network, inference
         self._asked, self._engine, self._dense = asked, engine, dense
-        self._likelihood: Likelihood | None = likelihood
+        self._likelihood: AnyLikelihood | None = likelihood
+        self._forward, self._form = forward, form
         self._epochs, self._inputs = epochs, engine.split[:CERTIFIED].x
         self._outcome = engine.outcome(network, inference)
         self._steps = Steps(network, inference, engine.split.terms)
@@ -131,10 +134,12 @@ class AttachedMethod:
         self._watch.same_network()
         examples = self._examples(data)
         if self.epoch == 0:
-            self._watch.mean(examples[: len(self._inputs)], getattr(data, "batch_size", None) or len(self._inputs))
+            count = len_of(self._inputs)
+            with in_form(self._form, self.network):
+                self._watch.mean(examples[:count], getattr(data, "batch_size", None) or count)
         self._watch.epoch()
         self._engine.split = examples
-        with seeded(self._asked.seed, f"after epoch {self.epoch + 1}"):
+        with seeded(self._asked.seed, f"after epoch {self.epoch + 1}"), in_form(self._form, self.network):
             self._steps.after_epoch(examples, self._told)
         self._share()
 
@@ -148,7 +153,8 @@ class AttachedMethod:
         self._check_at_work()
         engine = self._ready(data)
         target = self._target(sparsity)
-        self._take(engine.in_rounds(target, lambda outcome, i: None))
+        with in_form(self._form, self.network):
+            self._take(engine.in_rounds(target, lambda outcome, i: None))
         return self.mask
 
     def finish(self, sparsity: float | Literal["auto"] | None = None, data: AnyData | None = None) -> Pruned:
@@ -159,7 +165,7 @@ class AttachedMethod:
         self._check_at_work()
         self._watch.same_network()
         engine = self._ready(data)
-        with seeded(self._asked.seed, "finish"), evaluating(self.network):
+        with seeded(self._asked.seed, "finish"), evaluating(self.network), in_form(self._form, self.network):
             if self._watch.seen or self.epoch:
                 without_noise(self.network, self.inference, engine.split, engine.training)
             learned = self._learned(engine)
@@ -168,7 +174,9 @@ class AttachedMethod:
         self._finished = True
         notes = self._asked.notes(self.mask, engine.split[:CERTIFIED]) | {"epochs": self.epoch, "learned": learned}
         inputs = to_network(self._inputs, self._dense)
-        return Pruned(self.network, self.mask, self._outcome.scores, inputs, self._dense, notes, self.inference)
+        return Pruned(
+            self.network, self.mask, self._outcome.scores, inputs, self._dense, notes, self.inference, self._form
+        )
 
     def _cut_at_last(self, engine: Engine, sparsity: float | Literal["auto"] | None) -> None:
         """What is still to be pruned at the end of training."""
@@ -305,9 +313,7 @@ class AttachedMethod:
         """The training examples of all ranks, in the form that the network reads."""
         if self._given is not None and data is self._given[0]:
             return self._given[1]
-        found = joined_over_ranks(gathered(data, self._asked.seed).to(self._engine.device))
-        with seeded(self._asked.seed, "trial"):
-            split = fitted(self.network, readable(self.network, found), self._likelihood, not is_typed(data))
+        split, _ = read(self.network, data, self._asked.seed, self._likelihood, self._forward, joined_over_ranks)
         announced = self._steps.terms
         if abs(split.terms - announced) > max(1, announced // 100):
             raise UsageError(

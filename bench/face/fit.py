@@ -11,9 +11,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ...architectures.running.forms import Forward, release_
 from ...architectures.running.modes import evaluating, take_modes_, take_types_
 from ...architectures.units.vector import Granularity
-from ...datasets.data import Data, Likelihood
+from ...datasets.data import AnyLikelihood, Data
 from ...datasets.errors import UsageError
 from ...datasets.examples import Examples
 from ...datasets.plain import as_plain
@@ -22,10 +23,11 @@ from ..pruning.engine import Attached, Engine, cloned
 from ..spec.budget import Budget
 from ..spec.settings import Training
 from ..training.loop import without_noise
-from .gathering import AnyData, gathered, is_typed, readable
+from .gathering import AnyData
 from .given import Given
-from .inputs import check_epochs, check_tuned, fitted
+from .inputs import check_epochs, check_tuned
 from .pruned import Pruned
+from .readers import read
 from .work import asked, work
 
 
@@ -43,7 +45,8 @@ def fit(
     training: Training | None = None,
     budget: Budget | Mapping[str, Any] | None = None,
     batch_norm: Literal["keep", "reestimate"] = "keep",
-    likelihood: Likelihood | None = None,
+    likelihood: AnyLikelihood | None = None,
+    forward: Forward | None = None,
     seed: int = 0,
     progress: bool = True,
     **options: Any,
@@ -69,7 +72,8 @@ def fit(
         training: optimiser, learning rate and batch size; `epochs` counts, not its own.
         budget: what the sparsity is a share of, see `prune`.
         batch_norm: "reestimate" sets BatchNorm's statistics anew after pruning.
-        likelihood: where the data do not say it, see `prune`.
+        likelihood: where the data do not say it, or a loss of your own, see `prune`.
+        forward: (network, batch) -> (outputs, targets), see `prune`.
         seed: governs every random choice.
         progress: show it, on a terminal.
         options: the method's own options, and `when`, `rounds`, `allocation`.
@@ -82,9 +86,9 @@ def fit(
     wish = asked(method, structured, finetune, training, budget, batch_norm, seed, options).at(sparsity)
     epochs, patience = as_plain(epochs), as_plain(patience)
     check_epochs("epochs", epochs, 1)
-    job = work(network, data, wish, likelihood, trains=True)
+    job = work(network, data, wish, likelihood, forward, trains=True)
     apart = data.validation if validation is None and isinstance(data, Data) else validation
-    judged = None if apart is None else _readable(job.replica, apart, job.split, seed)
+    judged = None if apart is None else read(release_(job.replica), apart, seed, job.split.likelihood, forward)[0]
     if patience is not None:
         check_epochs("patience", patience, 1)
         if judged is None:
@@ -100,12 +104,6 @@ def fit(
     take_modes_(dense, job.dense)
     given.let_go()
     return replace(pruned, dense=dense)
-
-
-def _readable(network: nn.Module, data: AnyData, train: Examples, seed: int) -> Examples:
-    """Validation examples in the form of the training examples, on their device."""
-    found = gathered(data, seed).to(train.device)
-    return fitted(network, readable(network, found), train.likelihood, not is_typed(data))
 
 
 @dataclass

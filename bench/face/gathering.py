@@ -6,46 +6,59 @@ Whatever does not fit is a UsageError of one sentence that names the value and t
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeGuard
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ...architectures.running.forms import Forward
 from ...architectures.running.modes import evaluating, to_network
 from ...datasets.arrays import plain
 from ...datasets.data import Data, Split
 from ...datasets.errors import UsageError, one_line
 from ...datasets.examples import Batch, Examples
-from ...datasets.stream import Stream
-from ...datasets.trees import Inputs
+from ...datasets.stream import Stream, joined_batches
+from ...datasets.trees import Inputs, tensors_in
 from ..training.seeding import derived
+from .reading import by_name, is_named, with_targets
 
 Array = Tensor | np.ndarray
 AnyData = Data | Examples | Sequence[Array] | Iterable[Sequence[Array]]
 
 WRAP = (
-    "one tensor is needed: join the inputs, and wrap the network in a module whose forward(x) takes them apart, such "
-    "as self.network(x[:, :6], x[:, 6:])"
+    "one tensor is needed: give forward=lambda network, batch: (outputs, targets), which takes batches of any form, or "
+    "join the inputs, and wrap the network in a module whose forward(x) takes them apart"
 )
 
 
-def gathered(data: AnyData, seed: int = 0) -> Examples:
+def gathered(
+    data: AnyData, seed: int = 0, network: nn.Module | None = None, forward: Forward | None = None
+) -> Examples:
     """Training examples of any accepted form; int64 inputs may be tokens, and stay.
 
     Arrays, and batches that are in a list already, become one split in memory; any other loader is a stream of its
     batches, and draws its order and its augmentations under `seed`. Targets keep their type; those of shape (N,) that
-    are real become (N, 1).
+    are real become (N, 1). Batches that are dicts, or anything else with a `forward`, need the `network`: see
+    `reading`.
     """
     if isinstance(data, Data):
-        return data.train
+        return gathered(data.train, seed, network, forward)
+    read = partial(_read, network=network, forward=forward)
+    if isinstance(data, Split) and forward is not None:
+        return Split(*read((data.x, data.y)), data.likelihood)
     if isinstance(data, Split | Stream):
         return data
     if _streams(data):
-        return Stream(data, read=_read, seed=derived(seed, "data"))
-    batches = _batches(data)
-    x, y = (_joined([b[i] for b in batches], what) for i, what in enumerate(("inputs", "targets")))
-    x, y = _typed(x, y)
+        return Stream(data, read=read, seed=derived(seed, "data"))
+    if forward is None:
+        batches = _batches(data, network)
+        of_pairs = not isinstance(batches[0], Mapping)
+        found = [(b[0], b[1]) if of_pairs else read(b) for b in batches]
+    else:
+        found, of_pairs = [read(b) for b in (data if _are_batches(data) else [data])], False  # pyright: ignore
+    x, y = _all_of_pairs(found) if of_pairs else joined_batches([_typed(*pair) for pair in found])
     return Split(x, y, None if y.is_floating_point() else "categorical")  # pyright: ignore[reportArgumentType]
 
 
@@ -82,15 +95,32 @@ def _streams(data: Any) -> TypeGuard[Iterable[Any]]:
     return isinstance(data, Iterable) and not arrays
 
 
-def _read(batch: Any) -> Batch:
+def _are_batches(data: Any) -> bool:
+    """Whether data are a list of batches, and not one of arrays."""
+    return isinstance(data, list) and bool(data) and not all(hasattr(part, "__array__") for part in data)
+
+
+def _read(batch: Any, network: nn.Module | None, forward: Forward | None) -> Batch:
+    if forward is not None and network is not None:
+        return _typed(*with_targets(network, forward, batch))
+    if network is not None and is_named(network, batch):
+        return _typed(*by_name(network, batch))
     _check_batch(batch)
-    return _typed(_joined([batch[0]], "inputs"), _joined([batch[1]], "targets"))
+    return _all_of_pairs([(batch[0], batch[1])])
 
 
-def _typed(x: Tensor, y: Tensor) -> tuple[Inputs, Tensor]:
-    if x.is_complex() or y.is_complex():
-        raise UsageError(f"data must be real numbers, got {x.dtype} inputs and {y.dtype} targets")
-    x = x if x.dtype == torch.int64 or x.is_floating_point() else x.float()
+def _all_of_pairs(batches: Sequence[Sequence[Any]]) -> Batch:
+    """Inputs and targets of pairs, each in one tensor."""
+    x, y = (_joined([b[i] for b in batches], what) for i, what in enumerate(("inputs", "targets")))
+    return _typed(x, y)
+
+
+def _typed(x: Inputs, y: Tensor) -> Batch:
+    for tensor in tensors_in(x):
+        if tensor.is_complex() or y.is_complex():
+            raise UsageError(f"data must be real numbers, got {tensor.dtype} inputs and {y.dtype} targets")
+    if isinstance(x, Tensor):
+        x = x if x.dtype == torch.int64 or x.is_floating_point() else x.float()
     if y.is_floating_point():
         return x, y.unsqueeze(1) if y.dim() == 1 else y
     return x, y.long()
@@ -99,7 +129,9 @@ def _typed(x: Tensor, y: Tensor) -> tuple[Inputs, Tensor]:
 # ---------------------------------------------------------------------- batches
 
 
-def _batches(data: Any) -> list[Sequence[Any]]:
+def _batches(data: Any, network: nn.Module | None) -> list[Any]:
+    if network is not None and is_named(network, data):
+        return [data]
     if isinstance(data, Mapping):
         if set(data) != {"x", "y"}:
             raise UsageError(f"data is a dict of {_keys(data)}, not of x and y: {WRAP}")
@@ -110,7 +142,8 @@ def _batches(data: Any) -> list[Sequence[Any]]:
         if len(data) == 2:
             return [data]
     listed: list[Any] = list(data) if isinstance(data, Iterable) and not hasattr(data, "__array__") else []
-    for batch in listed:
+    named = bool(listed) and network is not None and is_named(network, listed[0])
+    for batch in [] if named else listed:
         _check_batch(batch)
     if not listed:
         raise UsageError("data must be (x, y) arrays or an iterable of (x, y) batches with at least one batch")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ...architectures.discovery.units_of import units
+from ...architectures.running.forms import Form, adapt_, release_
 from ...architectures.running.modes import working_
 from ...architectures.running.plain import copied, keep_removed_
 from ...architectures.units.vector import Granularity
@@ -32,6 +33,7 @@ class Given:
         split: the training examples.
         seed: governs what attaching draws.
         removed: entries that had left before, boolean, by the name of their tensor; they stay away.
+        form: how the network is called, where it does not take and give one tensor.
         learn: what comes before the pruning of a method that prunes after training; `adapted` or a training.
         learned: what the method learned of a network that was trained before, as JSON; None where there is nothing.
         inference: that which was chosen, if there were several candidates.
@@ -44,6 +46,7 @@ class Given:
     seed: int
     removed: Mapping[str, Tensor]
     learn: Learn
+    form: Form | None = None
     learned: dict[str, Any] | None = None
     inference: Inference | None = None
     _states: tuple[dict[str, Tensor], dict[str, Tensor]] | None = field(default=None, init=False)
@@ -55,7 +58,8 @@ class Given:
 
     def attached(self, inference: Inference | None = None) -> Attached:
         """A copy of the network, with a fresh inference attached to it, of the hyperparameters of `inference`."""
-        network, inference = working_(copied(self.network)), replace(inference or self.inference or self.fresh())
+        network = adapt_(working_(copied(self.network)), self.form)
+        inference = replace(inference or self.inference or self.fresh())
         with seeded(self.seed, "attach"):
             inference.attach(network, units(network, "weights"), self.split)
         self._handles += keep_removed_(network, dict(self.removed))
@@ -80,7 +84,7 @@ class Given:
             return self.network
         network, inference = self.start()
         inference.detach(network)
-        return network
+        return release_(network)
 
     def let_go(self) -> None:
         """Take off what kept removed entries away in training."""

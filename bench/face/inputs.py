@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 from ...architectures.running.modes import as_rows, evaluating
 from ...architectures.running.outputs import refuse_probabilities
-from ...datasets.data import IGNORED, Likelihood, Split
+from ...datasets.data import IGNORED, AnyLikelihood, Split
 from ...datasets.errors import UsageError, one_line
 from ...datasets.examples import Examples
 from ...datasets.targets import Traits
 from ...datasets.trees import Inputs, examples, tensors_in
+from ...methods.closed_forms.likelihood import output_model
 from ...methods.pruner import Inference, Pruner
 from .gathering import WRAP
 from .targets import interpreted, numbers_of
@@ -78,7 +79,9 @@ def device_of(network: Any) -> torch.device:
     return parameter.device
 
 
-def fitted(network: nn.Module, data: Examples, likelihood: Likelihood | None = None, given: bool = False) -> Examples:
+def fitted(
+    network: nn.Module, data: Examples, likelihood: AnyLikelihood | None = None, given: bool = False
+) -> Examples:
     """The examples with the likelihood of their targets, where all fits: finite inputs and outputs, and the targets.
 
     All are read once, and a batch goes through `network`, in evaluation mode and without gradients. See
@@ -94,7 +97,7 @@ def fitted(network: nn.Module, data: Examples, likelihood: Likelihood | None = N
     few = data[:PROBE]
     if few.likelihood == "categorical" and not few.y.is_floating_point():
         _check_labels(few.y, traits, shape)
-    else:
+    elif not callable(few.likelihood):
         _check_targets(few, shape, len(data))
     if not torch.isfinite(outputs).all():
         raise UsageError("the outputs of network are NaN or infinite on these data: look at its weights and the inputs")
@@ -199,8 +202,10 @@ def _check_labels(y: Tensor, traits: Traits, shape: tuple[int, ...]) -> None:
 
 
 def _check_targets(split: Split, shape: tuple[int, ...], count: int) -> None:
-    if tuple(split.y.shape[1:]) != shape:
-        outputs, what = shape[-1], _TARGETS[split.likelihood]
+    model = output_model(split.likelihood)
+    columns = model.target_columns(shape[-1])
+    if tuple(split.y.shape[1:]) != (*shape[:-1], columns):
+        outputs, what = shape[-1], _TARGETS.get(model.name, "y")
         raise UsageError(
             f"{what} has shape {(count, *split.y.shape[1:])} but the network has {outputs} outputs; give y of shape "
             f"(N, {outputs}), or integer labels of shape (N,) for classes"

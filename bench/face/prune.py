@@ -9,9 +9,10 @@ from typing import Any, Literal
 
 from torch import nn
 
+from ...architectures.running.forms import Forward
 from ...architectures.saved import bundle
 from ...architectures.units.vector import Granularity
-from ...datasets.data import Likelihood
+from ...datasets.data import AnyLikelihood
 from ..spec.budget import Budget
 from ..spec.settings import Training
 from .gathering import AnyData
@@ -35,7 +36,8 @@ def prune(
     training: Training | None = None,
     budget: Budget | Mapping[str, Any] | None = None,
     batch_norm: Literal["keep", "reestimate"] = "keep",
-    likelihood: Likelihood | None = None,
+    likelihood: AnyLikelihood | None = None,
+    forward: Forward | None = None,
     posterior: Any = None,
     seed: int = 0,
     progress: bool = True,
@@ -59,7 +61,12 @@ def prune(
         training: optimiser, learning rate and batch size of the fine-tuning.
         budget: what the sparsity is a share of, and what layers keep: {"of": "flops", "round_to": 8, "at_least": 1}.
         batch_norm: "reestimate" sets BatchNorm's statistics anew after pruning, on the training examples.
-        likelihood: "categorical", "gaussian" or "bernoulli", where the data do not say what is meant.
+        likelihood: "categorical", "gaussian", "heteroscedastic" (the network gives K means, then K log variances) or
+            "bernoulli", where the data do not say what is meant; or a loss of your own, (outputs, targets) -> its mean
+            over the batch, for methods that need no curvature of it.
+        forward: (network, batch) -> (outputs, targets), for batches and networks of any form: several inputs, dicts,
+            masks. Each has a row for every example, (N, K) or (N, T, K), and targets of -100 do not count. Without it
+            batches are pairs (x, y), or dicts by the names of the network's arguments with `labels`, as Hugging Face's.
         posterior: a fitted `laplace.Laplace` of laplace-torch over all weights ("diag", "kron" or "full"), for methods
             of a Laplace posterior to score by.
         seed: governs every random choice, those of a loader too.
@@ -72,7 +79,7 @@ def prune(
     """
     wish = asked(method, structured, finetune, training, budget, batch_norm, seed, options).at(sparsity)
     check_trained(method, wish.pruner)
-    job = work(network, data, wish, likelihood, trains=wish.finetune.epochs > 0)
+    job = work(network, data, wish, likelihood, forward, trains=wish.finetune.epochs > 0)
     learned = None
     if posterior is not None:
         pruner, learned = reading(method, wish.pruner, posterior, job.replica)

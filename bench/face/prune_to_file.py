@@ -25,6 +25,7 @@ from ...datasets.load import load as load_data
 from ...datasets.own import import_function
 from ...datasets.source import Source
 from ...methods.build import build as build_pruner
+from ...methods.closed_forms.likelihood import output_model
 from ..evaluation.evaluate import DECISIONS, predicted
 from ..evaluation.latency import Speedup
 from ..spec.settings import Training
@@ -204,7 +205,7 @@ def _untrained(checkpoint: str | Path | None, pruned: Pruned) -> list[str]:
 
 
 def _judged(pruned: Pruned, test: Learned | None, bare: bool) -> list[str]:
-    if test is None or pruned.notes["likelihood"] == "gaussian":
+    if test is None or pruned.notes["likelihood"] not in DECISIONS:
         return []
     test = fitted(pruned.dense, readable(pruned.dense, test), pruned.notes["likelihood"], bare)
     dense, own = (_quality(network, test) for network in (pruned.dense, pruned.deployable()))
@@ -218,7 +219,7 @@ def _quality(network: nn.Module, split: Learned) -> dict[str, float]:
     """Accuracy, and bits per label, of the examples that are evaluated (of a language model those that fit)."""
     with evaluating(network), torch.no_grad():
         outputs, y = predicted(network, split, as_rows(network(split[:1].x)).shape[-1])
-    found = DECISIONS[split.likelihood].metrics(outputs, y)
+    found = DECISIONS[output_model(split.likelihood).name].metrics(outputs, y)
     return {"accuracy": found["accuracy"], "bits": found["nll"] / math.log(2)}
 
 

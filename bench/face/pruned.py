@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.prune import custom_from_mask
 
 from ...architectures.compaction.certificate import Certificate
+from ...architectures.running.forms import Form, adapt_, in_form, release_
 from ...architectures.running.modes import evaluating, to_network
 from ...architectures.running.plain import copied
 from ...architectures.saved import bundle
@@ -29,8 +30,8 @@ from ..evaluation.flops import flops
 from ..evaluation.latency import BATCHES, Speedup, speedups
 from ..evaluation.monte_carlo import added, can_be_drawn, drawn
 from ..training.seeding import stream
-from .gathering import AnyData, gathered, is_typed, readable
-from .inputs import fitted
+from .gathering import AnyData
+from .readers import read
 
 STARVED = 0.02  # of its units, under which the summary warns of a layer
 
@@ -45,6 +46,7 @@ class Pruned:
         scores: the worth of every unit.
         inputs: real inputs, for the certificate and for timing.
         dense: the network that was given; a plain copy of one that was wrapped or reparametrised.
+        form: how both are called with `inputs`, where they do not take and give one tensor.
         notes: how it came about: method, options, sparsity asked for, fine-tuning.
         inference: what the method learned beside the network; draws of the weights come from it.
     """
@@ -56,6 +58,7 @@ class Pruned:
     dense: nn.Module
     notes: Mapping[str, Any]
     inference: Inference | None = None
+    form: Form | None = None
 
     @property
     def sparsity(self) -> float:
@@ -64,7 +67,9 @@ class Pruned:
 
     @cached_property
     def _small(self) -> tuple[nn.Module, Certificate]:
-        return compacted(self.network, self.mask, self.inputs)
+        with in_form(self.form, self.network):
+            small, certificate = compacted(self.network, self.mask, self.inputs)
+        return release_(small), certificate
 
     def deployable(self) -> nn.Module:
         """The compact network, or, of single weights, the masked one."""
@@ -83,7 +88,7 @@ class Pruned:
         return self._small[1]
 
     @torch.no_grad()
-    def predictions(self, x: Tensor, draws: int = 0, seed: int = 0) -> Tensor:
+    def predictions(self, x: Inputs, draws: int = 0, seed: int = 0) -> Tensor:
         """The pruned network's outputs for inputs `x`, (n, K), in evaluation mode.
 
         With `draws`, averaged over so many draws of the weights from the posterior that the method learned: log
@@ -91,7 +96,7 @@ class Pruned:
         BatchNorm has statistics of its own in each draw. Raises UsageError where the method learned one point only.
         """
         if not draws:
-            with evaluating(self.network):
+            with evaluating(self.network), in_form(self.form, self.network):
                 return self.network(to_network(x, self.network))
         if self.inference is None or not can_be_drawn(self.network, self.inference):
             raise UsageError(
@@ -100,7 +105,8 @@ class Pruned:
             )
         of, generator = DECISIONS.get(self.notes["likelihood"]), stream(seed, "posterior draws")
         total: Tensor | None = None
-        for replica in drawn(self.network, self.inference, generator, draws, [self.inputs]):
+        network = adapt_(copied(self.network), self.form)
+        for replica in drawn(network, self.inference, generator, draws, [self.inputs]):
             outputs = replica(to_network(x, replica))
             if of is None:
                 total = outputs if total is None else total + outputs
@@ -111,7 +117,9 @@ class Pruned:
 
     def speedups(self, batches: tuple[int, ...] = BATCHES) -> list[Speedup]:
         """How much faster than the dense network the compact one is (or the masked one, of single weights)."""
-        return speedups(self.dense, {"pruned": self.deployable()}, self.inputs, batches)["pruned"]
+        pruned = self.deployable()
+        with in_form(self.form, self.dense, pruned):
+            return speedups(self.dense, {"pruned": pruned}, self.inputs, batches)["pruned"]
 
     def fastest(self, batches: tuple[int, ...] = BATCHES) -> list[Fastest]:
         """The form in which the pruned network runs fastest here, for every batch size, against the best dense one.
@@ -119,7 +127,9 @@ class Pruned:
         Eager, channels last, `torch.compile` and, where it is installed, ONNX Runtime are tried for both; `run` of a
         result is the form itself. It is called faster only beyond what the dense network shows against itself.
         """
-        return fastest(self.dense, self.deployable(), self.inputs, batches)
+        pruned = self.deployable()
+        with in_form(self.form, self.dense, pruned):
+            return fastest(self.dense, pruned, self.inputs, batches)
 
     def laplace(self, data: AnyData, structure: Structure = "kron", prior_precision: float = 1.0, seed: int = 0) -> Any:
         """A fitted `laplace.Laplace` of laplace-torch at the pruned network, with our curvature, to predict with.
@@ -129,9 +139,10 @@ class Pruned:
         """
         is_cut = self.mask.units.removable
         network = self.compact() if is_cut else copied(self.network)
-        found = gathered(data, seed).to(next(network.parameters()).device)
-        typed = fitted(network, readable(network, found), self.notes["likelihood"], not is_typed(data))
-        return laplace_of(network, typed, structure, prior_precision=prior_precision,
+        examples, form = read(network, data, seed, self.notes["likelihood"])
+        if form is not None:
+            raise UsageError("laplace-torch takes networks of one tensor to one tensor, and this is none")
+        return laplace_of(network, examples, structure, prior_precision=prior_precision,
                           kept=None if is_cut else self.mask.tensors, seed=seed)  # fmt: skip
 
     def with_torch_masks(self) -> nn.Module:
@@ -166,7 +177,7 @@ class Pruned:
         folded = ", ".join(f"{name} ({by})" for name, by in self.notes.get("folded", {}).items())
         learned = self.notes.get("learned") or {}
         found = [f"folded into plain weights: {folded}" if folded else None, self.notes.get("targets")]
-        return [text for text in (*found, learned.get("said")) if text]
+        return [text for text in (*found, learned.get("said"), self.form and self.form.said) if text]
 
     def _starved(self) -> list[str]:
         """A warning where one ranking of all units left next to nothing of some layers."""
@@ -184,7 +195,8 @@ class Pruned:
     def _saved_by_cutting(self) -> list[str]:
         small, certificate = self._small
         before, after = count(self.dense), count(small)
-        work = [flops(n, self.inputs)["flops_dense"] for n in (self.dense, small)]
+        with in_form(self.form, self.dense, small):
+            work = [flops(n, self.inputs)["flops_dense"] for n in (self.dense, small)]
         return [
             f"compact: {after:,} of {before:,} parameters ({after / before:.1%}), "
             f"{work[1] / max(work[0], 1):.1%} of the operations",
@@ -192,5 +204,6 @@ class Pruned:
         ]
 
     def _saved_at_best(self) -> list[str]:
-        work = flops(self.network, self.inputs)
+        with in_form(self.form, self.network):
+            work = flops(self.network, self.inputs)
         return [f"operations with a non-zero weight: {work['flops_ratio']:.1%} of the dense network's"]

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...datasets.data import Likelihood
+from ...datasets.data import AnyLikelihood, Likelihood
 from ...datasets.errors import UsageError, unknown
 from ...datasets.examples import Batch, Examples
 from ...datasets.targets import Traits, check_probabilities
@@ -23,7 +23,7 @@ from ...datasets.trees import Inputs
 
 
 def interpreted(
-    data: Examples, traits: Traits, shape: tuple[int, ...], likelihood: Likelihood | None, given: bool
+    data: Examples, traits: Traits, shape: tuple[int, ...], likelihood: AnyLikelihood | None, given: bool
 ) -> Examples:
     """The examples with the targets that the network's outputs of that `shape` per example are for.
 
@@ -36,11 +36,14 @@ def interpreted(
 
     Raises:
         UsageError: an unknown likelihood; one-hot targets, unless it is said what they are; targets that are no
-            labels or probabilities where the likelihood needs them.
+            labels or probabilities where the likelihood needs them. A loss of one's own takes whatever it takes.
     """
-    if likelihood is not None and likelihood not in get_args(Likelihood):
+    if likelihood is not None and not callable(likelihood) and likelihood not in get_args(Likelihood):
         raise unknown("likelihood", likelihood, get_args(Likelihood))
-    kind = likelihood or _likelihood(traits, data.likelihood, shape, given)
+    said = likelihood or data.likelihood
+    if callable(said):
+        return data.reading(lambda x, y: (x, y), said)
+    kind: Likelihood = said if likelihood else _likelihood(traits, said, shape, given)
     return data.reading(partial(_as_targets, kind=kind, traits=traits, shape=shape), kind)
 
 
@@ -60,7 +63,7 @@ def numbers_of(y: Tensor) -> np.ndarray:
     return (y.detach().float() if y.is_floating_point() else y.detach()).cpu().numpy()
 
 
-def meaning(likelihood: Likelihood, y: Tensor) -> str | None:
+def meaning(likelihood: AnyLikelihood, y: Tensor) -> str | None:
     """What targets were taken for, in words, where their type does not say it; else None."""
     if likelihood == "bernoulli":
         return "targets taken as yes or no of every output by itself (bernoulli likelihood)"

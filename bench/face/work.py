@@ -13,16 +13,18 @@ from torch import Tensor, nn
 
 from ...architectures.discovery.units_of import units
 from ...architectures.running.batch_norm import check_batches
+from ...architectures.running.forms import Form, Forward, adapt_, release_
 from ...architectures.running.modes import evaluating, take_modes_, take_types_, to_network, working_
 from ...architectures.running.plain import Plain, copied, plain
 from ...architectures.units.mask import Mask
 from ...architectures.units.vector import Granularity, Units
-from ...datasets.data import Likelihood, Split
+from ...datasets.data import AnyLikelihood, Split
 from ...datasets.errors import UsageError, unknown
 from ...datasets.examples import Examples
 from ...datasets.plain import as_plain
 from ...datasets.trees import Inputs
 from ...methods.build import build as build_pruner
+from ...methods.closed_forms.likelihood import output_model
 from ...methods.pruner import Pruner
 from ..evaluation.deployment import CERTIFIED
 from ..pruning.engine import Engine
@@ -31,11 +33,11 @@ from ..pruning.schedules import prune as run_engine
 from ..spec.budget import Budget
 from ..spec.settings import Finetune, Training
 from ..training.progress import bar
-from ..training.seeding import seeded
-from .gathering import AnyData, gathered, is_typed, readable
+from .gathering import AnyData
 from .given import Given, Learn
-from .inputs import check_epochs, check_sparsity, device_of, fitted
+from .inputs import check_epochs, check_sparsity, device_of
 from .pruned import Pruned
+from .readers import read
 from .targets import meaning
 
 
@@ -84,7 +86,8 @@ class Asked:
             "method": self.method, "options": self.options, "allocation": self.pruner.allocation,
             "sparsity": self.sparsity, "realised": mask.sparsity, "seed": self.seed,
             "finetune": self.finetune.epochs, "batch_norm": self.finetune.batch_norm,
-            "budget": self.budget.model_dump(), "likelihood": few.likelihood, "targets": meaning(few.likelihood, few.y),
+            "budget": self.budget.model_dump(), "likelihood": output_model(few.likelihood).name,
+            "targets": meaning(few.likelihood, few.y),
         }  # fmt: skip
 
 
@@ -115,6 +118,7 @@ class Work:
         replica: a copy to try things on.
         split: training examples on the network's device, in the types that it reads.
         parts: the units that are pruned.
+        form: how the network is called, where it does not take and give one tensor.
     """
 
     asked: Asked
@@ -123,11 +127,14 @@ class Work:
     replica: nn.Module
     split: Examples
     parts: Units
+    form: Form | None
 
     def given(self, learn: Learn) -> Given:
         """Where the engine starts."""
         asked = self.asked
-        return Given(self.dense, asked.pruner, asked.granularity, self.split, asked.seed, self.found.removed, learn)
+        return Given(
+            self.dense, asked.pruner, asked.granularity, self.split, asked.seed, self.found.removed, learn, self.form
+        )
 
     def engine(self, given: Given, epochs: int) -> Engine:
         """The engine, with `epochs` of training for methods that prune before it or meanwhile."""
@@ -149,27 +156,31 @@ class Work:
         learned = given.learned
         said = {**asked.notes(outcome.mask, few), "folded": self.found.folded, "learned": learned, **notes}
         inputs = to_network(few.x, self.dense)
-        return Pruned(outcome.network, outcome.mask, outcome.scores, inputs, self.dense, said, outcome.inference)
+        network = release_(outcome.network)
+        return Pruned(network, outcome.mask, outcome.scores, inputs, self.dense, said, outcome.inference, self.form)
 
 
-def work(network: nn.Module, data: AnyData, asked: Asked, likelihood: Likelihood | None, trains: bool) -> Work:
+def work(
+    network: nn.Module, data: AnyData, asked: Asked, likelihood: AnyLikelihood | None, forward: Forward | None,
+    trains: bool,
+) -> Work:  # fmt: skip
     """What the wishes need, made ready; `trains`: whether the network will be trained on the examples.
 
     Raises UsageError for data that do not fit the network, and a sparsity that would remove everything.
     """
-    split = gathered(data, asked.seed).to(device_of(network))
+    device_of(network)  # refuses what is no network
     found = plain(network)
     dense = found.network if found.changed else network
     replica = working_(copied(dense) if found.changed else found.network)
-    with seeded(asked.seed, "trial"):
-        split = fitted(replica, readable(replica, split), likelihood, not is_typed(data))
+    split, form = read(replica, data, asked.seed, likelihood, forward)
+    adapt_(replica, form)
     if trains:
         sizes = split.batch_sizes(asked.training.batch_size)
         check_batches(replica, split[: min(sizes)].x, sizes)
     parts = units(replica, asked.granularity, split[:2].x)
     if asked.target is not None and asked.budget.of == "units":
         keep_count(parts.n, asked.target)  # refuses what would remove everything, before any work
-    return Work(asked, dense, found, replica, split, parts)
+    return Work(asked, dense, found, replica, split, parts, form)
 
 
 def _present(parts: Units, network: nn.Module, removed: Mapping[str, Tensor]) -> Tensor | None:

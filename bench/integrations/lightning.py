@@ -47,7 +47,9 @@ class LightningPruning(Callback, Riding):
         self._lr = optimizer.param_groups[0]["lr"]
         self.before_step()
 
-    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         """A step has been taken, unless batches accumulate."""
         if self._lr:
             self.after_step(self._lr)
@@ -55,11 +57,14 @@ class LightningPruning(Callback, Riding):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """What the method does after an epoch."""
-        self.at_work.after_epoch(self.options.get("data", trainer.train_dataloader))
+        self.at_work.after_epoch(self._data(trainer))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prune."""
-        self.end(self.options.get("data", trainer.train_dataloader))
+        self.end(self._data(trainer))
+
+    def _data(self, trainer: Trainer) -> Any:
+        return self.options.get("data", trainer.train_dataloader)
 
     def state_dict(self) -> dict[str, Any]:
         """The method's part of a checkpoint."""

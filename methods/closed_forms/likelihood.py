@@ -1,53 +1,84 @@
-"""The loss of a network on a split, as its likelihood says.
+"""Likelihoods by name, and losses of one's own.
 
-`categorical`: cross-entropy with labels, or with probabilities of the classes (mixed or smoothed labels, a teacher's).
-`gaussian`: ½ squared error, of unit noise. `bernoulli`: cross-entropy of every output with its own yes or no, a sum
-over outputs as they are independent given the input.
+A new likelihood is a class (`output_model.OutputModel`) in `MODELS`, and its name in `datasets.data.Likelihood`. A loss
+of one's own has a gradient, but no roots of its curvature, and no distribution to draw from.
 """
 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...architectures.running.modes import as_rows
-from ...datasets.data import Likelihood, likelihood_of, terms
+from ...datasets.data import AnyLikelihood, Loss, likelihood_of
 from ...datasets.errors import UsageError
 from ...datasets.examples import Examples
+from .continuous import Gaussian, Heteroscedastic
+from .discrete import Bernoulli, Categorical
+from .output_model import OutputModel
 
 
-def mean_loss(outputs: Tensor, y: Tensor, likelihood: Likelihood | None = None) -> Tensor:
+class Own(OutputModel):
+    """A loss of the user's own: loss(outputs, y) is a mean over the terms of a batch."""
+
+    sequences, has_roots = True, False
+
+    def __init__(self, loss: Loss):
+        self.loss = loss
+        self.name = getattr(loss, "__name__", type(loss).__name__)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def mean_loss(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """What the loss returns; raises UsageError for anything but a scalar that can be differentiated."""
+        found = self.loss(outputs, y)
+        if not isinstance(found, Tensor) or found.dim() or (outputs.requires_grad and not found.requires_grad):
+            got = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+            raise UsageError(
+                f"likelihood {self.name!r} must return the mean loss of a batch, a scalar that can be differentiated; "
+                f"got {got}"
+            )
+        return found
+
+    def gradient(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """By differentiating the sum."""
+        with torch.enable_grad():
+            outputs = outputs.detach().requires_grad_()
+            return torch.autograd.grad(self.summed_loss(outputs, y), outputs)[0]
+
+    def check(self, outputs: Tensor, y: Tensor) -> None:
+        """Whatever the loss takes."""
+
+
+# ---------------------------------------------------------------------- by name
+
+MODELS: dict[str, OutputModel] = {m.name: m for m in (Categorical(), Gaussian(), Bernoulli(), Heteroscedastic())}
+
+
+def output_model(likelihood: AnyLikelihood) -> OutputModel:
+    """The likelihood of that name, or of a loss of one's own; raises UsageError for an unknown name."""
+    if isinstance(likelihood, str):
+        if likelihood in MODELS:
+            return MODELS[likelihood]
+    elif callable(likelihood):
+        return Own(likelihood)
+    raise UsageError(
+        f"likelihood must be {', '.join(map(repr, MODELS))} or a function (outputs, targets) -> mean loss, got "
+        f"{likelihood!r}"
+    )
+
+
+def mean_loss(outputs: Tensor, y: Tensor, likelihood: AnyLikelihood | None = None) -> Tensor:
     """Mean negative log likelihood of outputs (N, C), or (N,) of one output each; a scalar.
 
     The mean is over the terms of the likelihood (`Split.terms`): for sequences of targets (N, T), whose outputs are
     (N, T, C), over all their tokens. The type of `y` says the likelihood unless it is given. Raises UsageError for
     real targets of another shape than the outputs.
     """
-    return _LOSSES[likelihood or likelihood_of(y)](as_rows(outputs), y)
+    return output_model(likelihood or likelihood_of(y)).mean_loss(as_rows(outputs), y)
 
 
 @torch.no_grad()
 def summed_loss(network: nn.Module, split: Examples, batch: int = 1024) -> Tensor:
     """Negative log likelihood of all examples in the network's present mode, float64; a scalar, in nats."""
-    losses = [mean_loss(network(x).double(), y, split.likelihood) * terms(y) for x, y in split.batches(batch)]
+    model = output_model(split.likelihood)
+    losses = [model.summed_loss(as_rows(network(x).double()), y) for x, y in split.batches(batch)]
     return torch.stack(losses).sum()
-
-
-def _cross_entropy(outputs: Tensor, y: Tensor) -> Tensor:
-    if y.is_floating_point():
-        return F.cross_entropy(outputs, y.to(outputs))
-    return F.cross_entropy(outputs.flatten(0, -2), y.flatten())
-
-
-def _squared_error(outputs: Tensor, y: Tensor) -> Tensor:
-    if outputs.shape != y.shape:  # which torch would stretch over each other
-        raise UsageError(f"outputs of shape {tuple(outputs.shape)} are not those of targets {tuple(y.shape)}")
-    return 0.5 * (outputs - y).square().sum(1).mean()
-
-
-def _binary_cross_entropy(outputs: Tensor, y: Tensor) -> Tensor:
-    return F.binary_cross_entropy_with_logits(outputs, y.to(outputs), reduction="none").sum(1).mean()
-
-
-_LOSSES = {"categorical": _cross_entropy, "gaussian": _squared_error, "bernoulli": _binary_cross_entropy}

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from ...architectures.running.modes import as_rows, evaluating
 from ...architectures.units.prunable import trainable
-from ...datasets.data import Likelihood, Split
+from ...datasets.data import AnyLikelihood, Split
 from ...datasets.errors import UsageError
 from ...datasets.examples import Examples
 from ...datasets.trees import Inputs, examples, pieces, rows, tensors_in
@@ -52,7 +52,7 @@ def diagonal(
     network: nn.Module,
     x: Inputs,
     y: Tensor,
-    likelihood: Likelihood = "categorical",
+    likelihood: AnyLikelihood = "categorical",
     kind: CurvatureKind = "ggn",
     generator: torch.Generator | None = None,
     top: int = 1,
@@ -122,8 +122,8 @@ def send_back(
             if (here := [tensor.shape[1:] for tensor in tensors_in(x)]) != shapes:  # sequences of another length
                 footprint, outputs = _tried_out(sink, network, x, likelihood, kind, top)
                 shapes, size = here, footprint.batch(memory, BATCH)
-                check_passes(outputs, likelihood, kind, top)
             check_targets(outputs, y, likelihood)
+            check_passes(outputs, likelihood, kind, top)
             drawn = draws((len(y), *outputs.shape[1:]), likelihood, kind, generator)
             for part_x, part_y, part_drawn in zip(pieces(x, size), y.split(size), drawn.split(size), strict=True):
                 vectors = _sent_back(sink, network, part_x, part_y, likelihood, kind, part_drawn, top)
@@ -135,7 +135,7 @@ def send_back(
 
 
 def _sent_back(
-    sink: ParameterUses, network: nn.Module, x: Inputs, y: Tensor, likelihood: Likelihood, kind: CurvatureKind,
+    sink: ParameterUses, network: nn.Module, x: Inputs, y: Tensor, likelihood: AnyLikelihood, kind: CurvatureKind,
     drawn: Tensor, top: int,
 ) -> Tensor:  # fmt: skip
     """Send the vectors of a few examples back, and return them, shape (N, K, C) or (N, K, T, C)."""
@@ -151,7 +151,7 @@ def _sent_back(
 def predicted_bytes(
     network: nn.Module,
     x: Inputs,
-    likelihood: Likelihood = "categorical",
+    likelihood: AnyLikelihood = "categorical",
     kind: CurvatureKind = "ggn",
     top: int = 1,
     batch: int = BATCH,
@@ -167,7 +167,7 @@ def predicted_bytes(
 
 
 def _tried_out(
-    sink: ParameterUses, network: nn.Module, x: Inputs, likelihood: Likelihood, kind: CurvatureKind, top: int
+    sink: ParameterUses, network: nn.Module, x: Inputs, likelihood: AnyLikelihood, kind: CurvatureKind, top: int
 ) -> tuple[Footprint, Tensor]:
     """What to expect of batches, and the outputs of the first example."""
     saved = SavedBytes([*tensors_in(x), *network.parameters(), *network.buffers()])

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from ...architectures.units.prunable import trainable
-from ...datasets.data import Likelihood, Split
+from ...datasets.data import AnyLikelihood, Split
 from ...datasets.examples import Examples
 from ...datasets.trees import Inputs
 from ..closed_forms.curvature_matrix import Curvature, Diagonal
@@ -49,7 +49,7 @@ PATCHES = 1 << 22
 
 
 def kfac(
-    network: nn.Module, x: Inputs, y: Tensor, likelihood: Likelihood = "categorical", kind: CurvatureKind = "ggn",
+    network: nn.Module, x: Inputs, y: Tensor, likelihood: AnyLikelihood = "categorical", kind: CurvatureKind = "ggn",
     generator: torch.Generator | None = None,
 ) -> Kronecker:  # fmt: skip
     """Kronecker-factored curvature of the negative log likelihood, summed over the examples.

@@ -24,7 +24,7 @@ from ...architectures.units.prunable import trainable
 from ...datasets.examples import Examples
 from ..closed_forms.curvature_matrix import Curvature, Diagonal
 from ..closed_forms.flat import flat
-from ..closed_forms.likelihood import summed_loss
+from ..closed_forms.likelihood import output_model, summed_loss
 from ..curvature.estimate import CurvatureStructure, curvature_of
 from ..curvature.output_vectors import CurvatureKind
 
@@ -147,7 +147,7 @@ def evidence_at(
         squares=flat(parameters).square_(),
         loss=loss,
         size=split.terms,
-        count=split.numbers if split.likelihood == "gaussian" else None,
+        count=split.numbers if output_model(split.likelihood).fits_noise else None,
         temperature=temperature,
     )
 

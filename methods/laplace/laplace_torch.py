@@ -19,6 +19,7 @@ from ...datasets.examples import Examples
 from ..closed_forms.curvature_matrix import Curvature, Dense, Diagonal
 from ..closed_forms.flat import flat
 from ..closed_forms.kronecker_product import Kronecker, KroneckerProduct
+from ..closed_forms.likelihood import output_model
 from ..closed_forms.posteriors import Laplace
 from ..curvature.estimate import curvature_of
 from ..curvature.output_vectors import CurvatureKind
@@ -128,8 +129,9 @@ def laplace_of(
 
     if structure not in OURS:
         raise unknown("structure", structure, tuple(OURS))
-    if data.likelihood not in TASKS:
-        raise UsageError(f"laplace-torch knows classes and real targets, and not the {data.likelihood} likelihood")
+    name = output_model(data.likelihood).name
+    if name not in TASKS:
+        raise UsageError(f"laplace-torch knows classes and real targets, and not the {name} likelihood")
     masks = {name: mask for name, mask in (kept or {}).items() if not bool(mask.all())}
     if masks and structure == "kron":
         raise UsageError(
@@ -137,7 +139,7 @@ def laplace_of(
         )
     parameters, generator = trainable(network), torch.Generator().manual_seed(seed)
     curvature = curvature_of(network, data, OURS[structure], kind, generator)  # pyright: ignore[reportArgumentType]
-    task: Any = TASKS[data.likelihood]
+    task: Any = TASKS[name]
     found: Any = Approximation(network, task, subset_of_weights="all", hessian_structure=structure)
     dtype = next(iter(parameters.values())).dtype
     _PUT[structure](found, curvature, dtype)

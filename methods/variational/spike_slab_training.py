@@ -19,7 +19,7 @@ from ...architectures.units.prunable import prunable
 from ...architectures.units.vector import Units
 from ...datasets.examples import Examples
 from ..closed_forms.arguments import positive
-from ..closed_forms.likelihood import summed_loss
+from ..closed_forms.likelihood import output_model, summed_loss
 from ..closed_forms.posteriors import Gaussian
 from ..closed_forms.spike_slab import logit
 from .inference import Variational, check_span, equal_log_sigma, risen
@@ -78,7 +78,7 @@ class SpikeAndSlab(Variational[Posterior]):
         for weight in weights if self.shrunk == "all" else weights[:1]:
             weight.mul_(self.shrink)
         super().attach(network, units, train)
-        self.real = train.likelihood == "gaussian"
+        self.real = output_model(train.likelihood).fits_noise
         given = self.real and not isinstance(self.target_noise, str)
         self.noise_variance = float(self.target_noise) ** 2 if given else 1.0
 
