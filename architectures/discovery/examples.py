@@ -9,15 +9,14 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ...datasets.errors import UsageError
-from ...datasets.trees import Inputs
+from ...datasets.trees import Inputs, tensors_in
 
 EXAMPLES = 2  # rows of the example that are used: more cost time and show nothing more
 
 
 def check(network: nn.Module, example: Inputs) -> None:
     """Raise UsageError unless the network and the inputs can be traced."""
-    given = [example] if isinstance(example, Tensor) else pytree.tree_leaves(example)
-    for each in given:
+    for each in tensors_in(example) or [example]:
         if not isinstance(each, Tensor) or not each.dim() or not len(each):
             got = f"shape {tuple(each.shape)}" if isinstance(each, Tensor) else type(example).__name__
             raise UsageError(f"example inputs must be tensors of shape (n, ...) with n >= 1, got {got}")

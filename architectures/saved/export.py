@@ -15,16 +15,20 @@ from torch import Tensor, nn
 
 from ...datasets.atomic import write_atomically
 from ...datasets.errors import UsageError, one_line
+from ...datasets.trees import Inputs, examples, mapped, tensors_in
 from ..compaction.certificate import Certificate
-from ..running.modes import evaluating, to_network
+from ..running.forms import Forward, form_for, in_form
+from ..running.modes import evaluating, precision_of, to_network
 
 ONNX = ("onnx", "onnxruntime", "onnxscript")
 ONNX_TOLERANCE = 1e-5
 
 
 @torch.no_grad()
-def export(network: nn.Module, x: Tensor) -> torch.export.ExportedProgram:
+def export(network: nn.Module, x: Inputs, forward: Forward | None = None) -> torch.export.ExportedProgram:
     """`network` in evaluation mode as a program, for batches of any size where the network allows that.
+
+    It takes x in the form given, and returns one tensor: that of the user's `forward`, or the logits (`running.forms`).
 
     Otherwise the program takes batches of the size of `x` (two, if x is a single example). The network is
     as before afterwards. nn.MultiheadAttention is exported and compared without the fused kernel that it
@@ -34,7 +38,8 @@ def export(network: nn.Module, x: Tensor) -> torch.export.ExportedProgram:
         UsageError: a network that cannot be traced, or a program whose outputs for `x` are not identical.
     """
     x = _at_least_two(to_network(x, network))
-    with evaluating(network), _without_fused_attention(), warnings.catch_warnings():
+    form = form_for(network, x, forward)
+    with in_form(form, network), evaluating(network), _without_fused_attention(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*_flat_weights")  # nn.LSTM's list of its own parameters
         program = _traced(network, x)
         if not torch.equal(program.module()(x), network(x)):
@@ -43,7 +48,7 @@ def export(network: nn.Module, x: Tensor) -> torch.export.ExportedProgram:
 
 
 @torch.no_grad()
-def export_onnx(path: str | Path, network: nn.Module, x: Tensor) -> Certificate:
+def export_onnx(path: str | Path, network: nn.Module, x: Inputs, forward: Forward | None = None) -> Certificate:
     """Write `network` in evaluation mode as an ONNX file, replaced in one step, after a check by onnxruntime.
 
     Returns:
@@ -56,10 +61,11 @@ def export_onnx(path: str | Path, network: nn.Module, x: Tensor) -> Certificate:
     if missing := [name for name in ONNX if importlib.util.find_spec(name) is None]:
         raise UsageError(f"ONNX export needs {', '.join(missing)}; pip install 'bayesprune[onnx]'")
     x = _at_least_two(to_network(x, network))
-    content = onnx_bytes(network, x)
-    with evaluating(network):
+    content = onnx_bytes(network, x, forward)
+    with in_form(form_for(network, x, forward), network), evaluating(network):
         expected = network(x)
-    certificate = _compared(expected.cpu(), _run_onnx(content, x), str(x.dtype).removeprefix("torch."))
+    dtype = str(precision_of(network)).removeprefix("torch.")
+    certificate = _compared(expected.cpu(), _run_onnx(content, x), dtype)
     try:
         write_atomically(Path(path), content)
     except OSError as error:
@@ -77,14 +83,15 @@ def _without_fused_attention() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(enabled)
 
 
-def _at_least_two(x: Tensor) -> Tensor:
+def _at_least_two(x: Inputs) -> Inputs:
     """A batch of one would be taken for a constant size."""
-    return torch.cat([x, x]) if len(x) == 1 else x
+    return mapped(x, lambda tensor: torch.cat([tensor, tensor])) if examples(x) == 1 else x
 
 
-def _traced(network: nn.Module, x: Tensor) -> torch.export.ExportedProgram:
+def _traced(network: nn.Module, x: Inputs) -> torch.export.ExportedProgram:
+    batch = torch.export.Dim("batch")
     try:
-        return torch.export.export(network, (x,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+        return torch.export.export(network, (x,), dynamic_shapes=(mapped(x, lambda _: {0: batch}),))
     except Exception:  # the batch size is part of the network's arithmetic
         try:
             return torch.export.export(network, (x,))
@@ -92,9 +99,9 @@ def _traced(network: nn.Module, x: Tensor) -> torch.export.ExportedProgram:
             raise UsageError(f"{type(network).__name__} cannot be exported: {one_line(error)}") from error
 
 
-def onnx_bytes(network: nn.Module, x: Tensor) -> bytes:
+def onnx_bytes(network: nn.Module, x: Inputs, forward: Forward | None = None) -> bytes:
     """The content of an ONNX file; raises UsageError for a network that cannot be exported."""
-    program = export(network, x)
+    program = export(network, x, forward)
     try:
         converted: Any = torch.onnx.export(program, (x,), dynamo=True, verbose=False)
         return converted.model_proto.SerializeToString()
@@ -102,10 +109,11 @@ def onnx_bytes(network: nn.Module, x: Tensor) -> bytes:
         raise UsageError(f"{type(network).__name__} cannot be exported to ONNX: {one_line(error)}") from error
 
 
-def _run_onnx(content: bytes, x: Tensor) -> Tensor:
+def _run_onnx(content: bytes, x: Inputs) -> Tensor:
     runtime = importlib.import_module("onnxruntime")
     runner = runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    inputs = {runner.get_inputs()[0].name: x.cpu().numpy()}
+    names = [each.name for each in runner.get_inputs()]
+    inputs = {name: tensor.cpu().numpy() for name, tensor in zip(names, tensors_in(x), strict=True)}
     return torch.from_numpy(runner.run(None, inputs)[0])
 
 

@@ -186,9 +186,9 @@ def _check_labels(y: Tensor, traits: Traits, shape: tuple[int, ...]) -> None:
     outputs = shape[-1]
     if y.dim() != len(shape):
         raise UsageError(f"integer y are class labels of shape (N,), got {tuple(y.shape)}; give real y for regression")
-    outside = next((int(label) for label in (traits.low, traits.high) if not 0 <= label < outputs), None)
-    if outside is not None and traits.low > traits.high:
+    if traits.low > traits.high:
         raise UsageError(f"all labels in y are {IGNORED}, which are ignored; give some that count")
+    outside = next((int(label) for label in (traits.low, traits.high) if not 0 <= label < outputs), None)
     if outside is not None and outputs == 1:
         raise UsageError(
             f"label {outside} in y does not fit a network of one output, which is for labels 0 and 1; give "
