@@ -47,11 +47,13 @@ def describe(
     counts = Counter((r.dataset.label, r.architecture.label) for r in todo)
     lines = [f"  {dataset} x {architecture}: {n} cells" for (dataset, architecture), n in counts.items()]
     note = "measured on one epoch per network; the true time may be half or twice that"
+    script = engine.script()
     return "\n".join([
         f"{len(cells)} cells, {len(cells) - len(todo)} of them finished, {len(todo)} to run in {out}:",
         *lines,
         f"{len({t.fit for t in tasks})} networks to train and share, {where}",
         f"estimated time: {_duration(seconds / (workers or 1))}{'' if workers else ' for one worker'} ({note})",
+        *([f"each job is submitted as\n\n{script}"] if script else []),
     ])  # fmt: skip
 
 

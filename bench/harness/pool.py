@@ -17,6 +17,7 @@ from typing import Any
 
 from ..results.store import MachineFault
 from .calls import Answer, RemoteError, Seat, packed
+from .interrupts import interrupts_blocked
 
 __all__ = ["RemoteError", "WorkerDied", "WorkerPool"]
 
@@ -102,7 +103,8 @@ class _Worker:
     def __init__(self) -> None:
         self._pipe, other = _SPAWN.Pipe()
         self.process = _SPAWN.Process(target=_serve, args=(other, os.getpid()), name="bayesprune worker")
-        self.process.start()
+        with interrupts_blocked():
+            self.process.start()
         other.close()
 
     def is_ready(self) -> bool:

@@ -74,6 +74,7 @@ def run(
     """
     engine = chosen(executor, jobs, device, Path(out))
     place = engine.place(device)
+    engine.check()
     with watching_for_interrupts():
         plan = planned(matrix, shard, plugins)
         store = Store(out)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import cast
 
 from ....datasets.errors import UsageError, one_line, unknown
+from ..interrupts import handlers_kept
 from .custom import CustomEngine
 from .engine import Engine
 from .local import LocalEngine
@@ -38,21 +39,28 @@ def chosen(executor: str | Path | Callable[[], Executor], jobs: int | None, devi
 
 def _dask(text: str, jobs: int | None, device: str, out: Path) -> Engine:
     """Those that need the extra; only here is it asked for."""
-    try:
-        import dask_jobqueue  # noqa: F401
-        import distributed  # noqa: F401
-    except ImportError as error:
-        raise UsageError(f"--executor {text} needs {error.name}: pip install 'bayesprune[cluster]'") from error
+    _import("distributed", text)
     from .dask_clusters import LocalWorkers, Running
     from .dask_engine import DaskEngine
-    from .job_file import read_job_file
-    from .job_queue import JobQueue
 
     if text == "dask":
         return DaskEngine(LocalWorkers(jobs, device), None)
     if text.startswith("dask://"):
         return DaskEngine(Running(f"tcp://{text.removeprefix('dask://')}"), jobs)
+    _import("dask_jobqueue", text)
+    from .job_file import read_job_file
+    from .job_queue import JobQueue
+
     return DaskEngine(JobQueue(read_job_file(Path(text), out)), jobs)
+
+
+def _import(module: str, text: str) -> None:
+    """Import what the extra brings; dask_jobqueue takes Ctrl-C for itself, and has to give it back."""
+    try:
+        with handlers_kept():
+            importlib.import_module(module)
+    except ImportError as error:
+        raise UsageError(f"--executor {text} needs {error.name}: pip install 'bayesprune[cluster]'") from error
 
 
 def _function(text: str) -> Callable[[], Executor]:

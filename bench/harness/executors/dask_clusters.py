@@ -12,17 +12,22 @@ from typing import Any
 import torch
 from dask import config
 from distributed import Client, Nanny, Scheduler, SpecCluster
+from distributed.utils import LoopRunner
 
 from ....datasets.errors import UsageError
+from ..interrupts import interrupts_blocked, interrupts_deferred
 from ..provenance import named_device, resolved_device
 
-CONNECT_SECONDS = 30
+CONNECT_SECONDS = 10
+CLOSING_SECONDS = 20
 # A worker has one task, which nobody moves to another, and that takes as long as it takes.
 SCHEDULER = {
     "distributed.scheduler.worker-saturation": 1.0,
     "distributed.scheduler.work-stealing": False,
     "distributed.scheduler.unknown-task-duration": "1h",
 }
+# Of a worker on this machine; it holds no data worth a limit, as the work is done in a process of its own.
+WORKER = {"nthreads": 1, "memory_limit": 0, "host": "127.0.0.1", "dashboard": False, "silence_logs": logging.ERROR}
 
 
 class Cluster(ABC):
@@ -30,21 +35,39 @@ class Cluster(ABC):
 
     Attributes:
         name: as messages call it.
+        client: what is connected to it, once it is open.
     """
 
     name: str
+    client: Client | None = None
+
+    def open(self, cells: int) -> Client:
+        """Connect, and have workers for so many cells. Ctrl-C leaves no client half made, which could not be closed."""
+        with interrupts_deferred():
+            self.client = self.connect()
+        self.populate(cells)
+        return self.client
 
     @abstractmethod
     def plan(self, cells: int) -> tuple[int | None, str]:
         """How many workers there would be, None if only time tells; and that in words."""
 
-    @abstractmethod
-    def check(self, device: str) -> None:
-        """Raise UsageError for what cannot be, before anything is written."""
+    def script(self) -> str:
+        """What is submitted to have a worker, where something is."""
+        return ""
+
+    def check(self) -> None:  # noqa: B027  (what is begun by this run is there)
+        """Raise UsageError where the cluster cannot be reached."""
+
+    def check_device(self, device: str) -> None:  # noqa: B027  (only a worker knows)
+        """Raise UsageError for a device that no worker will have."""
 
     @abstractmethod
-    def connect(self, cells: int) -> Client:
-        """A client of it; for a cluster of this run, after it was brought up."""
+    def connect(self) -> Client:
+        """A client of it; of a cluster of this run, after its scheduler was started."""
+
+    def populate(self, cells: int) -> None:  # noqa: B027  (others have their workers)
+        """Bring workers up."""
 
     def tend(self) -> None:  # noqa: B027  (most look after themselves)
         """Replace what has ended, now and then."""
@@ -61,21 +84,51 @@ class Cluster(ABC):
         """Where the log of a worker is, in words that follow its name; nothing where nobody knows."""
         return ""
 
-    def close(self) -> None:  # noqa: B027  (a cluster that was there before stays)
-        """End what was brought up."""
+    def close(self) -> None:
+        """End what was brought up; a cluster that was there before stays."""
+        client, self.client = self.client, None
+        with suppress(Exception):  # of a cluster that may be gone
+            if client is not None:
+                client.close(CLOSING_SECONDS)
 
 
 class Own(Cluster):
-    """A cluster that begins and ends with the run."""
+    """A cluster that begins and ends with the run; `make` gives it without workers, which `scale` brings."""
 
-    _cluster: SpecCluster | None = None
+    def __init__(self) -> None:
+        self._runner: LoopRunner | None = None
+        self._cluster: SpecCluster | None = None
+
+    @abstractmethod
+    def make(self, loop: Any) -> SpecCluster:
+        """The scheduler, in this process."""
+
+    def connect(self) -> Client:
+        """Start the scheduler. Ctrl-C is for this process alone, and not for what it starts."""
+        self._runner = LoopRunner()
+        with interrupts_blocked():
+            self._runner.start()
+        with config.set(SCHEDULER):
+            self._cluster = self.make(self._runner.loop)
+        return Client(self._cluster, timeout=CONNECT_SECONDS, set_as_default=False)
+
+    def scale(self, number: int) -> None:
+        """Have so many processes, or jobs; raises RuntimeError for what is refused, of which dask would say nothing."""
+        assert self._cluster is not None
+        self._cluster.scale(number)
+        self._cluster.sync(self._cluster._correct_state)
 
     def close(self) -> None:
         """End all of it; workers that do not hear are killed."""
+        super().close()
         cluster, self._cluster = self._cluster, None
-        if cluster is not None:
-            with suppress(Exception):
+        runner, self._runner = self._runner, None
+        with suppress(Exception):
+            if cluster is not None:
                 cluster.close()
+        with suppress(Exception):
+            if runner is not None:
+                runner.stop()
 
 
 class LocalWorkers(Own):
@@ -84,6 +137,7 @@ class LocalWorkers(Own):
     name = "of this run"
 
     def __init__(self, jobs: int | None, device: str):
+        super().__init__()
         self._jobs, self._device = jobs, device
 
     def _size(self, cells: int) -> int:
@@ -98,27 +152,23 @@ class LocalWorkers(Own):
         size = self._size(cells)
         return size, f"{size} dask workers on this machine, {'one GPU each' if self._is_gpu() else 'on cpu'}"
 
-    def check(self, device: str) -> None:
+    def check_device(self, device: str) -> None:
         """Every worker sees the one GPU that it has."""
         resolved_device(device)
         if (named := named_device(device)) is not None and named.index is not None:
             raise UsageError(f"device {device!r}: each worker has a GPU of its own; give --device {named.type}")
 
-    def connect(self, cells: int) -> Client:
-        """Start scheduler and workers."""
-        workers = {i: _worker() for i in range(self._size(cells))}
-        options: dict[str, Any] = {"host": "127.0.0.1", "dashboard": True, "dashboard_address": ":0"}
-        with config.set(SCHEDULER):
-            quiet: Any = logging.ERROR
-            self._cluster = SpecCluster(workers, {"cls": Scheduler, "options": options}, silence_logs=quiet)
-        return Client(self._cluster, timeout=CONNECT_SECONDS, set_as_default=False)
+    def make(self, loop: Any) -> SpecCluster:
+        """A scheduler that only this machine hears."""
+        quiet: Any = logging.ERROR
+        options = {"host": "127.0.0.1", "dashboard": True, "dashboard_address": ":0"}
+        return SpecCluster(
+            {}, {"cls": Scheduler, "options": options}, {"cls": Nanny, "options": WORKER}, silence_logs=quiet, loop=loop
+        )
 
-
-def _worker() -> dict[str, Any]:
-    options = {
-        "nthreads": 1, "memory_limit": 0, "host": "127.0.0.1", "dashboard": False, "silence_logs": logging.ERROR,
-    }  # fmt: skip
-    return {"cls": Nanny, "options": options}
+    def populate(self, cells: int) -> None:
+        """Start the workers."""
+        self.scale(self._size(cells))
 
 
 class Running(Cluster):
@@ -136,7 +186,7 @@ class Running(Cluster):
         """Nobody is asked before there is work."""
         return None, f"on the dask cluster {self.name}"
 
-    def check(self, device: str) -> None:
+    def check(self) -> None:
         """Whether anybody is there."""
         try:
             socket.create_connection(self._place, CONNECT_SECONDS).close()
@@ -144,6 +194,6 @@ class Running(Cluster):
             what = f"no dask scheduler answers {self.name} ({error.strerror or error})"
             raise UsageError(f"{what}; start one with `dask scheduler`") from error
 
-    def connect(self, cells: int) -> Client:
+    def connect(self) -> Client:
         """Connect to it."""
         return Client(self._address, timeout=CONNECT_SECONDS, set_as_default=False)

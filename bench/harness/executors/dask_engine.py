@@ -6,6 +6,7 @@ KilledWorker, and counts as one crash. All else that differs from one cluster to
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import CancelledError, Future
@@ -27,7 +28,6 @@ from .relay import host_of, refusal, relay
 
 REFRESH_SECONDS = 2.0
 SILENCE_SECONDS = 60.0  # without a worker, until the user is told
-CLOSING_SECONDS = 20.0
 
 
 @dataclass(eq=False)
@@ -60,13 +60,17 @@ class DaskEngine(Engine):
 
     def __init__(self, cluster: Cluster, jobs: int | None):
         self._cluster, self._jobs = cluster, jobs
-        self._client: Client | None = None
         self._workers: dict[str, str] = {}
         self._classes: dict[str, Future] = {}
         self._calls: list[_Call] = []
         self._read = self._seen = 0.0
         self._told: Callable[[str], object] = print
         self._device = "auto"
+
+    @property
+    def _client(self) -> Client:
+        assert self._cluster.client is not None
+        return self._cluster.client
 
     def plan(self, cells: int) -> tuple[int | None, str]:
         """What the cluster says."""
@@ -75,15 +79,23 @@ class DaskEngine(Engine):
     def place(self, device: str) -> torch.device | None:
         """Each worker finds its own device."""
         self._device = device
-        self._cluster.check(device)
+        self._cluster.check_device(device)
         return super().place(device)
+
+    def script(self) -> str:
+        """The job, where the cluster is made of jobs."""
+        return self._cluster.script()
+
+    def check(self) -> None:
+        """Whether the cluster can be reached, or jobs submitted."""
+        self._cluster.check()
 
     def start(self, cells: int, told: Callable[[str], object]) -> None:
         """Bring the cluster up, or connect to it."""
         self._told, self._seen = told, time.monotonic()
         with self._reached():
-            self._client = self._cluster.connect(cells)
-        if link := self._client.dashboard_link:
+            client = self._cluster.open(cells)
+        if link := client.dashboard_link:
             told(f"dashboard: {link}")
 
     def submit(self, function: Callable[..., Any], /, task: Task, setting: Setting) -> Future:
@@ -99,7 +111,6 @@ class DaskEngine(Engine):
         call.inner.add_done_callback(call.settle)
 
     def _sent(self, content: bytes, workers: list[str] | None) -> Future:
-        assert self._client is not None
         with self._reached():
             return self._client.get_executor(pure=False, workers=workers).submit(relay, content, seats(self._workers))
 
@@ -111,7 +122,6 @@ class DaskEngine(Engine):
         return min(there, self._jobs or there)
 
     def _refresh(self) -> None:
-        assert self._client is not None
         with self._reached():
             self._cluster.tend()
             self._workers = _named(self._client.scheduler_info()["workers"])
@@ -166,14 +176,26 @@ class DaskEngine(Engine):
 
     def close(self, at_once: bool) -> None:
         """Take back what has not ended, then let go of the cluster, or end it if it is of this run."""
-        with suppress(Exception):  # of a cluster that may be gone
-            for call in self._calls:
-                if call.inner is not None and not call.inner.done():
-                    call.inner.cancel()
-        with suppress(Exception):
-            if self._client is not None:
-                self._client.close(CLOSING_SECONDS)
-        self._cluster.close()
+        with _hushed():
+            with suppress(Exception):  # of a cluster that may be gone
+                for call in self._calls:
+                    if call.inner is not None and not call.inner.done():
+                        call.inner.cancel()
+            self._cluster.close()
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """What is broken off in the middle complains, and nobody needs to hear it."""
+    loggers = [logging.getLogger(name) for name in ("distributed", "tornado.application", "asyncio")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _named(workers: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:

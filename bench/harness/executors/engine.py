@@ -29,6 +29,13 @@ class Engine(ABC):
     def plan(self, cells: int) -> tuple[int | None, str]:
         """How many workers there would be for so many cells, None if only time tells; and that in words."""
 
+    def script(self) -> str:
+        """What is submitted to have a worker, where something is."""
+        return ""
+
+    def check(self) -> None:  # noqa: B027  (what is on this machine needs no check)
+        """Raise UsageError, before anything is written, where no worker can come."""
+
     def place(self, device: str) -> torch.device | None:
         """The device, where all workers have that of this machine; None where each finds its own.
 

@@ -10,13 +10,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from dask import config
-from dask_jobqueue.core import JobQueueCluster
-from distributed import Client
+from distributed import SpecCluster
 
 from ....datasets.errors import UsageError, one_line
 from ...results.store import MachineFault
-from .dask_clusters import CONNECT_SECONDS, SCHEDULER, Own
+from .dask_clusters import Own
 from .job_file import JobFile
 
 TEND_SECONDS = 20.0
@@ -26,18 +24,19 @@ class JobQueue(Own):
     """Jobs as a file asks for them; those that end, by walltime or pre-emption, are replaced while there is work."""
 
     def __init__(self, file: JobFile):
+        super().__init__()
         self._file = file
         self.name = f"of this run, with workers from {file.engine}"
         self._tended = 0.0
 
     def plan(self, cells: int) -> tuple[int, str]:
-        """The jobs, and the script of each."""
+        """The jobs, and the workers in them."""
         file = self._file
         jobs = f"{file.maximum}" if file.minimum == file.maximum else f"{file.minimum} to {file.maximum}"
-        text = f"{jobs} {file.engine} jobs of {file.processes} workers; each job is submitted as\n\n{self._script()}"
-        return min(file.maximum * file.processes, max(1, cells)), text
+        workers = f"{file.processes} worker{'s' * (file.processes > 1)}"
+        return min(file.maximum * file.processes, max(1, cells)), f"{jobs} {file.engine} jobs of {workers}"
 
-    def _script(self) -> str:
+    def script(self) -> str:
         """The script, for which nothing is written where the logs will be."""
         logs = self._file.options["log_directory"]
         with tempfile.TemporaryDirectory() as folder:
@@ -54,49 +53,49 @@ class JobQueue(Own):
         theirs = ("scheduler_options", "shared_temp_directory")
         return {k: v for k, v in self._file.options.items() if k not in theirs}
 
-    def check(self, device: str) -> None:
+    def check(self) -> None:
         """Whether jobs can be submitted from here, and what they are to be is understood."""
-        self._script()
+        self.script()
         command = shlex.split(self._file.cluster.job_cls.submit_command)[0]
         if not shutil.which(command):
             raise UsageError(
                 f"{command} is not on this machine: start the run where jobs can be submitted to {self._file.engine}"
             )
 
-    def connect(self, cells: int) -> Client:
-        """Start a scheduler here, and submit the jobs; raises MachineFault with what the batch system answers."""
-        file = self._file
-        with config.set(SCHEDULER):
-            self._cluster = file.cluster(**file.options, silence_logs="error")
-        client = Client(self._cluster, timeout=CONNECT_SECONDS, set_as_default=False)
-        if file.minimum < file.maximum:
-            self._jobs.adapt(minimum_jobs=file.minimum, maximum_jobs=file.maximum)
-        self._submit(file.minimum)
-        return client
+    def make(self, loop: Any) -> SpecCluster:
+        """A scheduler that the nodes reach."""
+        return self._file.cluster(**self._file.options, silence_logs="error", loop=loop)
+
+    def populate(self, cells: int) -> None:
+        """Submit the jobs; raises MachineFault with what the batch system answers."""
+        if self._is_adaptive():
+            self._jobs.adapt(minimum_jobs=self._file.minimum, maximum_jobs=self._file.maximum)
+        self._submit(self._file.minimum)
+
+    def _is_adaptive(self) -> bool:
+        return self._file.minimum < self._file.maximum
 
     def tend(self) -> None:
         """Submit jobs in the place of those that have ended."""
         if time.monotonic() - self._tended >= TEND_SECONDS:
-            adapted = self._file.minimum < self._file.maximum
-            self._submit(len(self._jobs.worker_spec) if adapted else self._file.minimum)
+            self._submit(len(self._jobs.worker_spec) if self._is_adaptive() else self._file.minimum)
 
     @property
-    def _jobs(self) -> JobQueueCluster:
-        assert isinstance(self._cluster, JobQueueCluster)
+    def _jobs(self) -> Any:
+        assert self._cluster is not None
         return self._cluster
 
     def _submit(self, jobs: int) -> None:
         self._tended = time.monotonic()
-        self._jobs.scale(jobs=jobs)
         try:
-            self._jobs.sync(self._jobs._correct_state)  # else nobody hears of what the batch system refuses
+            self.scale(jobs * self._file.processes)
         except RuntimeError as error:
             said = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
             raise MachineFault(f"{self._file.engine} refuses a job: {said}") from error
 
     def on_demand(self) -> int:
         """With `adapt`, workers come when tasks wait for them."""
-        return self._file.maximum * self._file.processes if self._file.minimum < self._file.maximum else 0
+        return self._file.maximum * self._file.processes if self._is_adaptive() else 0
 
     def advice(self) -> str:
         """The batch system's queue, and the logs of jobs that did not become workers."""
