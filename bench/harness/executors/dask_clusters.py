@@ -113,10 +113,15 @@ class Own(Cluster):
         return Client(self._cluster, timeout=CONNECT_SECONDS, set_as_default=False)
 
     def scale(self, number: int) -> None:
-        """Have so many processes, or jobs; raises RuntimeError for what is refused, of which dask would say nothing."""
-        assert self._cluster is not None
-        self._cluster.scale(number)
-        self._cluster.sync(self._cluster._correct_state)
+        """Have at least so many processes, or jobs, those that ended replaced.
+
+        Raises RuntimeError for what is refused, which dask's own `scale` would only log.
+        """
+        cluster = self._cluster
+        assert cluster is not None
+        while len(cluster.worker_spec) < number:
+            cluster.worker_spec.update(cluster.new_worker_spec())
+        cluster.sync(cluster._correct_state)
 
     def close(self) -> None:
         """End all of it; workers that do not hear are killed."""

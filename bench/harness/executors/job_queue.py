@@ -88,7 +88,7 @@ class JobQueue(Own):
     def _submit(self, jobs: int) -> None:
         self._tended = time.monotonic()
         try:
-            self.scale(jobs * self._file.processes)
+            self.scale(jobs)
         except RuntimeError as error:
             said = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
             raise MachineFault(f"{self._file.engine} refuses a job: {said}") from error
