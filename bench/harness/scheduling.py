@@ -84,7 +84,7 @@ class Schedule:
             is_broken = is_broken or not self._feed(source, most)
             if not self._running and not self.arrivals.are_awaited() and (is_broken or not source):
                 break
-            self._wait(bool(source) and not is_broken)
+            self._wait([] if is_broken else [task.place for _, task in source])
             self.arrivals.update()
             self._seek(self.arrivals.lost())
         if is_broken:
@@ -92,7 +92,7 @@ class Schedule:
 
     def _feed(self, source: deque[Job], most: int | None) -> bool:
         """Submit what can be taken now; False if the executor is broken, and has to be replaced."""
-        window = self.engine.window()
+        window = self.engine.window(len(self._running) + len(source))
         while len(self._running) < (window if most is None else min(window, most)):
             at = next((i for i, (_, task) in enumerate(source) if self.engine.takes(task.place)), None)
             if at is None:
@@ -106,27 +106,27 @@ class Schedule:
             self._running[future] = (function, task)
         return True
 
-    def _wait(self, is_more: bool) -> None:
+    def _wait(self, places: Sequence[str | None]) -> None:
         """Until a task ends, but no longer than it takes to notice what else has changed."""
         if not self._running:
             threading.Event().wait(POLL_SECONDS)
-            self._refuse_to_wait_forever(is_more)
+            self._refuse_to_wait_forever(places)
             return
         self._idle_since = None
         finished, _ = wait(self._running, POLL_SECONDS, FIRST_COMPLETED)
         for future in finished:
             self._end(*self._running.pop(future), future)
 
-    def _refuse_to_wait_forever(self, is_more: bool) -> None:
+    def _refuse_to_wait_forever(self, places: Sequence[str | None]) -> None:
         """Workers are there, and none of the class that the rest is pinned to."""
-        if not is_more or not self.engine.window():
+        absent = sorted({place for place in places if place and not self.engine.takes(place)})
+        if not absent or len(absent) < len(set(places)) or not self.engine.window(len(places)):
             self._idle_since = None
             return
         self._idle_since = self._idle_since or time.monotonic()
         if time.monotonic() - self._idle_since >= min(PLACE_SECONDS, self.engine.patience):
-            places = sorted({task.place for _, task in (*self.ready, *self.suspects) if task.place})
             raise MachineFault(
-                f"no worker is {' or '.join(places)}, where the networks of the cells that are left were trained: run "
+                f"no worker is {' or '.join(absent)}, where the networks of the cells that are left were trained: run "
                 "the same command where there is one, or without --pin"
             )
 
@@ -151,10 +151,12 @@ class Schedule:
                 self.ready.appendleft((run_cells, replace(task, runs=done.rest, crashes=0)))
 
     def _crashed(self, function: Function, task: Task, death: str) -> None:
-        task.crashes += 1
         self.arrivals.update()
-        if function is run_cells:  # those that have a record by now are innocent
-            task.runs = [r for r in task.runs if r.key in self.arrivals.missing]
+        if function is run_cells:  # those that have a record by now are innocent, and it was another that died before
+            left = [r for r in task.runs if r.key in self.arrivals.missing]
+            task.crashes = task.crashes if len(left) == len(task.runs) else 0
+            task.runs = left
+        task.crashes += 1
         if not task.runs:
             return
         if task.crashes < MAX_CRASHES:

@@ -29,20 +29,24 @@ class CustomEngine(Engine):
 
     def start(self, cells: int, told: Callable[[str], object]) -> None:
         """Make the executor; raises UsageError for what is none, or has threads for workers, which share settings."""
-        self._executor = self._make()
-        threads = isinstance(self._executor, ThreadPoolExecutor) and self._executor._max_workers > 1
-        if threads or not isinstance(self._executor, Executor):
+        self._executor = self._made()
+
+    def _made(self) -> Executor:
+        executor = self._make()
+        threads = isinstance(executor, ThreadPoolExecutor) and executor._max_workers > 1
+        if threads or not isinstance(executor, Executor):
             raise UsageError(
-                f"the executor is {type(self._executor).__name__}, which will not do: return one whose workers are "
+                f"the executor is {type(executor).__name__}, which will not do: return one whose workers are "
                 "processes, such as concurrent.futures.ProcessPoolExecutor"
             )
+        return executor
 
     def submit(self, function: Callable[..., Any], /, task: Any, setting: Any) -> Future:
         """As the executor does it."""
         assert self._executor is not None
         return self._executor.submit(function, task, setting)
 
-    def window(self) -> int:
+    def window(self, wanted: int) -> int:
         """What the executor says of itself, and no more than `jobs`."""
         own = getattr(self._executor, "_max_workers", None) or self._jobs or os.cpu_count() or 1
         return min(own, self._jobs or own)
@@ -50,7 +54,7 @@ class CustomEngine(Engine):
     def renew(self) -> None:
         """Another executor in the place of the broken one."""
         self.close(at_once=True)
-        self._executor = self._make()
+        self._executor = self._made()
 
     def close(self, at_once: bool) -> None:
         """Shut it down, as far as it understands that."""

@@ -6,11 +6,11 @@ import logging
 import os
 import socket
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
 import torch
-from dask import config
 from distributed import Client, Nanny, Scheduler, SpecCluster
 from distributed.utils import LoopRunner
 
@@ -20,12 +20,6 @@ from ..provenance import named_device, resolved_device
 
 CONNECT_SECONDS = 10
 CLOSING_SECONDS = 20
-# A worker has one task, which nobody moves to another, and that takes as long as it takes.
-SCHEDULER = {
-    "distributed.scheduler.worker-saturation": 1.0,
-    "distributed.scheduler.work-stealing": False,
-    "distributed.scheduler.unknown-task-duration": "1h",
-}
 # Of a worker on this machine; it holds no data worth a limit, as the work is done in a process of its own.
 WORKER = {"nthreads": 1, "memory_limit": 0, "host": "127.0.0.1", "dashboard": False, "silence_logs": logging.ERROR}
 
@@ -69,12 +63,8 @@ class Cluster(ABC):
     def populate(self, cells: int) -> None:  # noqa: B027  (others have their workers)
         """Bring workers up."""
 
-    def tend(self) -> None:  # noqa: B027  (most look after themselves)
-        """Replace what has ended, now and then."""
-
-    def on_demand(self) -> int:
-        """Workers that come when there is work for them."""
-        return 0
+    def tend(self, wanted: int, idle: Sequence[str]) -> None:  # noqa: B027  (most look after themselves)
+        """Replace what has ended, as so many workers are wanted; the names of idle ones."""
 
     def advice(self) -> str:
         """Where to look when no worker comes."""
@@ -108,8 +98,7 @@ class Own(Cluster):
         self._runner = LoopRunner()
         with interrupts_blocked():
             self._runner.start()
-        with config.set(SCHEDULER):
-            self._cluster = self.make(self._runner.loop)
+        self._cluster = self.make(self._runner.loop)
         return Client(self._cluster, timeout=CONNECT_SECONDS, set_as_default=False)
 
     def scale(self, number: int) -> None:

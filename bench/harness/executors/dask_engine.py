@@ -1,14 +1,15 @@
 """Workers of dask: one process on this machine, a cluster that is running, or jobs of a batch system.
 
-dask runs a task again by itself when its worker has died, up to four times; what has killed them all comes back as
-KilledWorker, and counts as one crash. All else that differs from one cluster to another is in `dask_clusters`.
+Each worker has one task, which is sent to it alone, once its process is ready. When it has gone, another has the task;
+four that have died with it count as one crash, those whose time was up do not. All else that differs from one cluster
+to another is in `dask_clusters`.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -17,31 +18,34 @@ from typing import Any
 import torch
 from distributed import Client, KilledWorker
 
-from ....datasets.errors import UsageError, one_line
+from ....datasets.errors import UsageError, one_line, text_of
 from ...results.store import MachineFault
 from ..calls import Answer, packed
+from ..pool import WorkerDied
 from ..provenance import class_of, machine, resolved_device
 from ..tasks import Setting, Task
 from .dask_clusters import Cluster
 from .engine import Engine
 from .relay import host_of, refusal, relay
 
-REFRESH_SECONDS = 2.0
+REFRESH_SECONDS = 1.0
+LOSSES = 4  # as dask itself counts
+ASKS = 3
 SILENCE_SECONDS = 60.0  # without a worker, until the user is told
 
 
 @dataclass(eq=False)
 class _Call:
-    """A task that dask has, the future that the scheduling holds, and the machines it is confined to."""
+    """A task that a worker of dask has, and the future that the scheduling holds."""
 
     content: bytes
     place: str | None
     outer: Future = field(default_factory=Future)
     inner: Future | None = None
-    hosts: frozenset[str] = frozenset()
+    losses: int = 0
 
     def settle(self, inner: Future) -> None:
-        """Hand on what dask says, unless the call has been sent anew."""
+        """Hand on what dask says, unless the call has been sent to another worker."""
         if inner is not self.inner or self.outer.done():
             return
         if inner.cancelled():
@@ -53,16 +57,42 @@ class _Call:
             hand_over(inner.result(), self.outer)
 
 
+@dataclass(eq=False)
+class _Worker:
+    """A worker of dask: its name, the question of what it is, and the task that it has."""
+
+    name: str
+    asked: Future | None = None
+    asks: int = 0
+    call: _Call | None = None
+
+    def answer(self) -> Answer | None:
+        """What it has answered; None while its process starts, or if it died at it."""
+        done = self.asked is not None and self.asked.done() and not self.asked.cancelled()
+        return self.asked.result() if done and self.asked and not self.asked.exception() else None
+
+    def is_ready(self) -> bool:
+        """Whether its process has answered: one that is still starting, or dies at it, is given no task."""
+        return (answer := self.answer()) is not None and answer.kind == "value"
+
+    def place(self) -> str | None:
+        """The class of machine that it is."""
+        return answer.value() if (answer := self.answer()) else None
+
+    def is_idle(self) -> bool:
+        """Whether it can take a task."""
+        return self.is_ready() and (self.call is None or self.call.outer.done())
+
+
 class DaskEngine(Engine):
-    """The workers of a cluster, at most `jobs` of them at once."""
+    """The workers of a cluster, at most `jobs` of them at once, each with one task that is chosen here."""
 
     patience = 300.0
 
     def __init__(self, cluster: Cluster, jobs: int | None):
         self._cluster, self._jobs = cluster, jobs
-        self._workers: dict[str, str] = {}
-        self._classes: dict[str, Future] = {}
-        self._calls: list[_Call] = []
+        self._workers: dict[str, _Worker] = {}
+        self._homeless: list[_Call] = []
         self._read = self._seen = 0.0
         self._told: Callable[[str], object] = print
         self._device = "auto"
@@ -99,63 +129,96 @@ class DaskEngine(Engine):
             told(f"dashboard: {link}")
 
     def submit(self, function: Callable[..., Any], /, task: Task, setting: Setting) -> Future:
-        """Give it to dask, for workers of the class that it is to stay with."""
+        """Give it to an idle worker, of the class that it is to stay with."""
         call = _Call(packed(function, task, setting), task.place)
         self._send(call)
-        self._calls = [c for c in self._calls if not c.outer.done()] + [call]
         return call.outer
 
     def _send(self, call: _Call) -> None:
-        call.hosts = frozenset(self._hosts(call.place)) if call.place else frozenset()
-        call.inner = self._sent(call.content, sorted(call.hosts) or None)
+        address = next(iter(self._idle(call.place)), None)
+        if address is None:
+            self._homeless.append(call)
+            return
+        self._workers[address].call = call
+        call.inner = self._sent(call.content, address)
         call.inner.add_done_callback(call.settle)
 
-    def _sent(self, content: bytes, workers: list[str] | None) -> Future:
+    def _sent(self, content: bytes, address: str) -> Future:
+        seats = seated({a: w.name for a, w in self._workers.items()})
         with self._reached():
-            return self._client.get_executor(pure=False, workers=workers).submit(relay, content, seats(self._workers))
+            return self._client.get_executor(pure=False, workers=[address]).submit(relay, content, seats)
 
-    def window(self) -> int:
-        """The workers that there are now, or are to come when there is work."""
+    def _idle(self, place: str | None) -> list[str]:
+        found = [address for address, w in self._workers.items() if w.is_idle()]
+        return [a for a in found if place in (None, self._workers[a].place())]
+
+    def takes(self, place: str | None) -> bool:
+        """Whether a worker of that class of machine is idle."""
+        return bool(self._idle(place))
+
+    def window(self, wanted: int) -> int:
+        """The workers that are ready now."""
         if time.monotonic() - self._read >= REFRESH_SECONDS:
-            self._refresh()
-        there = max(len(self._workers), self._cluster.on_demand())
-        return min(there, self._jobs or there)
+            self._refresh(wanted)
+        ready = sum(w.is_ready() for w in self._workers.values())
+        return min(ready, self._jobs or ready)
 
-    def _refresh(self) -> None:
+    def _refresh(self, wanted: int) -> None:
+        """Ask who is there; tasks of those who have gone are given to others."""
         with self._reached():
-            self._cluster.tend()
-            self._workers = _named(self._client.scheduler_info()["workers"])
+            idle = [w.name for w in self._workers.values() if w.is_idle()]
+            self._cluster.tend(min(wanted, self._jobs or wanted), idle)
+            there = _named(self._client.scheduler_info()["workers"])
         self._read = time.monotonic()
+        gone = {a: self._workers.pop(a) for a in self._workers.keys() - there.keys()}
+        self._workers |= {a: _Worker(there[a]) for a in there.keys() - self._workers.keys()}
+        for address, worker in self._workers.items():
+            if worker.asked is None or (worker.asked.done() and not worker.is_ready()):
+                self._ask(address, worker)
+        waiting, self._homeless = self._homeless, []
+        for address, worker in gone.items():
+            if worker.call is not None and not worker.call.outer.done():
+                self._lose(worker.call, address, worker.name)
+                waiting.append(worker.call)
+        for call in waiting:
+            if not call.outer.done():
+                self._send(call)
+        self._tell_of_silence()
+
+    def _ask(self, address: str, worker: _Worker) -> None:
+        """What a worker is; its process starts on the way. Raises MachineFault for one that cannot say it."""
+        worker.asks += 1
+        if worker.asks > ASKS and (answer := worker.answer()) is not None:
+            try:
+                answer.value()
+            except Exception as error:
+                raise MachineFault(f"the dask worker {address} cannot be used: {text_of(error)}") from error
+        worker.asked = self._sent(packed(class_here, self._device), address)
+
+    def _lose(self, call: _Call, address: str, name: str) -> None:
+        """A worker has gone with a task: by itself, as its time was up, or not, which counts."""
+        inner, call.inner = call.inner, None
+        with self._reached():
+            if inner is not None:
+                inner.cancel()
+            events: Any = self._client.get_events(address)
+            call.losses += not _is_expected(events)
+        if call.losses >= LOSSES:
+            what = f"{call.losses} dask workers died in it, the last at {address}{self._cluster.log_of(name)}"
+            call.outer.set_exception(WorkerDied(what))
+
+    def _tell_of_silence(self) -> None:
         if self._workers:
             self._seen = self._read
         elif self._read - self._seen > SILENCE_SECONDS:
             self._seen = self._read + 9 * SILENCE_SECONDS
             self._told(f"no worker is there: {self._cluster.advice()}")
-        here = set(map(host_of, self._workers))
-        for call in self._calls:  # confined to machines that have left
-            if call.hosts and not call.outer.done() and not call.hosts & here and self.takes(call.place):
-                old = call.inner
-                self._send(call)
-                assert old is not None
-                old.cancel()
-
-    def takes(self, place: str | None) -> bool:
-        """Whether a machine of that class is there; machines are asked when somebody wants to know."""
-        return place is None or bool(self._hosts(place))
-
-    def _hosts(self, place: str) -> set[str]:
-        here = set(map(host_of, self._workers))
-        for host in here - self._classes.keys():
-            content = packed(class_here, self._device)
-            self._classes[host] = self._sent(content, [host])
-        answers = {h: f for h, f in self._classes.items() if h in here and f.done() and not f.cancelled()}
-        return {h for h, f in answers.items() if f.exception() is None and f.result().value() == place}
 
     def death(self, error: BaseException) -> str | None:
-        """A worker's own process has died, or so have the workers that dask tried."""
+        """A worker's own process has died, or so have several workers that had the task."""
         if isinstance(error, KilledWorker):
-            worker, tries = error.last_worker, error.allowed_failures + 1
-            return f"{tries} dask workers died in it, the last at {worker.address}{self._cluster.log_of(worker.name)}"
+            worker = error.last_worker
+            return f"a dask worker died in it, at {worker.address}{self._cluster.log_of(worker.name)}"
         return super().death(error)
 
     def gone(self) -> str:
@@ -177,10 +240,11 @@ class DaskEngine(Engine):
     def close(self, at_once: bool) -> None:
         """Take back what has not ended, then let go of the cluster, or end it if it is of this run."""
         with _hushed():
-            with suppress(Exception):  # of a cluster that may be gone
-                for call in self._calls:
-                    if call.inner is not None and not call.inner.done():
-                        call.inner.cancel()
+            for worker in self._workers.values():
+                for future in (worker.asked, worker.call and worker.call.inner):
+                    with suppress(Exception):  # of a cluster that may be gone
+                        if future is not None:
+                            future.cancel()
             self._cluster.close()
 
 
@@ -206,7 +270,12 @@ def _named(workers: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     return {address: str(told["name"]) for address, told in workers.items()}
 
 
-def seats(workers: Mapping[str, str]) -> dict[str, list[str]]:
+def _is_expected(events: Sequence[tuple[float, Mapping[str, Any]]]) -> bool:
+    """Whether a worker has left of itself, as its time was up."""
+    return any(event.get("action") == "remove-worker" and event.get("expected") for _, event in events)
+
+
+def seated(workers: Mapping[str, str]) -> dict[str, list[str]]:
     """The workers of each machine, by address, in the order of their names, which they keep when they start anew."""
     found: dict[str, list[str]] = {}
     for address in sorted(workers, key=lambda address: (len(workers[address]), workers[address])):

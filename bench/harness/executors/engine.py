@@ -53,8 +53,8 @@ class Engine(ABC):
         """Have a worker do the task; raises BrokenExecutor where all workers have to be replaced first."""
 
     @abstractmethod
-    def window(self) -> int:
-        """How many tasks can be worked on at once, now; 0 while no worker is there."""
+    def window(self, wanted: int) -> int:
+        """How many tasks can be worked on at once, now; 0 while no worker is there, though so many are wanted."""
 
     def takes(self, place: str | None) -> bool:
         """Whether there is a worker of this class of machine; None is any."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import shutil
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,18 +69,22 @@ class JobQueue(Own):
         return self._file.cluster(**self._file.options, silence_logs="error", loop=loop)
 
     def populate(self, cells: int) -> None:
-        """Submit the jobs; raises MachineFault with what the batch system answers."""
-        if self._is_adaptive():
-            self._jobs.adapt(minimum_jobs=self._file.minimum, maximum_jobs=self._file.maximum)
-        self._submit(self._file.minimum)
+        """Submit the first jobs; raises MachineFault with what the batch system answers."""
+        self._submit(self._number(cells))
 
-    def _is_adaptive(self) -> bool:
-        return self._file.minimum < self._file.maximum
+    def _number(self, wanted: int) -> int:
+        """Jobs for so many workers, within what the file allows."""
+        return min(self._file.maximum, max(self._file.minimum, math.ceil(wanted / self._file.processes)))
 
-    def tend(self) -> None:
-        """Submit jobs in the place of those that have ended."""
-        if time.monotonic() - self._tended >= TEND_SECONDS:
-            self._submit(len(self._jobs.worker_spec) if self._is_adaptive() else self._file.minimum)
+    def tend(self, wanted: int, idle: Sequence[str]) -> None:
+        """Submit jobs in the place of those that have ended, and end those that have nothing to do any more."""
+        if time.monotonic() - self._tended < TEND_SECONDS:
+            return
+        number, spec = self._number(wanted), self._jobs.worker_spec
+        for name in [name for name, job in spec.items() if set(_workers_of(name, job)) <= set(idle)]:
+            if len(spec) > number:
+                del spec[name]
+        self._submit(number)
 
     @property
     def _jobs(self) -> Any:
@@ -92,10 +98,6 @@ class JobQueue(Own):
         except RuntimeError as error:
             said = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
             raise MachineFault(f"{self._file.engine} refuses a job: {said}") from error
-
-    def on_demand(self) -> int:
-        """With `adapt`, workers come when tasks wait for them."""
-        return self._file.maximum * self._file.processes if self._is_adaptive() else 0
 
     def advice(self) -> str:
         """The batch system's queue, and the logs of jobs that did not become workers."""
@@ -111,3 +113,8 @@ class JobQueue(Own):
 
     def _logs(self) -> Path:
         return Path(os.path.expandvars(self._file.options["log_directory"])).expanduser()
+
+
+def _workers_of(name: object, job: Mapping[str, Any]) -> list[str]:
+    """The names of the workers in a job."""
+    return [f"{name}{suffix}" for suffix in job.get("group", ("",))]

@@ -62,7 +62,7 @@ class LocalEngine(Engine):
                 self._pool, self._size = None, 0
         return self._pool is not None
 
-    def window(self) -> int:
+    def window(self, wanted: int) -> int:
         """The jobs."""
         return max(1, self._size)
 
