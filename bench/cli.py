@@ -66,11 +66,17 @@ _PLUGIN = click.option(
 @click.option("--retry-failed", is_flag=True, help="Run failed cells again.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:I.")
 @click.option("--strict", is_flag=True, help="Exit with 1 if a cell failed.")
+@click.option(
+    "--executor", default="local", show_default=True, metavar="WHERE",
+    help="local; dask (a cluster on this machine); dask://HOST:PORT (one that is running); FILE.yaml (jobs of a batch "
+    "system); module:function (returns an Executor).",
+)  # fmt: skip
+@click.option("--pin", is_flag=True, help="Keep cells with the class of machine that trained their network.")
 @click.option("--wait", is_flag=True, help="Wait for another run into the folder to end, instead of refusing.")
 @_PLUGIN
 def run(
     matrix: str, out: str, jobs: int | None, shard: str, dry_run: bool, retry_failed: bool, device: str, strict: bool,
-    wait: bool, plugins: tuple[str, ...],
+    executor: str, pin: bool, wait: bool, plugins: tuple[str, ...],
 ) -> None:  # fmt: skip
     """Run the cells of MATRIX, a YAML file or the name of a shipped matrix.
 
@@ -94,11 +100,11 @@ def run(
         from .harness.run_matrix import run as run_matrix
 
         if dry_run:
-            click.echo(describe(matrix, out, jobs, part, retry_failed, device, plugins))
+            click.echo(describe(matrix, out, jobs, part, retry_failed, device, plugins, executor))
             return
         table = run_matrix(
             matrix, out, jobs=jobs, shard=part, retry_failed=retry_failed, device=device, plugins=plugins,
-            progress=_bar, wait=wait,
+            executor=executor, progress=_bar, wait=wait, pin=pin,
         )  # fmt: skip
     except KeyboardInterrupt:
         click.echo(f"\nInterrupted. Finished cells are in {out}; run the same command again to go on.", err=True)

@@ -132,6 +132,7 @@ def _results(run: Run, bench: Workbench) -> tuple[dict[str, Any], dict[str, np.n
         **values,
         **monte_carlo(outcome.network, outcome.inference, bench.data, draws),
         **{f"dense_{k}": v for k, v in bench.fit.dense.items()},
+        **{f"fit_{k}": bench.fit_origin.get(k) for k in ("device", "host_cpu")},
         **flops(outcome.network, bench.data.train.x),
         **(_deployed(bench, outcome) if run.units != "weights" else {}),
         **_cost_columns(outcome),

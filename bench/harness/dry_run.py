@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -20,9 +19,11 @@ from ..spec.run import Run
 from ..training.fits import attached, inference_of
 from ..training.loop import train
 from ..training.seeding import stream
+from .executors.chosen import chosen
 from .planned import pending, planned, tasks_of
 from .provenance import repeatable, resolved_device
-from .workers import Task, data_of
+from .tasks import Task
+from .workers import data_of
 
 
 def describe(
@@ -33,22 +34,26 @@ def describe(
     retry_failed: bool,
     device: str,
     plugins: Sequence[str],
+    executor: str = "local",
 ) -> str:
     """What `run` with these arguments would do; raises the same UsageErrors, and writes nothing."""
-    place = resolved_device(device)
+    engine = chosen(executor, jobs, device, Path(out))
+    place = engine.place(device) or resolved_device("auto")
     cells = planned(matrix, shard, plugins).cells
     todo = pending(cells, Store(out), retry_failed, mend=False) if _is_store(out) else cells
     tasks, _ = tasks_of(todo)
     seconds = estimate(tasks, place)
-    jobs = min(jobs or os.cpu_count() or 1, max(1, len(todo)))
+    workers, where = engine.plan(len(todo))
     counts = Counter((r.dataset.label, r.architecture.label) for r in todo)
     lines = [f"  {dataset} x {architecture}: {n} cells" for (dataset, architecture), n in counts.items()]
     note = "measured on one epoch per network; the true time may be half or twice that"
+    script = engine.script()
     return "\n".join([
         f"{len(cells)} cells, {len(cells) - len(todo)} of them finished, {len(todo)} to run in {out}:",
         *lines,
-        f"{len({t.fit for t in tasks})} networks to train and share, {jobs} jobs on {place}",
-        f"estimated time: {_duration(seconds / jobs)} ({note})",
+        f"{len({t.fit for t in tasks})} networks to train and share, {where}",
+        f"estimated time: {_duration(seconds / (workers or 1))}{'' if workers else ' for one worker'} ({note})",
+        *([f"each job is submitted as\n\n{script}"] if script else []),
     ])  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from ..spec.run import Run, sources_read_once
 from ..training.fits import fit_key, inference_of
 from .interrupts import interrupted
 from .preflight import grouped, in_full, preflight
-from .workers import Task
+from .tasks import Task
 
 
 @dataclass(frozen=True)

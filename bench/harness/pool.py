@@ -1,33 +1,28 @@
-"""A pool of worker processes, each of which may die without harm to the others.
+"""A pool of worker processes, each of which may die without harm to the others. Never imports torch.
 
 A worker that ends, of itself, by a signal or because a method spoiled it, costs the task that it was at; the next task
-finds a fresh one.
+finds a fresh one. What the worker does is in `serving`.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import os
-import pickle
 import queue
 import signal
-import threading
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-import torch
-
-from ...datasets.errors import one_line
-from ...methods import registry as methods
-from ..isolation.isolated import spoiled
 from ..results.store import MachineFault
+from .calls import Answer, RemoteError, Seat, packed
+from .interrupts import interrupts_blocked
 
-WATCH_SECONDS = 0.5
+__all__ = ["RemoteError", "WorkerDied", "WorkerPool"]
+
 PATIENCE_SECONDS = 2  # between asking a process to end and ending it
 STARTS = 5  # tries to start a worker that somebody kills meanwhile
-Plugins = tuple[tuple[str, bytes], ...]
 _SPAWN = multiprocessing.get_context("spawn")
 
 
@@ -35,15 +30,15 @@ class WorkerDied(BrokenExecutor):
     """The process ended in the middle of a task."""
 
 
-class RemoteError(RuntimeError):
-    """An error of a task that cannot travel itself."""
-
-
 class WorkerPool(Executor):
-    """At most `jobs` processes, started when there is work for them. Raises MachineFault where none can start."""
+    """At most `jobs` processes, started when there is work for them. Raises MachineFault where none can start.
 
-    def __init__(self, jobs: int, plugins: Plugins = ()):
-        self._plugins = plugins
+    Attributes:
+        seat: what its workers are told of their place on this machine.
+    """
+
+    def __init__(self, jobs: int):
+        self.seat = Seat(jobs)
         self._threads = ThreadPoolExecutor(jobs, "bayesprune-pool")
         self._slots: queue.SimpleQueue[_Worker | None] = queue.SimpleQueue()
         self._all: set[_Worker] = set()
@@ -53,7 +48,11 @@ class WorkerPool(Executor):
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
         """Run a function of a module in a worker; the future raises WorkerDied if the worker does not survive it."""
-        return self._threads.submit(self._run, fn, args, kwargs)
+        return self._threads.submit(lambda: self._run(packed(fn, *args, **kwargs)).value())
+
+    def relay(self, call: bytes) -> Future[Answer]:
+        """Run a packed call; what it gives, or raises, comes back packed too."""
+        return self._threads.submit(self._run, call)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """End the workers; without `wait` at once, whatever they are doing."""
@@ -68,12 +67,12 @@ class WorkerPool(Executor):
             worker.end()
         self._all.clear()
 
-    def _run(self, fn: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Any:
+    def _run(self, call: bytes) -> Answer:
         worker = self._slots.get()
         try:
             if worker is None or not worker.is_alive():
                 worker = self._started()
-            return worker.call(fn, args, kwargs)
+            return worker.ask(call, self.seat)
         finally:
             if worker is not None and not worker.is_alive():
                 self._all.discard(worker)
@@ -84,12 +83,14 @@ class WorkerPool(Executor):
     def _started(self) -> _Worker:
         """A worker that is ready; one that is killed on its way is replaced."""
         for _ in range(STARTS):
-            worker = _Worker(self._plugins)
+            if self._stopping:
+                break
+            worker = _Worker()
             self._all.add(worker)
             if worker.is_ready():
                 return worker
             self._all.discard(worker)
-            if self._stopping or (worker.process.exitcode or 0) > 0:
+            if (worker.process.exitcode or 0) > 0:
                 break
         raise MachineFault(
             "worker processes cannot start; in a script, call run() under `if __name__ == '__main__':`, or use jobs=1"
@@ -99,16 +100,17 @@ class WorkerPool(Executor):
 class _Worker:
     """One process, and the pipe through which it gets tasks and gives answers."""
 
-    def __init__(self, plugins: Plugins):
+    def __init__(self) -> None:
         self._pipe, other = _SPAWN.Pipe()
-        self.process = _SPAWN.Process(target=_serve, args=(other, os.getpid(), plugins), name="bayesprune worker")
-        self.process.start()
+        self.process = _SPAWN.Process(target=_serve, args=(other, os.getpid()), name="bayesprune worker")
+        with interrupts_blocked():
+            self.process.start()
         other.close()
 
     def is_ready(self) -> bool:
         """Wait for the process to be ready; False if it ends before."""
         try:
-            return self._answer()[0] == "ready"
+            return self._answer().kind == "ready"
         except WorkerDied:
             return False
 
@@ -116,24 +118,22 @@ class _Worker:
         """Whether the process can take a task."""
         return self.process.is_alive() and not self._pipe.closed and not self._pipe.poll()
 
-    def call(self, fn: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Any:
-        """What the function gives there; its error is raised here, and WorkerDied if there is no answer."""
+    def ask(self, call: bytes, seat: Seat) -> Answer:
+        """What the call gives there; raises WorkerDied if there is no answer."""
         try:
-            self._pipe.send((fn, args, kwargs))
+            self._pipe.send((seat, call))
         except OSError as error:
             raise WorkerDied(self._end()) from error
-        kind, value = self._answer()
-        if kind.startswith("last"):  # the worker is spoiled, and ends
+        answer = self._answer()
+        if answer.kind.startswith("last"):  # the worker is spoiled, and ends
             self.process.join(PATIENCE_SECONDS)
-        if kind.endswith("error"):
-            raise value
-        return value
+        return answer
 
-    def _answer(self) -> tuple[str, Any]:
+    def _answer(self) -> Answer:
         wait([self._pipe, self.process.sentinel])
         try:
             if self._pipe.poll():
-                return pickle.loads(self._pipe.recv_bytes())  # noqa: S301  (from a process of ours)
+                return Answer(*self._pipe.recv())
         except (EOFError, OSError):
             pass
         raise WorkerDied(self._end())
@@ -160,44 +160,8 @@ class _Worker:
         self._pipe.close()
 
 
-def _serve(pipe: Connection, parent: int, plugins: Plugins) -> None:
-    """The life of a worker: it leaves Ctrl-C to its parent, and ends when the parent has died, even by SIGKILL."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    torch.set_num_threads(1)
-    for path, source in plugins:
-        methods.load_plugin(path, source)
-    pipe.send_bytes(pickle.dumps(("ready", None)))
-    while not spoiled():
-        try:
-            fn, args, kwargs = pipe.recv()
-        except (EOFError, OSError):
-            return
-        kind, value = _outcome(fn, args, kwargs)
-        pipe.send_bytes(_packed(f"last {kind}" if spoiled() else kind, value))
-    os._exit(0)  # whatever was left running
+def _serve(pipe: Connection, parent: int) -> None:
+    """The life of a worker; what it needs is imported there alone."""
+    from .serving import serve
 
-
-def _outcome(fn: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> tuple[str, Any]:
-    try:
-        return "value", fn(*args, **kwargs)
-    except BaseException as error:  # no way out of a method is a way out of its worker
-        return "error", error
-
-
-def _packed(kind: str, value: Any) -> bytes:
-    """The answer as bytes that the parent can read; errors of classes that it lacks are told in words."""
-    try:
-        content = pickle.dumps((kind, value))
-        pickle.loads(content)  # noqa: S301
-        return content
-    except BaseException as problem:
-        told = value if isinstance(value, BaseException) else problem
-        return pickle.dumps((kind.replace("value", "error"), RemoteError(one_line(told))))
-
-
-def _end_with(parent: int) -> None:
-    pause = threading.Event()
-    while os.getppid() == parent:
-        pause.wait(WATCH_SECONDS)
-    os._exit(1)
+    serve(pipe, parent)

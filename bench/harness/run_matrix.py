@@ -6,15 +6,16 @@ of one method on it.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ... import __version__
 from ...datasets.errors import UsageError
 from ..results.frames import write_tables
 from ..results.lock import Lease, owned, this_run
@@ -22,11 +23,14 @@ from ..results.store import Store, logger
 from ..spec.matrix import Matrix
 from ..spec.run import Run, content_key
 from . import cell
+from .arrivals import Arrivals
+from .executors.chosen import chosen
+from .executors.engine import Engine
 from .interrupts import watching_for_interrupts
 from .planned import Planned, pending, planned, tasks_of
-from .provenance import provenance, resolved_device
-from .scheduling import Progress, work_off
-from .workers import Setting, local_executor
+from .provenance import provenance
+from .scheduling import Schedule
+from .tasks import Setting
 
 
 def run(
@@ -38,9 +42,10 @@ def run(
     retry_failed: bool = False,
     device: str = "auto",
     plugins: Sequence[str | Path] = (),
-    executor: Callable[[], Executor] | None = None,
+    executor: str | Path | Callable[[], Executor] = "local",
     progress: Callable[[int], Callable[[int], None]] | None = None,
     wait: bool = False,
+    pin: bool = False,
 ) -> Path:
     """Run a matrix into a results folder and return the path of its results.csv.
 
@@ -48,23 +53,28 @@ def run(
 
     Args:
         matrix: a matrix file, the name of a shipped matrix, or a Matrix.
-        out: the results folder, created if need be.
-        jobs: worker processes; as many as there are cores by default.
+        out: the results folder, created if need be; every worker must reach it under this path.
+        jobs: worker processes; as many as there are cores by default. Where an executor brings its own workers, how
+            many tasks it is given at once.
         shard: (i, n) runs the i-th of n parts, for n machines; a fit is never split between parts.
         retry_failed: run cells anew whose record says failed.
         device: "auto", "cpu", "cuda" or "cuda:i".
         plugins: files that register further methods.
-        executor: makes the executor, instead of `jobs` local processes.
+        executor: what runs the tasks: "local"; "dask", a dask cluster on this machine; "dask://host:8786", one that is
+            running; a YAML file, jobs of a batch system; "module:function", or a function, that returns an Executor.
         progress: called with the number of cells to run; the function it returns with each advance.
         wait: whether to wait for another run into the folder to end, instead of refusing.
+        pin: keep cells with the class of machine (device and processor) that trained their network.
 
     Raises:
         UsageError: before anything is written, for whatever the user can mend.
         InUse: another run owns the folder, unless both run parts of the same matrix.
-        MachineFault: on the way, for a disk that is full, a folder that is gone, data that have changed. No cell is
-            blamed for it; calling this again goes on.
+        MachineFault: on the way, for a disk that is full, a folder that is gone, data that have changed, workers that
+            cannot be. No cell is blamed for it; calling this again goes on.
     """
-    place = resolved_device(device)
+    engine = chosen(executor, jobs, device, Path(out))
+    place = engine.place(device)
+    engine.check()
     with watching_for_interrupts():
         plan = planned(matrix, shard, plugins)
         store = Store(out)
@@ -72,7 +82,10 @@ def run(
         owner = this_run(content_key([said, sorted({*map(_sources, plan.every)})]), shard)
         with owned(store.folder, owner, wait, logger.warning) as lease:
             store.write_note(said, [r.key for r in plan.every])
-            return _run(plan, store, lease, jobs, retry_failed, place, executor, progress)
+            setting = Setting(
+                store.folder.resolve(), device if place is None else str(place), plan.plugins, lease.sign, __version__
+            )
+            return _run(plan, store, lease, engine, setting, place, retry_failed, pin, progress)
 
 
 def _sources(r: Run) -> str:
@@ -80,25 +93,26 @@ def _sources(r: Run) -> str:
 
 
 def _run(
-    plan: Planned, store: Store, lease: Lease, jobs: int | None, retry_failed: bool, place: torch.device,
-    executor: Callable[[], Executor] | None, progress: Callable[[int], Callable[[int], None]] | None,
+    plan: Planned, store: Store, lease: Lease, engine: Engine, setting: Setting, place: torch.device | None,
+    retry_failed: bool, pin: bool, progress: Callable[[int], Callable[[int], None]] | None,
 ) -> Path:  # fmt: skip
     set_others_aside(plan.every, store)
     records = {r["key"]: r for r in store.records()}
     freeze_data_of(plan.every, store, records)
     todo = pending(plan.cells, store, retry_failed, records=records)
-    setting = Setting(store.folder.resolve(), str(place), plan.plugins)
-    jobs = min(jobs or os.cpu_count() or 1, max(1, len(todo)))
     told = progress(len(todo)) if progress else lambda n: None
-    watch = Progress(len(todo), {r.key: store.folder / "cells" / f"{r.key}.json" for r in todo}, told, lease.check)
+    arrivals = Arrivals(store, [r.key for r in todo], told, lease.check)
+    stale = {r.key: store.record_checksum(r.key) for r in todo if r.key in records}
     tasks, broken = tasks_of([r for r in todo if r.key not in plan.senseless])
     ended: dict[str, BaseException] = {**plan.senseless, **broken}
     for r in todo:
         if r.key in ended:
             store.write_record(cell.identity(r) | provenance(r, place) | cell.outcome_of(ended[r.key]))
-    watch.update()
+    arrivals.update()
     try:
-        work_off(tasks, setting, executor or (lambda: local_executor(jobs, setting)), jobs, store, watch)
+        Schedule(engine, setting, store, arrivals, place, pin).work_off(
+            replace(t, stale=frozenset(filter(None, (stale.get(r.key) for r in t.runs)))) for t in tasks
+        )
     except BaseException:
         with suppress(UsageError):  # the first trouble is the one to be told
             write_tables(store.folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,7 +17,7 @@ from ..pruning.engine import Engine, Outcome
 from ..pruning.schedules import prune
 from ..results.store import Store
 from ..spec.run import Run
-from ..training.fits import Fit, attached, fitted, initial_network
+from ..training.fits import Fit, attached, fit_key, fitted, inference_of, initial_network
 
 
 @dataclass
@@ -32,6 +33,12 @@ class Workbench:
     def fit(self) -> Fit:
         """The trained network that all post-hoc methods share, and the dense control."""
         return fitted(self.run, self.data, self.store, self.device)
+
+    @cached_property
+    def fit_origin(self) -> dict[str, Any]:
+        """Notes on the machine that trained the fit; none of a fit from before they were taken."""
+        key = fit_key(self.run, inference_of(self.run))
+        return (self.store.tensors_head("fits", key) or ("", {}))[1]
 
     @cached_property
     def untrained(self) -> nn.Module:

@@ -1,19 +1,13 @@
 """Workers: what trains and prunes, and the two kinds of tasks it is given.
 
-Tasks go through the standard `concurrent.futures.Executor`; whatever implements it can run a matrix, as long
-as it reaches the results folder.
+A task brings what it needs along, so that any process on any machine that reaches the results folder can work it off.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import nullcontext
 from functools import lru_cache
-from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -21,110 +15,70 @@ from ...datasets import registry as datasets
 from ...datasets.data import Data
 from ...datasets.load import load
 from ...datasets.seal import sealed
-from ...methods import registry as methods
 from ..isolation.isolated import Traces, isolated, spoiled, undone
-from ..results.store import MachineFault, Store, logger
+from ..results.store import MachineFault, Store
+from ..results.visibility import seen
 from ..spec.run import Choice, Run
 from ..training.fits import fitted
 from . import cell
-from .interrupts import interrupted
-from .pool import Plugins, WorkerPool
-from .provenance import repeatable
+from .provenance import class_of, repeatable
+from .surroundings import at_fault, surroundings
+from .tasks import Fitted, Setting, Task, Worked
 from .workbench import Workbench
 
-
-@dataclass(frozen=True)
-class Setting:
-    """What a worker needs to know beside its cells."""
-
-    folder: Path
-    device: str
-    plugins: Plugins = ()
+Function = Callable[[Task, Setting], Fitted | Worked]
 
 
-@dataclass(eq=False)
-class Task:
-    """Cells that one worker works off together, after the fit they share."""
-
-    fit: str
-    runs: list[Run]
-    crashes: int = 0
-
-
-class InlineExecutor(Executor):
-    """The executor of one job: each task runs at once in this process.
-
-    Only methods of plug-in files have a process of their own, as nothing else keeps what they do from the others.
-    """
-
-    def __init__(self, plugins: Plugins = ()):
-        self._plugins = plugins
-        self._pool: WorkerPool | None = None
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
-        """Run the task now; the future that is returned is done."""
-        if args and any(methods.is_of_plugin(r.method.name) for r in args[0]) and self._has_process():
-            assert self._pool is not None
-            return self._pool.submit(fn, *args, **kwargs)
-        future: Future = Future()
-        try:
-            future.set_result(fn(*args, **kwargs))
-        except BaseException as error:
-            if interrupted():
-                raise
-            future.set_exception(error)
-        return future
-
-    def _has_process(self) -> bool:
-        """Whether there is a process for plug-ins; a script without a main guard can have none."""
-        if self._plugins and self._pool is None:
-            self._pool = WorkerPool(1, self._plugins)
-            try:
-                self._pool.submit(os.getpid).result()
-            except MachineFault as error:
-                logger.warning("plug-ins run in this process, where they may do harm: %s", error)
-                self._pool, self._plugins = None, ()
-        return self._pool is not None
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """End the process of plug-ins, if there is one."""
-        if self._pool is not None:
-            self._pool.shutdown(wait, cancel_futures=cancel_futures)
-
-
-def train_fit(runs: list[Run], setting: Setting) -> None:
+def train_fit(task: Task, setting: Setting) -> Fitted:
     """Task: train, or find in the store, the network that these cells share."""
     _refuse_if_spoiled()
-    store, device = Store(setting.folder), torch.device(setting.device)
-    data = frozen_data(runs[0], setting, store)
+    store, device = surroundings(setting, task.runs)
+    data = frozen_data(task.runs[0], device, store)
     traces = Traces()
     try:
-        with repeatable(runs[0], device), isolated(data) as traces:
-            fitted(runs[0], data, store, device)
+        with repeatable(task.runs[0], device), isolated(data) as traces:
+            fitted(task.runs[0], data, store, device)
     finally:
         if traces.data:
             forget_data()
+    checksum, notes = store.tensors_head("fits", task.fit) or (None, {})
+    return Fitted(checksum, class_of(notes))
 
 
-def run_cells(runs: list[Run], setting: Setting) -> list[Run]:
-    """Task: all cells of one method on one fit; returns those that a fresh process has to run."""
+def run_cells(task: Task, setting: Setting) -> Worked:
+    """Task: all cells of one method on one fit; those that an earlier, interrupted try has left behind stay."""
     _refuse_if_spoiled()
-    store, device = Store(setting.folder), torch.device(setting.device)
+    store, device = surroundings(setting, task.runs)
+    if task.made is not None:  # if it does not appear in time, it is trained again
+        seen(lambda: (store.tensors_head("fits", task.fit) or ("",))[0] == task.made, store.folder / "fits")
+    checksums: dict[str, str] = {}
     bench: Workbench | None = None
-    with repeatable(runs[0], device):
-        for i, r in enumerate(runs):
-            if bench is None:
-                data = frozen_data(runs[0], setting, store)
-                with sealed(), isolated():
-                    bench = Workbench(runs[0], data, store, device)
-            traces = cell.execute(r, bench, store)
-            if traces.data:
-                forget_data()
-            if traces:  # what the cells share was made when all was not as it should be
-                bench = None
+    with repeatable(task.runs[0], device):
+        for i, r in enumerate(task.runs):
+            if not _stands(r, task, store):
+                if bench is None:
+                    data = frozen_data(r, device, store)
+                    with sealed(), isolated():
+                        bench = Workbench(r, data, store, device)
+                traces = cell.execute(r, bench, store)
+                if traces.data:
+                    forget_data()
+                if traces:  # what the cells share was made when all was not as it should be
+                    bench = None
+            if (checksum := store.record_checksum(r.key)) is not None:
+                checksums[r.key] = checksum
             if spoiled():
-                return runs[i + 1 :]
-    return []
+                return Worked(checksums, task.runs[i + 1 :])
+    return Worked(checksums)
+
+
+def _stands(r: Run, task: Task, store: Store) -> bool:
+    """Whether a record of this run stands in the folder, of a try whose worker died later."""
+    checksum = store.record_checksum(r.key)
+    if checksum is None or checksum in task.stale:
+        return False
+    record = store.read_record(r.key)
+    return record is not None and (record["status"] != "done" or store.complete(record))
 
 
 def _refuse_if_spoiled() -> None:
@@ -135,9 +89,10 @@ def _refuse_if_spoiled() -> None:
         )
 
 
-def frozen_data(r: Run, setting: Setting, store: Store) -> Data:
+def frozen_data(r: Run, device: torch.device, store: Store) -> Data:
     """The data of a cell; raises MachineFault if they are not those that the results in the folder are made of."""
-    data = data_of(r, setting.device)
+    with at_fault():
+        data = data_of(r, str(device))
     if store.freeze_data(r.data_key, data.digest) != data.digest:
         raise MachineFault(_changed(r.dataset.label, f"that {store.folder} was begun with"))
     return data
@@ -168,19 +123,3 @@ def _changed(label: str, which: str) -> str:
 def forget_data() -> None:
     """Data that a method changed in place are loaded anew."""
     _cached_data.cache_clear()
-
-
-def local_executor(jobs: int, setting: Setting) -> Executor:
-    """Worker processes on this machine, or this process for one job."""
-    return InlineExecutor(setting.plugins) if jobs == 1 else WorkerPool(jobs, setting.plugins)
-
-
-@contextmanager
-def closing(executor: Executor) -> Iterator[Executor]:
-    """Shut the executor down; when interrupted, at once, without waiting for the tasks that run."""
-    try:
-        yield executor
-    except BaseException:
-        executor.shutdown(wait=False, cancel_futures=True)
-        raise
-    executor.shutdown()

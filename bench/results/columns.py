@@ -28,7 +28,8 @@ SECONDS = (
 )  # fmt: skip
 COSTS = (
     "peak_bytes_train", "peak_bytes_score", "peak_bytes_finetune", "started", "device", "version_bayesprune",
-    "version_torch", "version_python", "git_revision", "host_cpu", "threads",
+    "version_torch", "version_python", "git_revision", "host_cpu", "host_cores", "host_workers", "threads",
+    "fit_device", "fit_host_cpu",
 )  # fmt: skip
 NUMERIC_PREFIXES = (
     "accuracy", "nll", "ece", "mc_", "dense_", "shift_", "seconds_", "flops_", "passes_", "peak_bytes_",
@@ -36,7 +37,7 @@ NUMERIC_PREFIXES = (
 )  # fmt: skip
 NUMBERS = (
     "sparsity", "sparsity_target", "kept", "total", "compression", "brier", "average_precision", "exact_match", "rmse",
-    "ood_auroc", "temperature", "bpc", "perplexity", "test_terms",
+    "ood_auroc", "temperature", "bpc", "perplexity", "test_terms", "host_cores", "host_workers",
 )  # fmt: skip
 ORDER = ("dataset", "architecture", "units", "method", "sparsity_target", "seed", "key")
 STATUS = ("done", "failed", "skipped")
@@ -44,7 +45,7 @@ NAMES = ("key", "dataset", "architecture", "method", "units")
 TEXTS = (
     "reason", "traceback", "when", "inference", "criterion", "likelihood", "predictive", "started", "device",
     "dataset_digest", "logits_digest", "mask_digest", "version_bayesprune", "version_torch", "version_python",
-    "git_revision", "host_cpu",
+    "git_revision", "host_cpu", "fit_device", "fit_host_cpu",
 )  # fmt: skip
 MAPPINGS = ("layer_density", "shift", "learned", "latency", "run")
 LISTS = ("reports", "adjustments", "collapsed")

@@ -53,8 +53,7 @@ def verified_tensors(content: bytes, kind: str, key: str) -> tuple[dict[str, np.
 
     try:
         tensors = load(content)
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
-        notes, checksum = header["metadata"], header["checksum"]
+        checksum, notes = _said(content[8 : 8 + int.from_bytes(content[:8], "little")])
         agrees = tensor_digest(tensors, notes) == checksum
         metadata = json.loads(notes)
         of = metadata.pop("kind", kind), metadata.pop("key", key)
@@ -65,6 +64,20 @@ def verified_tensors(content: bytes, kind: str, key: str) -> tuple[dict[str, np.
     if of != (kind, key):
         raise Damaged(f"it belongs to {of[1]!r}")
     return tensors, metadata
+
+
+def tensors_header(header: bytes) -> tuple[str, dict[str, Any]]:
+    """Checksum and notes as the header of a tensor file says them, of which nothing is verified."""
+    try:
+        checksum, notes = _said(header)
+        return str(checksum), dict(json.loads(notes))
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise Damaged("not a tensor file") from error
+
+
+def _said(header: bytes) -> tuple[str, str]:
+    said = json.loads(header)["__metadata__"]
+    return said["checksum"], said["metadata"]
 
 
 def verified_logits(content: bytes, record: Mapping[str, Any]) -> bool:

@@ -7,6 +7,7 @@
     results/matrix.json            the matrix that ran last, and the keys of its cells
     results/data/KEY.json          digest of each data set under each seed, frozen when it was first read
     results/lock/                  who runs into this folder now
+    results/logs/                  what jobs of a batch system say
     results/set-aside/             damaged files, moved here and computed again
     results/superseded/            records of other settings under the same names, moved here
     results/results.csv, costs.csv derived from the records
@@ -33,6 +34,7 @@ from .integrity import (
     canonical,
     sha256,
     tensor_digest,
+    tensors_header,
     verified_logits,
     verified_record,
     verified_tensors,
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 SCHEMA = 1
+LARGEST_HEADER = 1 << 27  # bytes; safetensors itself reads no more than 10^8
 OWN_NAMES = (
     "cells",
     "logits",
@@ -50,6 +53,7 @@ OWN_NAMES = (
     "superseded",
     "data",
     "lock",
+    "logs",
     "store.json",
     "matrix.json",
     "results.csv",
@@ -64,10 +68,14 @@ class MachineFault(UsageError):
 
 
 class Store:
-    """One results folder; raises UsageError if it belongs to another schema version."""
+    """One results folder; raises UsageError if it belongs to another schema version.
 
-    def __init__(self, folder: str | Path, create: bool = True):
-        self.folder = Path(folder)
+    Attributes:
+        origin: notes on the machine that writes, which every tensor file it writes has.
+    """
+
+    def __init__(self, folder: str | Path, create: bool = True, origin: Mapping[str, Any] | None = None):
+        self.folder, self.origin = Path(folder), dict(origin or {})
         marker = self.folder / "store.json"
         try:
             if marker.is_file():
@@ -188,7 +196,7 @@ class Store:
         """
         from safetensors.numpy import save
 
-        notes = canonical({**metadata, "kind": kind, "key": key})
+        notes = canonical({**self.origin, **metadata, "kind": kind, "key": key})
         content = save(dict(tensors), {"metadata": notes, "checksum": tensor_digest(tensors, notes)})
         self.write(self._tensors(kind, key), content)
 
@@ -197,6 +205,24 @@ class Store:
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
         """Arrays and metadata; None if there are none, or if they are damaged or another's (`mend` sets them aside)."""
         return self._intact(self._tensors(kind, key), lambda content: verified_tensors(content, kind, key), mend)
+
+    # ------------------------------------------------------------------ checksums, without reading it all
+
+    def record_checksum(self, key: str) -> str | None:
+        """What the record of a cell says is its checksum; None if there is no readable one."""
+        try:
+            found = json.loads(self._cell(key).read_bytes())["checksum"]
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return None
+        return found if isinstance(found, str) else None
+
+    def tensors_head(self, kind: str, key: str) -> tuple[str, dict[str, Any]] | None:
+        """Checksum and notes of a tensor file, from its head alone; None if there is no readable one."""
+        try:
+            with self._tensors(kind, key).open("rb") as file:
+                return tensors_header(file.read(min(int.from_bytes(file.read(8), "little"), LARGEST_HEADER)))
+        except (OSError, Damaged):
+            return None
 
     # ------------------------------------------------------------------ files
 

@@ -73,13 +73,7 @@ class Run(BaseModel):
         They are read once, and go with the cell to the worker that computes it: a file that changes in the meantime
         does not change what the cell is.
         """
-        chosen = {"dataset": datasets, "architecture": architectures, "method": methods}
-        digests = {kind: _source(registry, getattr(self, kind).name) for kind, registry in chosen.items()}
-        if isinstance(like := self.method.options.get("like"), str):
-            digests["like"] = _source(methods, like)
-        if isinstance(weights := self.architecture.options.get(WEIGHTS), str):
-            digests[WEIGHTS] = _once((WEIGHTS, weights), lambda: digest_of(weights))
-        return {kind: digest for kind, digest in digests.items() if digest is not None}
+        return sources_of(self)
 
     def canonical(self) -> dict[str, Any]:
         """What identifies the cell, as JSON; the source of plug-ins and the content of weights belong to it."""
@@ -109,6 +103,17 @@ class Run(BaseModel):
         if update and not update.keys().isdisjoint(("dataset", "architecture", "method")):
             vars(copied).pop("sources", None)
         return copied
+
+
+def sources_of(run: Run) -> dict[str, str]:
+    """Digests of what a cell is made of beside the package, as they are here and now."""
+    chosen = {"dataset": datasets, "architecture": architectures, "method": methods}
+    digests = {kind: _source(registry, getattr(run, kind).name) for kind, registry in chosen.items()}
+    if isinstance(like := run.method.options.get("like"), str):
+        digests["like"] = _source(methods, like)
+    if isinstance(weights := run.architecture.options.get(WEIGHTS), str):
+        digests[WEIGHTS] = _once((WEIGHTS, weights), lambda: digest_of(weights))
+    return {kind: digest for kind, digest in digests.items() if digest is not None}
 
 
 _read: ContextVar[dict[tuple[str, str], str | None] | None] = ContextVar("read", default=None)

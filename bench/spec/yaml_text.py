@@ -44,7 +44,10 @@ def _number(kind: str) -> Any:
     def constructed(loader: Loader, node: yaml.ScalarNode) -> Any:
         text = node.value
         if _AMBIGUOUS.match(text):
-            raise _problem(node, f"{text!r} can be read in two ways; write the number without leading zeros and colons")
+            raise _problem(
+                node,
+                f"{text!r} can be read in two ways; write numbers without leading zeros and colons, text in quotes",
+            )
         if kind == "int" and len(text.lstrip("+-")) > DIGITS:
             raise _problem(node, f"{text[:DIGITS]}... is too large for a whole number")
         return construct(loader, node)
