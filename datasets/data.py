@@ -82,6 +82,10 @@ class Split:
         sizes = [size] * full + ([rest] if rest else [])
         return [*sizes[:-2], sizes[-2] + 1] if len(sizes) > 1 and sizes[-1] == 1 else sizes
 
+    def order(self, generator: torch.Generator) -> Tensor:
+        """Of the examples in one shuffled pass, on the CPU."""
+        return torch.randperm(len(self), generator=generator)
+
     def batches(self, size: int, generator: torch.Generator | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """One pass in batches of `batch_sizes(size)`.
 
@@ -91,8 +95,7 @@ class Split:
         if generator is None:
             yield from zip(self.x.split(sizes), self.y.split(sizes), strict=True)
             return
-        order = torch.randperm(len(self), generator=generator).to(self.x.device)
-        for index in order.split(sizes):
+        for index in self.order(generator).to(self.x.device).split(sizes):
             yield self.x.index_select(0, index), self.y.index_select(0, index)
 
 

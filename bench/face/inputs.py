@@ -42,7 +42,12 @@ def check_pruner(method: str, pruner: Pruner, sparsity: float | str) -> None:
 
     Raises UsageError for any other.
     """
-    if pruner.when in ("during", "online"):
+    if pruner.rewind is not None:
+        raise UsageError(
+            f"method {method!r} with rewind={pruner.rewind!r} goes back in the training of the network, which is not "
+            "known here: run it in a matrix"
+        )
+    if pruner.when in ("during", "online", "dynamic"):
         raise UsageError(f"method {method!r} prunes during training; run it in a matrix, or choose when='after'")
     if sparsity == "auto" and not pruner.decides:
         raise UsageError(f"method {method!r} has no threshold of its own; give a sparsity in [0, 1)")

@@ -1,4 +1,4 @@
-"""When units are removed: before training, after it, gradually during it, or online."""
+"""When units are removed: before training, after it, gradually during it, online, or exchanged all along."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from torch import Tensor
 
 from ...architectures.running.cost import Cost, measured
 from ...architectures.units.mask import Mask
+from ...datasets.errors import UsageError
 from ...datasets.seal import sealed
 from ...methods.pruner import State
 from ..training.loop import AfterEpoch, without_noise
+from .dynamic import check_dynamic, exchange, first_mask
 from .engine import Engine, Outcome, Snapshot
 from .gradual import gradual_share, is_pruned_after, pruning_span
+from .rewind import past, rewind_
 
 # Epochs between the cuts of online pruning, and the first and the last sparsity it cuts to (Dhahri et al. 2024).
 ONLINE_EVERY = 10
@@ -33,11 +36,15 @@ def prune(engine: Engine, sparsity: float | None) -> Outcome:
 def prune_after(engine: Engine, sparsity: float | None) -> Outcome:
     """Prune a trained network in `rounds`, training on after each; the fine-tuning epochs are shared among rounds."""
     rounds, epochs = engine.pruner.rounds, engine.finetune.epochs
+    to = past(engine) if engine.pruner.rewind is not None else None
 
     def train_on(outcome: Outcome, i: int) -> None:
         done = i * epochs // rounds
         with measured(outcome.network, engine.device) as cost:
-            engine.refine(outcome, (i + 1) * epochs // rounds - done, done)
+            if to is None:
+                engine.refine(outcome, (i + 1) * epochs // rounds - done, done)
+            else:
+                rewind_(engine, outcome, to)
         outcome.finetune += cost
 
     outcome = engine.in_rounds(sparsity, train_on)
@@ -135,9 +142,34 @@ def _copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
 
+# ---------------------------------------------------------------------- dynamic
+
+
+def prune_dynamic(engine: Engine, sparsity: float | None) -> Outcome:
+    """Train a network that is sparse from the start, exchanging units at the ends of epochs."""
+    if sparsity is None:
+        raise UsageError("dynamic sparse training needs a sparsity: it exchanges units, and decides no number of them")
+    outcome = engine.outcome(*engine.start())
+    check_dynamic(engine)
+    outcome.mask = first_mask(engine, outcome, sparsity)
+    engine.settle(outcome)
+    epochs = engine.training.epochs + engine.finetune.epochs
+
+    def after_epoch(epoch: int) -> Mask | None:
+        if (mask := exchange(engine, outcome, epoch, epochs)) is None:
+            return None
+        outcome.mask = mask
+        engine.settle(outcome, epoch)
+        return mask
+
+    _train_in_full(engine, outcome, outcome.mask, after_epoch)
+    return outcome
+
+
 PRUNE: dict[str, Callable[[Engine, float | None], Outcome]] = {
     "before": prune_before,
     "during": prune_during,
     "online": prune_online,
+    "dynamic": prune_dynamic,
     "after": prune_after,
 }

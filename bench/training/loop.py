@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ...architectures.running.batch_norm import enough_examples, reestimate_batch_norm
 from ...architectures.running.modes import train_
@@ -36,6 +38,7 @@ def train(
     mask: Mask | None = None,
     after_epoch: AfterEpoch | None = None,
     past: int = 0,
+    over: int = 0,
 ) -> None:
     """Minimise mean negative log likelihood + penalty / N over `split`, in place; N counts its `terms`.
 
@@ -51,25 +54,30 @@ def train(
         mask: enforced from the start and after every optimiser step.
         after_epoch: told the number of epochs done, may return a new mask, enforced from then on.
         past: epochs of earlier phases, counted in what the inference and `after_epoch` are told.
+        over: epochs of this phase that are over, in another network: their orders are drawn, and the schedule is at
+            their end.
 
     Raises:
         DivergedError: an epoch's loss was not finite.
         UsageError: a batch of one example, from which BatchNorm cannot learn.
     """
     parameters = [p for p in (*network.parameters(), *inference.parameters()) if p.requires_grad]
-    optimizer, scheduler = _optimizer(parameters, settings, epochs * steps_per_epoch(split, settings))
+    steps = steps_per_epoch(split, settings)
+    optimizer, scheduler = _optimizer(inference, parameters, settings, (over + epochs) * steps)
+    _skip(over, split, generator, scheduler, steps)
     enforce = _enforcer(network, mask)
     train_(network)
-    for epoch in range(past + 1, past + epochs + 1):
+    for epoch in range(past + over + 1, past + over + epochs + 1):
         penalise = inference.penalizer(network, 1 / split.terms)
         total = torch.zeros((), device=split.x.device)
         for x, y in split.batches(settings.batch_size, generator):
             for parameter in parameters:  # as optimizer.zero_grad(), whose bookkeeping costs more than the penalty
                 parameter.grad = None
-            with enough_examples(len(x)):
-                outputs = network(x)
-            loss = mean_loss(outputs, y, split.likelihood)
-            loss.backward()
+            with inference.perturbed(network):
+                with enough_examples(len(x)):
+                    outputs = network(x)
+                loss = mean_loss(outputs, y, split.likelihood)
+                loss.backward()
             penalise()
             optimizer.step()
             enforce()
@@ -81,8 +89,9 @@ def train(
                 f"the training loss became {total.item()} in epoch {epoch}; lower the learning rate {settings.lr}"
             )
         inference.update(network, split, epoch)
-        if after_epoch and (mask := after_epoch(epoch)):
-            enforce = _enforcer(network, mask)
+        if after_epoch and (new := after_epoch(epoch)):
+            clear_newborn_(optimizer, network, mask, new)
+            mask, enforce = new, _enforcer(network, new)
     if epochs:
         without_noise(network, inference, split, settings)
 
@@ -122,10 +131,33 @@ def steps_per_epoch(split: Split, settings: Training) -> int:
     return len(split.batch_sizes(settings.batch_size))
 
 
-def _optimizer(parameters: list[nn.Parameter], settings: Training, steps: int):
-    optimizer = _OPTIMIZERS[settings.optimizer](parameters, settings)
+def _optimizer(inference: Inference, parameters: list[nn.Parameter], settings: Training, steps: int):
+    own = inference.optimizer(parameters, settings.lr, steps)
+    optimizer = own or _OPTIMIZERS[settings.optimizer](parameters, settings)
     cosine = settings.schedule == "cosine" and steps > 0
     return optimizer, torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps) if cosine else None
+
+
+def _skip(epochs: int, split: Split, generator: torch.Generator, scheduler: Any, steps: int) -> None:
+    """As if so many epochs had been trained."""
+    for _ in range(epochs):
+        split.order(generator)
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # of schedules that precede the first step
+        for _ in range(epochs * steps if scheduler else 0):
+            scheduler.step()
+
+
+@torch.no_grad()
+def clear_newborn_(optimizer: torch.optim.Optimizer, network: nn.Module, old: Mask | None, new: Mask) -> None:
+    """What the optimiser remembers of weights that were away and are back: nothing."""
+    if old is None:
+        return
+    for name, kept in new.tensors.items():
+        born = kept & ~old.tensors[name]
+        parameter = network.get_parameter(name)
+        for memory in optimizer.state[parameter].values() if bool(born.any()) else ():
+            if isinstance(memory, Tensor) and memory.shape == parameter.shape:
+                memory.masked_fill_(born.to(memory.device), 0)
 
 
 _OPTIMIZERS: dict[str, Callable[[list[nn.Parameter], Training], torch.optim.Optimizer]] = {
