@@ -25,8 +25,9 @@ from ..methods import registry
 from .harness.workbench import Workbench
 from .isolation.attachments import left_on
 from .isolation.isolated import LeftBehind, isolated
-from .promises import adjusting
+from .promises import adjusting, training
 from .promises.broken import Broken, changes, fingerprint
+from .pruning.dynamic import check_dynamic
 from .pruning.engine import Scored
 from .pruning.ranking import checked_scores, keep_count
 from .results.store import Store
@@ -92,6 +93,8 @@ def check_on(
 def _verdict(bench: Examined, promise: str, test: Callable[[Examined], None]) -> Verdict:
     place = (bench.run.method.label, bench.run.architecture.label, bench.run.units, promise)
     try:
+        if bench.engine.pruner.when == "dynamic":
+            check_dynamic(bench.engine)
         with isolated(bench.data), sealed():
             test(bench)
     except (Broken, LeftBehind) as problem:
@@ -276,6 +279,7 @@ PROMISES: dict[str, Callable[[Examined], None]] = {
     "monotone in the sparsity": sparsity_monotone,
     "runs from training to fine-tuning": trains_to_the_end,
     **adjusting.PROMISES,
+    **training.PROMISES,
 }
 
 

@@ -119,6 +119,10 @@ class Split:
         sizes = [size] * full + ([rest] if rest else [])
         return [*sizes[:-2], sizes[-2] + 1] if len(sizes) > 1 and sizes[-1] == 1 else sizes
 
+    def skip(self, generator: torch.Generator) -> None:
+        """Draw what a shuffled pass draws, without making it."""
+        torch.randperm(len(self), generator=generator)
+
     def batches(self, size: int, generator: torch.Generator | None = None) -> Iterator[tuple[Inputs, Tensor]]:
         """One pass in batches of `batch_sizes(size)`.
 

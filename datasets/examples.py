@@ -59,6 +59,10 @@ class Examples(Protocol):
         """One pass in batches, of `size` where nobody else decides it: always the same, or drawn with `generator`."""
         ...
 
+    def skip(self, generator: torch.Generator) -> None:
+        """Draw of the generator what such a pass draws, without making it."""
+        ...
+
     def batch_sizes(self, size: int) -> list[int]:
         """Sizes of those batches."""
         ...

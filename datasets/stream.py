@@ -163,6 +163,10 @@ class Stream:
         """One pass in the loader's batches; what the loader draws in it, it draws with `generator`, or as always."""
         return self._pass(self.seed if generator is None else int(torch.randint(2**62, (), generator=generator)))
 
+    def skip(self, generator: torch.Generator) -> None:
+        """Draw what a pass with this generator draws of it, without making it."""
+        torch.randint(2**62, (), generator=generator)
+
     def _pass(self, seed: int) -> Iterator[Batch]:
         sizes, count, numbers = [], 0, 0
         for batch in _drawn(self.loader, seed):

@@ -10,10 +10,10 @@ from ..datasets.errors import UsageError, one_line
 from ..datasets.plain import as_plain
 from ..datasets.seal import TestSplitError, sealed
 from . import registry
-from .pruner import Adjusting, Allocation, Inference, Pruner, When
+from .pruner import Adjusting, Allocation, Inference, Pruner, Rewind, When
 
 # Options of every method: when, in how many rounds and by which allocation units leave, and where the others go.
-SCHEDULE = ("when", "rounds", "every", "allocation", "adjust")
+SCHEDULE = ("when", "rounds", "every", "allocation", "adjust", "rewind")
 _CHOICES = {"when": get_args(When), "allocation": get_args(Allocation), "adjust": get_args(Adjusting)}
 
 
@@ -65,6 +65,12 @@ def _separate(name: str, given: Mapping[str, Any]) -> tuple[dict[str, Any], dict
 
 
 def _schedule_value(method: str, option: str, value: Any) -> Any:
+    if option == "rewind":
+        if value in get_args(get_args(Rewind)[1]) or (
+            isinstance(value, int) and not isinstance(value, bool) and value >= 0
+        ):
+            return value
+        raise UsageError(f"method {method!r}: rewind={value!r} is not valid: give an epoch, initial or transplant")
     choices = _CHOICES.get(option)
     if choices and value not in choices:
         raise UsageError(f"method {method!r}: {option}={value!r} is not valid: choose {', '.join(choices)}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from types import MappingProxyType
@@ -28,11 +29,12 @@ from . import registry
 register = registry.register
 
 Posterior = TypeVar("Posterior")
-When = Literal["before", "during", "online", "after"]
+When = Literal["before", "during", "online", "dynamic", "after"]
 
 AFTER_TRAINING: Mapping[str, bool] = MappingProxyType({"after training": True})
 Allocation = Literal["global", "layerwise", "erk", "lamp", "2:4"]
 Adjusting = Literal["none", "condition"]
+Rewind = int | Literal["initial", "transplant"]
 
 
 def structures_of(granularity: Granularity) -> Granularity:
@@ -106,7 +108,15 @@ class Inference(ABC, Generic[Posterior]):
         return 0
 
     def reduce(self, network: nn.Module, mask: Mask) -> None:
-        """Units have left: stop penalising them."""
+        """Units have left: stop penalising them. What follows depends on this mask alone, not on earlier ones."""
+
+    def optimizer(self, parameters: Sequence[nn.Parameter], lr: float, steps: int) -> torch.optim.Optimizer | None:
+        """An optimiser of its own for a training of so many steps, which then holds the prior; None for the usual."""
+        return None
+
+    def perturbed(self, network: nn.Module) -> AbstractContextManager[None]:
+        """Around forward and backward of each step: where gradients are taken. Afterwards weights are as before."""
+        return nullcontext()
 
     def detach(self, network: nn.Module) -> None:
         """Training has ended: fold what was learned into the network and remove every hook."""
@@ -188,7 +198,8 @@ class Pruner(Generic[Posterior]):
         decide: the method's own decision where no threshold on its score makes it: boolean, (units.n,), what stays.
         report: what the method says about a state that it scores, as JSON for the record.
         when: remove units before training (at initialisation), after it, gradually during it, or online: more
-            and more every ten epochs of it, nothing kept from growing back, so that one run gives every sparsity.
+            and more every ten epochs of it, nothing kept from growing back, so that one run gives every sparsity; or
+            dynamic: sparse from the start, the units that are there exchanged as training goes on.
         rounds: number of rounds of scoring and pruning; each keeps the same fraction of what is left.
         every: during training, epochs from one pruning to the next.
         allocation: how a budget is shared among layers: one global ranking, the same density in each
@@ -197,6 +208,11 @@ class Pruner(Generic[Posterior]):
         shuffle: keep as many units of each layer as selected, but random ones: the control for the method.
         adjust: where survivors go when a mask takes the others: nowhere, or to the mean of the posterior given that the
             others are 0 ("condition"), or a function of the state that was scored and the mask, which changes neither.
+        grow: dynamic pruning's worth of absent units, (units.n,): the largest come back.
+        regrow: the share of the kept units that dynamic pruning exchanges at first; it falls to 0 by a cosine.
+        rewind: after each round survivors take the values of an epoch, and training goes on from there, instead of
+            fine-tuning: an epoch's number, "initial" for 0, or "transplant": those of a fresh initialisation.
+        stop: whether rounds end, by what the method has reported in each, before more is removed.
     """
 
     inference: Callable[[], Inference[Posterior]]
@@ -210,6 +226,10 @@ class Pruner(Generic[Posterior]):
     allocation: Allocation = "global"
     shuffle: bool = False
     adjust: Adjusting | Callable[[State[Posterior], Mask], Adjusted] = "none"
+    grow: Callable[[State[Posterior], Mask], Tensor] | None = None
+    regrow: float = 0.3
+    rewind: Rewind | None = None
+    stop: Callable[[Sequence[dict[str, Any]]], bool] | None = None
 
     @property
     def adjusts(self) -> bool:
@@ -232,11 +252,31 @@ class Pruner(Generic[Posterior]):
                 raise UsageError(f"a pruner's {name} must be a whole number >= 1, got {value!r}")
         if isinstance(self.adjust, str) and self.adjust not in get_args(Adjusting):
             raise UsageError(f"a pruner's adjust must be one of {', '.join(get_args(Adjusting))}, got {self.adjust!r}")
-        if self.adjusts and self.when in ("before", "online"):
+        if self.adjusts and self.when in ("before", "online", "dynamic"):
             why = "an untrained network is no mode of a posterior" if self.when == "before" else "units may grow back"
             raise UsageError(f"survivors cannot be adjusted with when={self.when!r}, as {why}: use when='after'")
-        if self.shuffle and (self.when in ("during", "online") or (self.when == "after" and self.rounds > 1)):
+        if (self.when == "dynamic") != (self.grow is not None):
+            raise UsageError(
+                "when='dynamic' needs a method that says what grows back, such as set or rigl, and they it"
+            )
+        if not 0 < self.regrow <= 1:
+            raise UsageError(f"a pruner's regrow must be a share in (0, 1], got {self.regrow!r}")
+        if self.rewind is not None:
+            self._check_rewind()
+        if self.shuffle and (
+            self.when in ("during", "online", "dynamic") or (self.when == "after" and self.rounds > 1)
+        ):
             raise UsageError("a shuffled control is not possible where training goes on between rounds: use rounds=1")
+
+    def _check_rewind(self) -> None:
+        epoch = self.rewind
+        whole = isinstance(epoch, int) and not isinstance(epoch, bool) and epoch >= 0
+        if not whole and epoch not in ("initial", "transplant"):
+            raise UsageError(f"rewind must be an epoch, 'initial' or 'transplant', got {epoch!r}")
+        if self.when != "after":
+            raise UsageError(f"rewind={epoch!r} goes back from a trained network: use when='after'")
+        if self.adjusts:
+            raise UsageError("survivors are rewound or adjusted, not both: leave out rewind, or choose adjust: none")
 
 
 # Prior precisions among which validation chooses: weight decays of about 1e-4 to 1e-1 at 1,000 examples.

@@ -51,7 +51,12 @@ def wishes(name: str, train: Split, **options) -> dict:
     if when == "before":
         return {"data": train, "sparsity": 0.5}
     known = {"example": train.x[:32], "size": len(train)}
-    return known | ({"epochs": 10, "sparsity": 0.5} if when in ("during", "online") else {})
+    return known | ({"epochs": 10, "sparsity": 0.5} if when in ("during", "online", "dynamic") else {})
+
+
+def late(name: str, **options) -> float | None:
+    """The sparsity that finish is told: of methods that have pruned before the end, none."""
+    return None if build(name, **options).when in ("before", "during", "dynamic") else 0.5
 
 
 def loop(network, method, optimizer, train, epochs, first=0, mean=cross_entropy, checkpoint=None):
@@ -59,7 +64,8 @@ def loop(network, method, optimizer, train, epochs, first=0, mean=cross_entropy,
     for epoch in range(first, epochs):
         network.train()
         for x, y in train.batches(32, torch.Generator().manual_seed(epoch)):
-            method.backward(mean(network(x), y))
+            with method.perturbed():
+                method.backward(mean(network(x), y))
             optimizer.step()
             optimizer.zero_grad()
             method.after_step()
@@ -70,8 +76,9 @@ def loop(network, method, optimizer, train, epochs, first=0, mean=cross_entropy,
 
 def attached(name, train, network=None, lr=1e-3, **options):
     network = network or net()
-    method = bp.attach(network, name, structured=True, **wishes(name, train, **options), **options)
-    return network, method, torch.optim.Adam([*network.parameters(), *method.parameters()], lr)
+    structured = build(name, **options).when != "dynamic"  # whole units do not grow back
+    method = bp.attach(network, name, structured=structured, **wishes(name, train, **options), **options)
+    return network, method, method.optimizer(lr, 10 * 6)
 
 
 # ---------------------------------------------------------------------- every method
@@ -86,11 +93,11 @@ def test_every_method_trains_prunes_and_compacts_a_network_in_a_loop_of_ones_own
         assert name.startswith("lstm")
         return
     loop(network, method, optimizer, train, 2)
-    pruned = method.finish(None if build(name).when == "before" else 0.5)
+    pruned = method.finish(late(name))
     assert pruned.sparsity == pytest.approx(0.5, abs=0.03)
     assert pruned.network is network
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in network.modules())
-    small = pruned.compact().eval()
+    small = pruned.deployable().eval()
     torch.testing.assert_close(small(train.x), network.eval()(train.x), atol=1e-4, rtol=1e-4)
     again = bp.load(pruned.save(tmp_path / "small.safetensors"), net()).eval()
     assert torch.equal(again(train.x), small(train.x))
@@ -232,15 +239,16 @@ def test_every_method_trains_under_autocast(name, train):
     network, method, optimizer = attached(name, train)
     network.train()
     for x, y in train.batches(32):
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = cross_entropy(network(x), y)
-        method.backward(loss)
+        with method.perturbed():
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = cross_entropy(network(x), y)
+            method.backward(loss)
         optimizer.step()
         optimizer.zero_grad()
         method.after_step()
     method.after_epoch(train)
     assert all(p.dtype == torch.float32 or p.dtype == torch.float64 for p in method.parameters())
-    pruned = method.finish(None if build(name).when == "before" else 0.5)
+    pruned = method.finish(late(name))
     assert torch.isfinite(pruned.scores).all()
 
 
@@ -268,7 +276,7 @@ def test_a_checkpoint_in_the_middle_continues_bit_for_bit(name, options, train, 
     loop(whole, method, optimizer, train, 6)
     save(6)
     loop(whole, method, optimizer, train, 10, first=6)
-    expected = method.finish(0.5 if build(name, **options).when != "during" else None)
+    expected = method.finish(late(name, **options))
 
     network, method, optimizer = attached(name, train, **options)
     torch.manual_seed(77)
@@ -277,7 +285,7 @@ def test_a_checkpoint_in_the_middle_continues_bit_for_bit(name, options, train, 
     optimizer.load_state_dict(state["optimizer"])
     method.load_state_dict(state["method"])
     loop(network, method, optimizer, train, 10, first=6)
-    found = method.finish(0.5 if build(name, **options).when != "during" else None)
+    found = method.finish(late(name, **options))
     assert torch.equal(found.mask.kept, expected.mask.kept)
     assert torch.equal(found.scores, expected.scores)
     for key, tensor in whole.state_dict().items():

@@ -142,21 +142,33 @@ def test_no_other_survivors_are_better_on_the_quadratic(structure, draw, generat
         assert cost(found.mean + draw(SIZE) * kept * 0.3) > found.cost
 
 
-def test_the_change_of_evidence_is_the_savage_dickey_ratio(draw, generator):
+@pytest.mark.parametrize("structure", ["dense", "lowrank"])
+def test_the_change_of_evidence_is_the_savage_dickey_ratio(structure, draw, generator):
     """(d), of what is still there; the bound by variances is below it."""
-    h, prior, mean = psd(draw, SIZE), 0.1 + draw(SIZE).square(), draw(SIZE)
+    (curvature, h), prior, mean = curvatures(draw)[structure], 0.1 + draw(SIZE).square(), draw(SIZE)
     gone = torch.arange(SIZE) < 5
     kept = ~gone & (torch.rand(SIZE, generator=generator) > 0.4)
     live = ~gone
     mean[gone] = 0
-    posterior = Laplace.at({"w": mean}, Dense(h).masked(live), prior)
+    posterior = Laplace.at({"w": mean}, curvature.masked(live), prior)
     found = posterior.condition(mean, kept)
     covariance = torch.linalg.inv((h + prior.diag())[live][:, live])
     expected = savage_dickey(mean[live], covariance, 0 * mean[live], (1 / prior[live]).diag(), ~kept[live])
-    torch.testing.assert_close(posterior.delta_f(live, kept, found.cost), expected, atol=1e-10, rtol=1e-10)
+    torch.testing.assert_close(posterior.delta_f(live, kept, found), expected, atol=1e-10, rtol=1e-10)
     assert posterior.least_delta_f(live & ~kept, found.cost) <= expected
-    product = KroneckerProduct.of(psd(draw, 4)[None], psd(draw, 6)[None])
-    assert Laplace.at({"w": mean}, product, prior).delta_f(live, kept, found.cost) is None
+
+
+def test_a_product_knows_a_bound_of_the_change_of_evidence(draw, generator):
+    product = curvatures(draw)["kronecker"][0]
+    prior, mean = torch.full((SIZE,), 0.4, dtype=F64), draw(SIZE)
+    kept, everything = torch.rand(SIZE, generator=generator) > 0.4, torch.ones(SIZE, dtype=torch.bool)
+    posterior = Laplace.at({"w": mean}, product, prior)
+    found = posterior.condition(mean, kept)
+    assert posterior.delta_f(everything, kept, found) is None
+    covariance = torch.linalg.inv(torch.kron(*(f[0] for f in product.factors)) + prior.diag())
+    assert posterior.least_delta_f(~kept, found.cost) <= savage_dickey(
+        mean, covariance, 0 * mean, (1 / prior).diag(), ~kept
+    )
 
 
 def test_conditioning_a_linear_regression_is_ridge_regression_on_the_support(draw, generator):

@@ -114,9 +114,11 @@ def _same(network: nn.Module, inference: Inference, wish: Asked) -> Callable[[],
 def _check_moment(wish: Asked, epochs: Any, data: AnyData | None) -> None:
     """What a method needs to know beforehand, by when it prunes."""
     when = wish.pruner.when
-    if when in ("during", "online"):
+    if wish.pruner.rewind is not None:
+        raise UsageError(f"rewind={wish.pruner.rewind!r} trains the network again: use bayesprune.fit")
+    if when in ("during", "online", "dynamic"):
         check_epochs("epochs, which this method needs to know,", as_plain(epochs), 10 if when == "online" else 1)
-    if when in ("before", "during") and wish.sparsity is None:
+    if when in ("before", "during", "dynamic") and wish.sparsity is None:
         raise UsageError(f"method {wish.method!r} prunes {when} training: give attach sparsity=, in [0, 1) or 'auto'")
     if when == "before" and data is None:
         raise UsageError(

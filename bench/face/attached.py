@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -23,7 +24,7 @@ from ...methods.pruner import Inference, State
 from ..evaluation.deployment import CERTIFIED
 from ..pruning.engine import Engine, Outcome, Scored, Snapshot, cloned
 from ..pruning.gradual import pruning_span
-from ..pruning.schedules import Gradually, Online, cut_online
+from ..pruning.schedules import Exchanging, Gradually, Online, cut_online
 from ..training.loop import without_noise
 from ..training.ranks import from_first, joined_over_ranks, ranks
 from ..training.seeding import seeded
@@ -59,7 +60,8 @@ class AttachedMethod:
         self._identity = _identity(asked, engine)
         self._finished = False
         self._given: tuple[AnyData, Examples] | None = None
-        self._told = self._schedule()
+        with in_form(self._form, network):
+            self._told = self._schedule()
         if asked.pruner.when == "before":
             self.prune(asked.sparsity)
 
@@ -119,10 +121,24 @@ class AttachedMethod:
         self._watch.step()
         self._steps.after_step()
 
-    def after_epoch(self, data: AnyData) -> None:
+    def optimizer(self, lr: float, steps: int) -> torch.optim.Optimizer:
+        """The optimiser that the method wants for `steps` steps: one of its own (ivon-*), or Adam.
+
+        It trains the network's parameters and the method's own.
+        """
+        trained = self._steps.parameters()
+        return self.inference.optimizer(trained, lr, steps) or torch.optim.Adam(trained, lr)
+
+    def perturbed(self) -> AbstractContextManager[None]:
+        """Put forward and backward inside, for methods that take gradients at draws of the weights (ivon-*)."""
+        return self.inference.perturbed(self.network)
+
+    def after_epoch(self, data: AnyData, optimizer: torch.optim.Optimizer | None = None) -> None:
         """After each epoch: evidence steps, pruning during training, whatever the method does then.
 
         Args:
+            optimizer: what it remembers of weights that come back, with methods of dynamic sparse training (set,
+                rigl, ...), is cleared.
             data: the training examples, in any form that `bayesprune.prune` takes. Under DistributedDataParallel
                 each rank gives its own.
 
@@ -140,7 +156,7 @@ class AttachedMethod:
         self._watch.epoch()
         self._engine.split = examples
         with seeded(self._asked.seed, f"after epoch {self.epoch + 1}"), in_form(self._form, self.network):
-            self._steps.after_epoch(examples, self._told)
+            self._steps.after_epoch(examples, self._told, optimizer)
         self._share()
 
     def prune(self, sparsity: float | Literal["auto"] | None = None, data: AnyData | None = None) -> Mask:
@@ -266,6 +282,10 @@ class AttachedMethod:
         if when == "during":
             span = pruning_span(self._epochs or 0, 0, asked.sparsity == "auto")
             return Gradually(self._engine, self._outcome, asked.target, span)
+        if when == "dynamic":
+            exchanging = Exchanging.begun(self._engine, self._outcome, asked.target, self._epochs or 0)
+            self._steps.hold(self.mask)
+            return exchanging
         return Online(self._engine, self._outcome, self._epochs or 0) if when == "online" else None
 
     def _ready(self, data: AnyData | None) -> Engine:

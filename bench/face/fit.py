@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -98,12 +99,20 @@ def fit(
     trainer = _Trainer(judged, patience)
     given = job.given(trainer)
     trainer.engine = engine = job.engine(given, epochs)
+    engine.untrained = partial(_untrained, given)
     pruned = job.done(engine, given, epochs + wish.pruner.rounds + wish.finetune.epochs, progress, {"epochs": epochs})
     dense = given.dense()
     take_types_(dense, job.dense)
     take_modes_(dense, job.dense)
     given.let_go()
     return replace(pruned, dense=dense)
+
+
+def _untrained(given: Given, fresh: bool) -> Attached:
+    """The network before its training here, where survivors are rewound to."""
+    if fresh:
+        raise UsageError("rewind='transplant' needs another initialisation of the network: run it in a matrix")
+    return given.attached()
 
 
 @dataclass

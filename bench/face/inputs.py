@@ -43,7 +43,12 @@ def check_epochs(name: str, epochs: Any, least: int = 0) -> None:
 
 def check_trained(method: str, pruner: Pruner) -> None:
     """A method that prunes a network which is trained already, or not at all; raises UsageError for any other."""
-    if pruner.when in ("during", "online"):
+    if pruner.rewind is not None:
+        raise UsageError(
+            f"method {method!r} with rewind={pruner.rewind!r} goes back in the training of the network, which is not "
+            "known here: use bayesprune.fit"
+        )
+    if pruner.when in ("during", "online", "dynamic"):
         raise UsageError(f"method {method!r} prunes during training: use bayesprune.fit, or choose when='after'")
     check_tuned(method, pruner.inference(), "use bayesprune.fit with validation=")
 

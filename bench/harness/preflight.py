@@ -39,6 +39,8 @@ def applicable(run: Run, network: nn.Module, example: Tensor) -> None:
     except UsageError as error:
         raise NotApplicable(str(error)) from error
     if run.units != "weights":
+        if pruner.when == "dynamic":
+            raise NotApplicable("dynamic sparse training grows single weights: a unit of zeros gets no gradient")
         if pruner.allocation in ("erk", "2:4"):
             raise NotApplicable(f"the {pruner.allocation} allocation is defined on weight tensors, not on {run.units}")
         try:

@@ -18,6 +18,7 @@ from ..pruning.schedules import prune
 from ..results.store import Store
 from ..spec.run import Run
 from ..training.fits import Fit, attached, fit_key, fitted, inference_of, initial_network
+from ..training.seeding import derived
 
 
 @dataclass
@@ -57,8 +58,13 @@ class Workbench:
         )  # fmt: skip
         if pruner.when == "after":
             engine.start = lambda: fit.restore(self.data, self.device)
-            engine.trained, engine.learned = fit.cost, fit.learned
+            engine.trained, engine.learned, engine.untrained = fit.cost, fit.learned, self._untrained
         return engine
+
+    def _untrained(self, fresh: bool) -> tuple[nn.Module, Inference]:
+        """The pair before training; if `fresh`, the network is that of another seed."""
+        seed = derived(self.run.seed, "transplant") if fresh else self.run.seed
+        return attached(self.run.model_copy(update={"seed": seed}), self.data, self.fit.inference, self.device)
 
     def _attached(self) -> tuple[nn.Module, Inference]:
         return attached(self.run, self.data, self.fit.inference, self.device)

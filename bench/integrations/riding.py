@@ -66,7 +66,7 @@ class Riding:
     def end(self, data: Any) -> None:
         """Prune, and take the method off."""
         method = self.at_work
-        given = method.asked_when in ("before", "during")
+        given = method.asked_when in ("before", "during", "dynamic")
         self.pruned = method.finish(None if given else self.sparsity, data)
 
     @property

@@ -101,6 +101,7 @@ class Engine:
         trained: what the training before `start` cost.
         learned: what that training learned beside the network; None where the inference says it in the end.
         present: units that are there when the method meets the network, boolean, (units.n,); all unless given.
+        untrained: gives the network as it was before any training, in a new pair; from another initialisation if told.
         advance: called after every round of scoring and every epoch.
         online: what online training passed through, and its cost, once there was one.
     """
@@ -117,6 +118,7 @@ class Engine:
     trained: Cost = field(default_factory=Cost)
     learned: dict[str, Any] | None = None
     present: Tensor | None = None
+    untrained: Callable[[bool], Attached] | None = None
     advance: Callable[[], None] = lambda: None
     online: tuple[list[Snapshot], Cost] | None = field(default=None, init=False)
 
@@ -165,11 +167,17 @@ class Engine:
         outcome.reports += report
         outcome.mask = self.mask(scored, sparsity, outcome.mask.kept)
 
-    def choose_again(self, outcome: Outcome, sparsity: float | None, part: int) -> None:
-        """Score the network as it is now and prune it further."""
+    def choose_again(self, outcome: Outcome, sparsity: float | None, part: int) -> bool:
+        """Score the network as it is now and prune it further, unless what the method says ends the rounds."""
         outcome.state = None  # its posterior may be large
         scored = self.score(outcome.network, outcome.inference, part, outcome.mask.kept)
-        self.choose(outcome, scored, sparsity, self.report(scored))
+        report = self.report(scored)
+        if self.pruner.stop is not None and self.pruner.stop([*outcome.reports, *report]):
+            outcome.score += scored.cost
+            outcome.reports += report
+            return False
+        self.choose(outcome, scored, sparsity, report)
+        return True
 
     def settle(self, outcome: Outcome, part: int = 0) -> None:
         """What the mask leaves out leaves the inference and the network; survivors go where the method puts them."""
@@ -192,14 +200,16 @@ class Engine:
     def in_rounds(self, sparsity: float | None, after_round: Callable[[Outcome, int], None]) -> Outcome:
         """Score and prune in the pruner's rounds; what has left in one stays away in the next.
 
-        A shuffled control keeps as many units as the last round, in a network that no round has touched.
+        They end early where the method's `stop` says so. A shuffled control keeps as many units as the last round, in
+        a network that no round has touched.
         `after_round` is told the number of each round, from 0 on.
         """
         rounds, outcome = self.pruner.rounds, self.outcome(*self.start())
         for i in range(rounds):
             target = round_target(sparsity, i, rounds)
             if i:
-                self.choose_again(outcome, target, i)
+                if not self.choose_again(outcome, target, i):
+                    break
             else:
                 self.choose(outcome, self.first, target, self.first_report)
             if self.pruner.shuffle and i == rounds - 1:

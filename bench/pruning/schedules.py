@@ -1,4 +1,4 @@
-"""When units are removed: before training, after it, gradually during it, or online."""
+"""When units are removed: before training, after it, gradually during it, online, or exchanged all along."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from dataclasses import dataclass, field, replace
 
 from ...architectures.running.cost import Cost, measured
 from ...architectures.units.mask import Mask
+from ...datasets.errors import UsageError
 from ...datasets.seal import sealed
 from ...methods.pruner import State
 from ..training.loop import AfterEpoch, without_noise
+from .dynamic import check_dynamic, exchange, first_mask
 from .engine import Engine, Outcome, Snapshot, cloned
 from .gradual import gradual_share, is_pruned_after, pruning_span
+from .rewind import past, rewind_
 
 # Epochs between the cuts of online pruning, and the first and the last sparsity it cuts to (Dhahri et al. 2024).
 ONLINE_EVERY = 10
@@ -31,11 +34,15 @@ def prune(engine: Engine, sparsity: float | None) -> Outcome:
 def prune_after(engine: Engine, sparsity: float | None) -> Outcome:
     """Prune a trained network in `rounds`, training on after each; the fine-tuning epochs are shared among rounds."""
     rounds, epochs = engine.pruner.rounds, engine.finetune.epochs
+    to = past(engine) if engine.pruner.rewind is not None else None
 
     def train_on(outcome: Outcome, i: int) -> None:
         done = i * epochs // rounds
         with measured(outcome.network, engine.device) as cost:
-            engine.refine(outcome, (i + 1) * epochs // rounds - done, done)
+            if to is None:
+                engine.refine(outcome, (i + 1) * epochs // rounds - done, done)
+            else:
+                rewind_(engine, outcome, to)
         outcome.finetune += cost
 
     outcome = engine.in_rounds(sparsity, train_on)
@@ -165,9 +172,56 @@ def _train_online(engine: Engine) -> tuple[list[Snapshot], Cost]:
     return online.snapshots, cost.without(sum((s.scored.cost for s in online.snapshots), Cost()))
 
 
+# ---------------------------------------------------------------------- dynamic
+
+
+def prune_dynamic(engine: Engine, sparsity: float | None) -> Outcome:
+    """Train a network that is sparse from the start, exchanging units at the ends of epochs."""
+    outcome = engine.outcome(*engine.start())
+    exchanging = Exchanging.begun(engine, outcome, sparsity, engine.training.epochs + engine.finetune.epochs)
+    _train_in_full(engine, outcome, outcome.mask, exchanging)
+    return outcome
+
+
+@dataclass
+class Exchanging:
+    """Exchanges units at the ends of epochs, see `dynamic`; their number stays.
+
+    Attributes:
+        engine: at work on the network of `outcome`.
+        outcome: the network on its way.
+        epochs: of the whole training.
+    """
+
+    engine: Engine
+    outcome: Outcome
+    epochs: int
+
+    @classmethod
+    def begun(cls, engine: Engine, outcome: Outcome, sparsity: float | None, epochs: int) -> Exchanging:
+        """The network made sparse; raises UsageError without a sparsity, NotApplicable for whole units."""
+        if sparsity is None:
+            raise UsageError(
+                "dynamic sparse training needs a sparsity: it exchanges units, and decides no number of them"
+            )
+        check_dynamic(engine)
+        outcome.mask = first_mask(engine, outcome, sparsity)
+        engine.settle(outcome)
+        return cls(engine, outcome, epochs)
+
+    def __call__(self, epoch: int) -> Mask | None:
+        """The mask that holds from now on, if units were exchanged after this epoch."""
+        if (mask := exchange(self.engine, self.outcome, epoch, self.epochs)) is None:
+            return None
+        self.outcome.mask = mask
+        self.engine.settle(self.outcome, epoch)
+        return mask
+
+
 PRUNE: dict[str, Callable[[Engine, float | None], Outcome]] = {
     "before": prune_before,
     "during": prune_during,
     "online": prune_online,
+    "dynamic": prune_dynamic,
     "after": prune_after,
 }

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -35,6 +37,7 @@ def train(
     mask: Mask | None = None,
     after_epoch: AfterEpoch | None = None,
     past: int = 0,
+    over: int = 0,
 ) -> None:
     """Minimise mean negative log likelihood + penalty / N over `split`, in place; N counts its `terms`.
 
@@ -50,24 +53,29 @@ def train(
         mask: enforced from the start and after every optimiser step.
         after_epoch: told the number of epochs done, may return a new mask, enforced from then on.
         past: epochs of earlier phases, counted in what the inference and `after_epoch` are told.
+        over: epochs of this phase that are over, in another network: their orders are drawn, and the schedule is at
+            their end.
 
     Raises:
         DivergedError: an epoch's loss was not finite.
         UsageError: a batch of one example, from which BatchNorm cannot learn.
     """
-    steps = Steps(network, inference, split.terms, mask, past)
-    parameters = steps.parameters()
-    optimizer, scheduler = _optimizer(parameters, settings, epochs * steps_per_epoch(split, settings))
+    steps = Steps(network, inference, split.terms, mask, past + over)
+    parameters, each = steps.parameters(), steps_per_epoch(split, settings)
+    optimizer, scheduler = _optimizer(inference, parameters, settings, (over + epochs) * each)
+    _skip(over, split, generator, scheduler, each)
     train_(network)
-    for epoch in range(past + 1, past + epochs + 1):
+    for epoch in range(past + over + 1, past + over + epochs + 1):
         total = torch.zeros((), device=split.device)
         for x, y in split.batches(settings.batch_size, generator):
             for parameter in parameters:  # as optimizer.zero_grad(), whose bookkeeping costs more than the penalty
                 parameter.grad = None
-            with enough_examples(len(y)):
-                outputs = network(x)
-            loss = mean_loss(outputs, y, split.likelihood)
-            steps.backward(loss)
+            with inference.perturbed(network):
+                with enough_examples(len(y)):
+                    outputs = network(x)
+                loss = mean_loss(outputs, y, split.likelihood)
+                steps.gradient(loss)
+            steps.penalise()
             optimizer.step()
             steps.after_step()
             if scheduler:
@@ -77,7 +85,7 @@ def train(
             raise DivergedError(
                 f"the training loss became {total.item()} in epoch {epoch}; lower the learning rate {settings.lr}"
             )
-        steps.after_epoch(split, after_epoch)
+        steps.after_epoch(split, after_epoch, optimizer)
     if epochs:
         without_noise(network, inference, split, settings)
 
@@ -117,10 +125,20 @@ def steps_per_epoch(split: Examples, settings: Training) -> int:
     return len(split.batch_sizes(settings.batch_size))
 
 
-def _optimizer(parameters: list[nn.Parameter], settings: Training, steps: int):
-    optimizer = _OPTIMIZERS[settings.optimizer](parameters, settings)
+def _optimizer(inference: Inference, parameters: list[nn.Parameter], settings: Training, steps: int):
+    own = inference.optimizer(parameters, settings.lr, steps)
+    optimizer = own or _OPTIMIZERS[settings.optimizer](parameters, settings)
     cosine = settings.schedule == "cosine" and steps > 0
     return optimizer, torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps) if cosine else None
+
+
+def _skip(epochs: int, split: Examples, generator: torch.Generator, scheduler: Any, steps: int) -> None:
+    """As if so many epochs had been trained."""
+    for _ in range(epochs):
+        split.skip(generator)
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # of schedules that precede the first step
+        for _ in range(epochs * steps if scheduler else 0):
+            scheduler.step()
 
 
 _OPTIMIZERS: dict[str, Callable[[list[nn.Parameter], Training], torch.optim.Optimizer]] = {

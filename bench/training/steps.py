@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ...architectures.units.mask import Mask
@@ -25,6 +26,7 @@ class Steps:
         network: trained in place, by whoever owns the optimiser.
         inference: attached to it; gives the penalty, its own parameters, and the update after each epoch.
         terms: N, which the penalty in nats is divided by, as the loss is a mean over the terms of the likelihood.
+        mask: what holds at present; None while nothing has left.
         epoch: epochs done, those of earlier phases included.
         due: whether the penalty's gradient is still to be added before the next step.
     """
@@ -45,7 +47,7 @@ class Steps:
 
     def hold(self, mask: Mask | None) -> None:
         """Zero what the mask leaves out, now and after every step from now on; None holds nothing."""
-        self._enforce = _nothing
+        self._enforce, self.mask = _nothing, mask
         if mask is not None:
             mask.apply_(self.network)
             self._enforce = mask.enforcer(self.network)
@@ -56,9 +58,13 @@ class Steps:
         So batches may be accumulated, each with its share of the mean loss. `scaler` is a `torch.amp.GradScaler`,
         with which the step will be taken.
         """
+        self.gradient(loss, scaler)
+        self.penalise(1.0 if scaler is None else scaler.get_scale())
+
+    def gradient(self, loss: Tensor, scaler: Any = None) -> None:
+        """That of the loss alone, of all ranks."""
         (loss if scaler is None else scaler.scale(loss)).backward()
         self.average()
-        self.penalise(1.0 if scaler is None else scaler.get_scale())
 
     def average(self) -> None:
         """Give every rank the mean of the gradients of the inference's own parameters."""
@@ -79,11 +85,18 @@ class Steps:
         self.due = True
         self._enforce()
 
-    def after_epoch(self, examples: Examples, told: AfterEpoch | None = None) -> None:
-        """The inference learns what the loss does not train; `told` may return a mask that holds from now on."""
+    def after_epoch(
+        self, examples: Examples, told: AfterEpoch | None = None, optimizer: torch.optim.Optimizer | None = None
+    ) -> None:
+        """The inference learns what the loss does not train; `told` may return a mask that holds from now on.
+
+        Of weights that come back with it the `optimizer` remembers nothing.
+        """
         self.epoch += 1
         self.inference.update(self.network, examples, self.epoch)
         if told and (mask := told(self.epoch)):
+            if optimizer is not None and self.mask is not None:
+                clear_newborn_(optimizer, self.network, self.mask, mask)
             self.hold(mask)
         self.bind()
 
@@ -93,3 +106,14 @@ class Steps:
 
 
 def _nothing() -> None: ...
+
+
+@torch.no_grad()
+def clear_newborn_(optimizer: torch.optim.Optimizer, network: nn.Module, old: Mask, new: Mask) -> None:
+    """What the optimiser remembers of weights that were away and are back: nothing."""
+    for name, kept in new.tensors.items():
+        born = kept & ~old.tensors[name]
+        parameter = network.get_parameter(name)
+        for memory in optimizer.state[parameter].values() if bool(born.any()) else ():
+            if isinstance(memory, Tensor) and memory.shape == parameter.shape:
+                memory.masked_fill_(born.to(memory.device), 0)

@@ -35,6 +35,7 @@ class Conditional:
         cost: c ≤ z, nats.
         steps: of conjugate gradients; 0 where the system was solved directly.
         residual: what they left of the right side, as a share.
+        log_det_ratio: log det Λ_RR - Σ_R log δ, where the system was factored with priors of all its weights.
     """
 
     mean: Tensor
@@ -42,6 +43,7 @@ class Conditional:
     cost: Tensor
     steps: int = 0
     residual: float = 0.0
+    log_det_ratio: Tensor | None = None
 
 
 def joined(parts: list[Conditional]) -> Conditional:

@@ -64,20 +64,25 @@ class LowRank(Curvature):
 
     def scaled(self, c: float | Tensor) -> Self:
         """The rows times √c."""
-        return replace(self, scale=self.scale * c)
+        found = replace(self, scale=self.scale * c)
+        if "_grams" in vars(self):  # which are most of the work
+            vars(found)["_grams"] = [c * gram for gram in self._grams]
+        return found
 
     def masked(self, kept: Tensor) -> Self:
-        """Columns of what has left are 0."""
-        return replace(self, kept=kept if self.kept is None else kept & self.kept)
+        """Columns of what has left are no more."""
+        there = kept if self.kept is None else kept & self.kept
+        unchanged = bool(there.all()) if self.kept is None else torch.equal(there, self.kept)
+        return self if unchanged else replace(self, kept=there)
 
     def log_det_ratio(self, prior_precision: Tensor) -> Tensor:
         """log det(I + K)."""
-        return 2 * self._factor(prior_precision).diagonal().log().sum()
+        return _log_det(self._factor(prior_precision))
 
     def determined(self, prior_precision: Tensor, out: Tensor | None = None) -> Tensor:
         """Column sums of (L⁻¹a)²."""
         factor = self._factor(prior_precision)
-        gamma = torch.empty_like(prior_precision) if out is None else out
+        gamma = (torch.empty_like(prior_precision) if out is None else out).zero_()
         for at, a in self._scaled(prior_precision):
             gamma[at] = torch.linalg.solve_triangular(factor.to(a), a, upper=False).square_().sum(0, dtype=gamma.dtype)
         return gamma
@@ -102,17 +107,15 @@ class LowRank(Curvature):
         With m = √δ μ and r = a_S m_S: d = a_R' (I + a_R a_R')⁻¹ r / √δ, c = ½ |m_S|² + ½ r'(I + a_R a_R')⁻¹ r.
         """
         leaving, root = mean.masked_fill(kept, 0), prior_precision.sqrt()
-        own = 0.5 * (prior_precision * leaving.square()).sum()
-        if not leaving.any():
-            return Conditional(mean.masked_fill(~kept, 0), own, own)
-        gram, r = self._gram(prior_precision, kept), mean.new_zeros(self.n)
-        for at, a in self._scaled(prior_precision):
+        own, moved = 0.5 * (prior_precision * leaving.square()).sum(), mean.masked_fill(~kept, 0)
+        r = mean.new_zeros(self.n)
+        for at, a in self._scaled(prior_precision, ~kept):
             r += a.double() @ (root[at] * leaving[at])
-        y = torch.cholesky_solve(r.unsqueeze(1), _factored(gram)).squeeze(1)
-        moved = mean.masked_fill(~kept, 0)
-        for at, a in self._scaled(prior_precision):
-            moved[at] += ((y @ a.double()) / root[at]) * kept[at]
-        return Conditional(moved, own + 0.5 * r @ r, own + 0.5 * r @ y)
+        factor = _plus_one(self._gram(prior_precision, kept))
+        y = torch.cholesky_solve(r.unsqueeze(1), factor).squeeze(1)
+        for at, a in self._scaled(prior_precision, kept) if leaving.any() else ():
+            moved[at] += (y @ a.double()) / root[at]
+        return Conditional(moved, own + 0.5 * r @ r, own + 0.5 * r @ y, log_det_ratio=_log_det(factor))
 
     def solve(self, prior_precision: Tensor, vector: Tensor) -> Tensor:
         """D⁻¹v - D^-½ a'(I + K)⁻¹ a D^-½ v."""
@@ -131,44 +134,45 @@ class LowRank(Curvature):
         """L of I + K."""
         parts = prior.split(self.sizes)
         if not all(bool((part == part[0]).all()) for part in parts if len(part)):
-            return _factored(self._gram(prior))
+            return _plus_one(self._gram(prior))
         shares = zip(self._grams, parts, strict=True)
-        return _factored(torch.stack([gram / part[0] for gram, part in shares if len(part)]).sum(0))
+        return _plus_one(torch.stack([gram / part[0] for gram, part in shares if len(part)]).sum(0))
 
     @cached_property
     def _grams(self) -> list[Tensor]:
         """A A' of each tensor."""
         one = torch.ones(sum(self.sizes), dtype=torch.float64, device=self._device)
         grams = [self._zero() for _ in self.sizes]
-        for i, a in self._columns(one):
-            grams[i[0]] += a @ a.T
+        for i, _, a in self._columns(one):
+            grams[i] += a @ a.T
         return grams
 
-    def _gram(self, prior: Tensor, kept: Tensor | None = None) -> Tensor:
-        """K of what is `kept`."""
+    def _gram(self, prior: Tensor, among: Tensor | None = None) -> Tensor:
+        """K, of what is `among` these only."""
         total = self._zero()
-        for at, a in self._scaled(prior):
-            a = a if kept is None else a[:, kept[at]]
+        for _, a in self._scaled(prior, among):
             total += a @ a.T
         return total
 
     def _zero(self) -> Tensor:
         return torch.zeros(self.n, self.n, dtype=torch.float64, device=self._device)
 
-    def _scaled(self, prior: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        for (_, at), a in self._columns(prior):
+    def _scaled(self, prior: Tensor, among: Tensor | None = None) -> Iterator[tuple[Tensor | slice, Tensor]]:
+        """Places in the flat order, and columns of a."""
+        for _, at, a in self._columns(prior, among):
             yield at, a
 
-    def _columns(self, prior: Tensor) -> Iterator[tuple[tuple[int, slice], Tensor]]:
-        """Number of the tensor, place in the flat order, and columns of a, in the rows' own type."""
+    def _columns(self, prior: Tensor, among: Tensor | None = None) -> Iterator[tuple[int, Tensor | slice, Tensor]]:
+        """With the number of their tensor; of what is there alone, in the rows' own type."""
+        there = among if self.kept is None else self.kept if among is None else self.kept & among
         start, factor = 0, torch.as_tensor(self.scale, dtype=torch.float64).sqrt()
         for i, rows in enumerate(self.rows.values()):
             for block in rows.blocks(max(1, BLOCK // max(self.n, 1))):
                 at = slice(start, start := start + block.shape[1])
-                weight = factor / prior[at].sqrt()
-                if self.kept is not None:
-                    weight = weight * self.kept[at]
-                yield (i, at), block * weight.to(block)
+                if there is not None:
+                    live = there[at].nonzero().squeeze(1)
+                    at, block = at.start + live, block[:, live]
+                yield i, at, block * (factor / prior[at].sqrt()).to(block)
 
     @property
     def _device(self) -> torch.device:
@@ -176,7 +180,11 @@ class LowRank(Curvature):
         return first.g.device if isinstance(first, Outer) else first.rows.device
 
 
-def _factored(gram: Tensor) -> Tensor:
-    gram = gram.clone()
+def _plus_one(gram: Tensor) -> Tensor:
+    """The factor of I + K."""
     gram.diagonal().add_(1)
     return cholesky(gram, "the matrix of the rows")
+
+
+def _log_det(factor: Tensor) -> Tensor:
+    return 2 * factor.diagonal().log().sum()

@@ -95,16 +95,17 @@ class Laplace(Conjugate):
         """Survivors move by what correlates them with what leaves; raises ArithmeticError for singular precisions."""
         return self.whole.condition(flat(self.prior), mean, kept)
 
-    def delta_f(self, present: Tensor, kept: Tensor, cost: Tensor) -> Tensor | None:
-        """ΔF of a spike at 0 for what leaves the `present` ones, which costs c: nats; None where it is not exact.
+    def delta_f(self, present: Tensor, kept: Tensor, found: Conditional) -> Tensor | None:
+        """ΔF of a spike at 0 for what leaves the `present` ones: nats; None where it is not known exactly.
 
         ½ (log|Λ| - log|Λ_RR| - Σ_S log δ) - c: the Savage-Dickey ratio, over the determinants that the evidence knows.
         """
         if not self.whole.exact_masks:
             return None
         prior = flat(self.prior)
-        before, after = (self.whole.masked(part).log_det_ratio(prior) for part in (present, kept))
-        return 0.5 * (before - after) - cost
+        before, after = self.whole.masked(present).log_det_ratio(prior), found.log_det_ratio
+        after = self.whole.masked(kept).log_det_ratio(prior) if after is None else after
+        return 0.5 * (before - after) - found.cost
 
     def least_delta_f(self, leaving: Tensor, cost: Tensor) -> Tensor:
         """A bound from below, by the variances of what is `leaving` in place of its covariance (Hadamard)."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...architectures.units.mask import Mask
 from ...datasets.errors import UsageError
+from ..closed_forms.conditioning import Conditional
 from ..closed_forms.flat import flat, named
 from ..closed_forms.posteriors import Gaussian, Laplace
 from ..pruner import Adjusted, State
@@ -32,7 +33,7 @@ def condition(state: State[Any], mask: Mask) -> Adjusted:
         "cost": float(found.cost),
         "steps": found.steps,
         "residual": found.residual,
-        **_evidence(state, posterior, kept, free, found.cost),
+        **_evidence(state, posterior, kept, free, found),
     }
     return _adjusted(state, found.mean, mean, kept, report)
 
@@ -67,14 +68,14 @@ def _free(state: State[Any], mask: Mask, posterior: Gaussian) -> Tensor:
 
 
 def _evidence(
-    state: State[Any], posterior: Gaussian, kept: Tensor, free: Tensor, cost: Tensor
+    state: State[Any], posterior: Gaussian, kept: Tensor, free: Tensor, found: Conditional
 ) -> dict[str, float | None]:
     if not isinstance(posterior, Laplace):
         return {}
     everyone = torch.ones(state.units.n, dtype=torch.bool) if state.present is None else state.present
     present = entries(state.units, everyone.to(kept.device), posterior.mean) & ~free
-    exact = posterior.delta_f(present, kept, cost)
-    least = posterior.least_delta_f(present & ~kept, cost)
+    exact = posterior.delta_f(present, kept, found)
+    least = posterior.least_delta_f(present & ~kept, found.cost)
     return {"delta_f": None if exact is None else float(exact), "delta_f_at_least": float(least)}
 
 

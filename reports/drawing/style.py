@@ -76,6 +76,10 @@ BUILT_IN: dict[str, Style] = {
     "pip-gates": Style(_INDIGO, "o"),
     "pip-laplace": Style(_INDIGO, "8"),
     "obs": Style(_RED, "P"),
+    "set": Style(_GREEN, "s"),
+    "rigl": Style(_GREEN, "D"),
+    "ivon-opd": Style(_PINK, "o"),
+    "ivon-bmr": Style(_PINK, "s"),
 }
 SPAM = "spam-"
 
