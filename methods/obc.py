@@ -3,7 +3,7 @@
 Frantar, Alistarh, "Optimal brain compression", NeurIPS 2022, arXiv 2208.11580 (ExactOBS). On the squared error of a
 layer's outputs rows are independent: in each the weight of least w²/(2 [A⁻¹]_qq) leaves, the others move, and A⁻¹ loses
 a row and a column by a rank-one update. What a weight cost when it left, and no less than those before it, is its
-worth; rows are merged by it. The engine then conditions on the whole mask, which is where these moves end, in whatever order.
+worth; rows are merged by it. The engine then conditions on the whole mask, where these moves end, in whatever order.
 
 Cost: out · in³ multiplications for a weight (out, in).
 """

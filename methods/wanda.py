@@ -27,4 +27,4 @@ def wanda_pruner(examples: PositiveInt | None = 1024, precision: float = 1.0) ->
 def wanda(state: State[Laplace]) -> Tensor:
     """|w_ij| ‖x_j‖, summed over a unit's weights; shape (units.n,)."""
     mean = state.posterior.mean
-    return state.units.gather({n: mean[n].abs() * h.sqrt() for n, h in state.posterior.curvature.items()})
+    return state.units.gather({n: mean[n].abs() * h.clamp_min(0).sqrt() for n, h in state.posterior.curvature.items()})

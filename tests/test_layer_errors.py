@@ -52,7 +52,7 @@ def test_the_curvature_is_the_second_moment_of_the_inputs_and_reads_no_label():
 def test_wanda_is_weights_times_norms_of_inputs(name):
     """Of linear layers, whose inputs a hook shows, summed over tokens."""
     network = build(name, (1, 8, 8), 4, seed=0, **({} if name == "lenet5" else {"dim": 16, "depth": 1})).double().eval()
-    x = torch.randn(10, 1, 8, 8, dtype=F64)
+    x = torch.randn(10, 1, 8, 8, dtype=F64, generator=torch.Generator().manual_seed(5))
     state = State(network, weight_units(network), Split(x, torch.arange(10) % 4), LayerErrors(1.0))
     scores = dict(zip(state.units.layer_names, state.units.split(wanda(state)), strict=True))
     seen = {}
@@ -65,7 +65,7 @@ def test_wanda_is_weights_times_norms_of_inputs(name):
         weight = network.get_submodule(path).weight.detach()
         expected = (weight.abs() * inputs.reshape(-1, inputs.shape[-1]).norm(dim=0)).flatten()
         key = next(k for k in scores if k.startswith(path))
-        torch.testing.assert_close(scores[key], expected, rtol=1e-6, atol=1e-9)
+        torch.testing.assert_close(scores[key], expected, rtol=1e-6, atol=1e-6)
         checked += 1
     assert checked
 
