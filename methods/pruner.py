@@ -201,7 +201,8 @@ class Pruner(Generic[Posterior]):
         regrow: the share of the kept units that dynamic pruning exchanges at first; it falls to 0 by a cosine.
         rewind: after each round survivors take the values of an epoch, and training goes on from there, instead of
             fine-tuning: an epoch's number, "initial" for 0, or "transplant": those of a fresh initialisation.
-        stop: whether rounds end, by what the method has reported in each, before more is removed.
+        stop: whether rounds end, by what the method has reported in each, before more is removed; where the method
+            decides how much is.
     """
 
     inference: Callable[[], Inference[Posterior]]
