@@ -30,6 +30,7 @@ from .promises.broken import Broken, changes, fingerprint
 from .pruning.dynamic import check_dynamic
 from .pruning.engine import Scored
 from .pruning.ranking import checked_scores, keep_count
+from .pruning.select import OF_WEIGHTS
 from .results.store import Store
 from .spec.run import Choice, Run
 from .spec.settings import Finetune, Training
@@ -93,8 +94,7 @@ def check_on(
 def _verdict(bench: Examined, promise: str, test: Callable[[Examined], None]) -> Verdict:
     place = (bench.run.method.label, bench.run.architecture.label, bench.run.units, promise)
     try:
-        if bench.engine.pruner.when == "dynamic":
-            check_dynamic(bench.engine)
+        _check_units(bench)
         with isolated(bench.data), sealed():
             test(bench)
     except (Broken, LeftBehind) as problem:
@@ -106,6 +106,15 @@ def _verdict(bench: Examined, promise: str, test: Callable[[Examined], None]) ->
     except (Exception, SystemExit) as problem:
         return Verdict(*place, f"raised {type(problem).__name__}: {problem}", traceback.format_exc())
     return Verdict(*place)
+
+
+def _check_units(bench: Examined) -> None:
+    """Raises NotApplicable for whole units where a method is for single weights."""
+    pruner = bench.engine.pruner
+    if pruner.when == "dynamic":
+        check_dynamic(bench.engine)
+    if bench.engine.units.removable and pruner.allocation in OF_WEIGHTS:
+        raise NotApplicable(f"the {pruner.allocation} allocation is defined on weight tensors")
 
 
 def _methods(name_or_file: str | Path) -> list[str]:

@@ -23,6 +23,7 @@ from .closed_forms.model_reduction import delta_f, delta_f_multivariate
 from .closed_forms.posteriors import Conjugate, Laplace
 from .curvature.estimate import CurvatureStructure
 from .curvature.output_vectors import CurvatureKind
+from .laplace.free_energy import free_energy, no_longer_rises
 from .laplace.hyperparameters import UpdateRule
 from .laplace.map import MAP
 from .laplace.prior_structure import PriorStructure
@@ -77,12 +78,18 @@ def bmr(
 def bmr_laplace(
     rule: Rule = "vb4", precision: float | Literal["tuned"] = 1.0, kind: CurvatureKind = "ggn",
     curvature: CurvatureStructure = "diag", population: Population = "live", reduced: Reduced = "spike",
+    stop: Literal["free-energy"] | None = None,
 ) -> Pruner[Laplace]:  # fmt: skip
     """Bayesian model reduction on a Laplace posterior with evidence-tuned layerwise prior (Marković et al. 2024).
 
-    `reduced: horseshoe` has rows leave by the scales of a narrower prior, instead of weights by a spike.
+    `reduced: horseshoe` has rows leave by the scales of a narrower prior, instead of weights by a spike. `stop:
+    free-energy` ends the rounds once the evidence of the network, pruned and trained on, no longer rises.
     """
-    return reducing(partial(MAP, precision, kind, curvature, "layerwise"), rule, population, reduced)
+    pruner = reducing(partial(MAP, precision, kind, curvature, "layerwise"), rule, population, reduced)
+    if stop is None:
+        return pruner
+    own = pruner.report or (lambda state: {})
+    return replace(pruner, stop=no_longer_rises, report=lambda state: own(state) | free_energy(state))
 
 
 @register("bmr-spam")

@@ -32,7 +32,7 @@ Posterior = TypeVar("Posterior")
 When = Literal["before", "during", "online", "dynamic", "after"]
 
 AFTER_TRAINING: Mapping[str, bool] = MappingProxyType({"after training": True})
-Allocation = Literal["global", "layerwise", "erk", "lamp", "2:4"]
+Allocation = Literal["global", "layerwise", "rowwise", "erk", "lamp", "2:4"]
 Adjusting = Literal["none", "condition"]
 Rewind = int | Literal["initial", "transplant"]
 
@@ -202,9 +202,10 @@ class Pruner(Generic[Posterior]):
             dynamic: sparse from the start, the units that are there exchanged as training goes on.
         rounds: number of rounds of scoring and pruning; each keeps the same fraction of what is left.
         every: during training, epochs from one pruning to the next.
-        allocation: how a budget is shared among layers: one global ranking, the same density in each
-            layer, or the densities of Erdős-Rényi-Kernel (ERK) or LAMP, ranking within layers by the score;
-            or the best two of every four consecutive weights ("2:4"), which sparse tensor cores can use.
+        allocation: how a budget is shared among layers: one global ranking, the same density in each layer, or in
+            each output of each layer ("rowwise"), or the densities of Erdős-Rényi-Kernel (ERK) or LAMP, ranking
+            within layers by the score; or the best two of every four consecutive weights ("2:4"), which sparse tensor
+            cores can use.
         shuffle: keep as many units of each layer as selected, but random ones: the control for the method.
         adjust: where survivors go when a mask takes the others: nowhere, or to the mean of the posterior given that the
             others are 0 ("condition"), or a function of the state that was scored and the mask, which changes neither.
@@ -212,7 +213,8 @@ class Pruner(Generic[Posterior]):
         regrow: the share of the kept units that dynamic pruning exchanges at first; it falls to 0 by a cosine.
         rewind: after each round survivors take the values of an epoch, and training goes on from there, instead of
             fine-tuning: an epoch's number, "initial" for 0, or "transplant": those of a fresh initialisation.
-        stop: whether rounds end, by what the method has reported in each, before more is removed.
+        stop: whether rounds end, by what the method has reported in each, before more is removed; where the method
+            decides how much is.
     """
 
     inference: Callable[[], Inference[Posterior]]

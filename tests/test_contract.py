@@ -28,11 +28,11 @@ RECURRENT = {"lstm-w", "lstm-wn", "lstm-wgn"}
 STRUCTURE_NOISE = {"bmrs-n", "bmrs-n-exact", "bmrs-n-mid", "bmrs-u", "snr", "noise-mean", "group-variational-dropout"}
 
 
-DYNAMIC = {"set", "rigl"}  # single weights only
+SINGLE = {"set", "rigl", "wanda"}  # weights only
 
 
 def applies(method, architecture, granularity):
-    if method in DYNAMIC:
+    if method in SINGLE:
         return granularity == "weights"
     recurrent = architecture.name == "lstm"
     return recurrent if method in RECURRENT else not (recurrent and method in STRUCTURE_NOISE)

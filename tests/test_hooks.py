@@ -17,6 +17,8 @@ from bayesprune.datasets.errors import NotApplicable, UsageError
 from bayesprune.datasets.load import load
 from bayesprune.methods.build import build as build_pruner
 from bayesprune.methods.ivon import IVON
+from bayesprune.methods.laplace.evidence import evidence_at
+from bayesprune.methods.magnitude import magnitude
 from bayesprune.methods.set import by_gradient
 from torch import nn
 
@@ -185,13 +187,28 @@ def test_what_an_optimiser_remembers_of_the_newborn_is_nothing():
 
 def test_rounds_end_when_the_method_says_so(tmp_path):
     cell = bench(tmp_path, "magnitude", rounds=5)
-    told = []
     cell.engine.pruner = replace(
-        cell.engine.pruner, report=lambda state: {"round": len(told)}, stop=lambda reports: bool(told.append(1)) or len(reports) > 3
+        cell.engine.pruner, decide=lambda state: magnitude(state) > 0.05, report=lambda state: {"seen": 1},
+        stop=lambda reports: len(reports) > 3,
     )  # fmt: skip
-    outcome = cell.prune(0.9)
+    outcome = cell.prune(None)
     assert len(outcome.reports) == 4
-    assert outcome.mask.sparsity == pytest.approx(1 - 0.1 ** (3 / 5), abs=1e-3)
+
+
+def test_the_free_energy_ends_rounds_that_make_it_fall(tmp_path):
+    cell = bench(tmp_path, "bmr-laplace", epochs=20, stop="free-energy", rounds=30)
+    cell.engine.finetune = Finetune(epochs=30)
+    outcome = cell.prune(None)
+    found = [report["log_evidence"] for report in outcome.reports]
+    assert 1 < len(found) < 30
+    assert all(b > a for a, b in itertools.pairwise(found[:-1]))
+    assert found[-1] <= found[-2]
+    state = cell.engine.first.state
+    expected = evidence_at(state.network, state.train, "diag", "ggn", torch.Generator())
+    value = expected.value(
+        torch.cat([p.flatten() for p in state.posterior.prior.values()]), torch.zeros((), dtype=torch.float64)
+    )
+    assert found[0] == pytest.approx(float(value), rel=1e-9)
 
 
 # ---------------------------------------------------------------------- a step of one's own

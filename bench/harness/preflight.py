@@ -19,6 +19,7 @@ from ...methods.build import build as build_pruner
 from ..isolation.isolated import LeftBehind, isolated
 from ..pruning.ranking import keep_count
 from ..pruning.schedules import ONLINE_EVERY
+from ..pruning.select import OF_WEIGHTS
 from ..spec.run import Choice, Run
 from ..training.fits import inference_of, initial_network
 from .interrupts import interrupted
@@ -41,7 +42,7 @@ def applicable(run: Run, network: nn.Module, example: Tensor) -> None:
     if run.units != "weights":
         if pruner.when == "dynamic":
             raise NotApplicable("dynamic sparse training grows single weights: a unit of zeros gets no gradient")
-        if pruner.allocation in ("erk", "2:4"):
+        if pruner.allocation in OF_WEIGHTS:
             raise NotApplicable(f"the {pruner.allocation} allocation is defined on weight tensors, not on {run.units}")
         try:
             units(network, run.units, example)

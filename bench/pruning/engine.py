@@ -172,7 +172,7 @@ class Engine:
         outcome.state = None  # its posterior may be large
         scored = self.score(outcome.network, outcome.inference, part, outcome.mask.kept)
         report = self.report(scored)
-        if self.pruner.stop is not None and self.pruner.stop([*outcome.reports, *report]):
+        if sparsity is None and self.pruner.stop is not None and self.pruner.stop([*outcome.reports, *report]):
             outcome.score += scored.cost
             outcome.reports += report
             return False

@@ -16,7 +16,11 @@ from ...datasets.errors import UsageError
 from ...methods.pruner import Allocation, Pruner, State
 from .allocation import ALLOCATIONS
 from .ranking import ScoreError, best, best_of_each_layer, check_ranks, checked_scores, globally_best
+from .rowwise import rowwise
 from .two_of_four import two_of_four
+
+# Allocations that are defined on weight tensors.
+OF_WEIGHTS = ("erk", "rowwise", "2:4")
 
 
 def select(
@@ -48,6 +52,8 @@ def select(
     ranking = scores.masked_fill(~present, -math.inf)
     if allocation == "2:4":
         return two_of_four(ranking, state, keep)
+    if allocation == "rowwise":
+        return rowwise(ranking, state, keep, floor, present)
     if allocation == "global":
         return globally_best(ranking, units, keep, floor)
     counts = ALLOCATIONS[allocation](state, keep, floor, present)

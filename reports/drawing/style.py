@@ -76,6 +76,8 @@ BUILT_IN: dict[str, Style] = {
     "pip-gates": Style(_INDIGO, "o"),
     "pip-laplace": Style(_INDIGO, "8"),
     "obs": Style(_RED, "P"),
+    "wanda": Style(_SKY, "D"),
+    "obc": Style(_RED, "v"),
     "set": Style(_GREEN, "s"),
     "rigl": Style(_GREEN, "D"),
     "ivon-opd": Style(_PINK, "o"),

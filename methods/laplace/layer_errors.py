@@ -1,0 +1,82 @@
+"""Layer by layer: what pruning a weight does to its own layer's outputs, as a posterior whose curvature is the inputs'.
+
+For a weight W with inputs a at all positions, |(W - W')a|² summed is tr (W - W') A (W - W')', A = Σ a a': a Kronecker
+precision I ⊗ A, in units of squared outputs and not of nats, in which rows are independent and labels are not read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from ...architectures.units.prunable import trainable
+from ...datasets.data import Split
+from ...datasets.errors import UsageError
+from ..closed_forms.curvature_matrix import Curvature
+from ..closed_forms.flat import flat
+from ..closed_forms.kronecker_product import Kronecker, KroneckerProduct
+from ..closed_forms.posteriors import Laplace
+from ..curvature.diagonals import send_back
+from ..curvature.kronecker import KroneckerSums
+from .evidence import drawn
+from .map import MAP
+
+
+@dataclass
+class LayerErrors(MAP):
+    """MAP training, and ½ Σ |W a - W' a|² as the negative log posterior of each layer.
+
+    Attributes:
+        damping: what the diagonal of A gets, as a share of its mean: inputs that are always 0 would be free.
+
+    Raises UsageError for a damping that is not positive and finite.
+    """
+
+    damping: float = field(default=0.01, metadata={"after training": True})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.damping < float("inf"):
+            raise UsageError(f"damping must be positive and finite, got {self.damping!r}")
+
+    @property
+    def correlates(self) -> bool:
+        """Inputs of a layer hang together."""
+        return True
+
+    def identity(self) -> dict[str, Any]:
+        """That of MAP, with which it shares what it trains."""
+        return {**super().identity(), "name": MAP.__qualname__}
+
+    def posterior(self, network: nn.Module, train: Split) -> Laplace:
+        """I ⊗ A of every weight that a layer multiplies its inputs with; anything else is held by its prior."""
+        parameters = trainable(network)
+        part, _ = drawn(train, self.examples)
+        sums = InputSums(parameters)
+        send_back(sums, network, part.x, part.y, part.likelihood, "mc", torch.Generator().manual_seed(0))
+        blocks: dict[str, Curvature] = {name: sums.pop(name) for name in parameters}
+        priors = [flat({name: torch.full_like(p, self._damped(blocks[name]))}) for name, p in parameters.items()]
+        whole = Kronecker(blocks, tuple(p.numel() for p in parameters.values()))
+        return Laplace.at(parameters, whole, torch.cat(priors))
+
+    def _damped(self, block: Curvature) -> float:
+        """The mean of diag A is the mean eigenvalue, and every row has it."""
+        if not isinstance(block, KroneckerProduct):
+            return 1.0
+        return self.damping * max(float(block.h.mean()), torch.finfo(torch.float32).tiny)
+
+
+class InputSums(KroneckerSums):
+    """Adds up A alone: any vector sent back shows the inputs, and no label is read."""
+
+    def pop(self, name: str) -> Curvature:
+        """I ⊗ A of a weight, A summed over positions; of a vector what it is for `KroneckerSums`."""
+        moment = self._right.get(name)
+        found = super().pop(name)
+        if moment is None or not isinstance(found, KroneckerProduct) or self.parameters[name].dim() < 2:
+            return found
+        one = torch.eye(found.h.shape[1], dtype=torch.float64, device=moment.device)
+        return KroneckerProduct.of(one.expand(len(moment), -1, -1), moment)
