@@ -23,6 +23,7 @@ _HOMES = {
     "Split": "datasets.data",
     "Stream": "datasets.stream",
     "Training": "bench.spec.settings",
+    "TrainerPruning": "bench.integrations.transformers",
     "attach": "bench.face.attach",
     "fit": "bench.face.fit",
     "left_out": "architectures.discovery.units_of",

@@ -44,15 +44,12 @@ def growing_keeps_the_count(bench: Workbench) -> None:
 
 def steps_keep_zeros_and_means(bench: Workbench) -> None:
     """Where gradients are taken removed weights are 0; afterwards weights are what they were, come what may."""
-    network, inference = bench.engine.start()
-    mask = bench.engine.mask(bench.engine.first, SPARSITY) if bench.engine.pruner.when != "dynamic" else None
-    if mask is not None:
-        inference.reduce(network, mask)
-        mask.apply_(network)
+    outcome = _sparse(bench)
+    network, inference = outcome.network, outcome.inference
     before = {name: p.detach().clone() for name, p in network.named_parameters()}
     for fails in (False, True):
         with _perturbed(bench, network, inference, fails):
-            for name, kept in mask.tensors.items() if mask is not None else ():
+            for name, kept in outcome.mask.tensors.items():
                 if bool((network.get_parameter(name).detach()[~kept] != 0).any()):
                     raise Broken(f"removed weights of {name!r} are not 0 where gradients are taken")
         changed = [n for n, p in network.named_parameters() if not torch.equal(p, before[n])]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ...architectures.units.vector import Units
+from ...datasets.trees import examples
 from .carriers import Carrier, carriers
 
 
@@ -52,7 +53,7 @@ class CarriedNoise:
         self.carriers = carriers(network, units)
         # Functions, not bound methods: these would be copied with the network, and the noise with only some of them.
         self._handles: list[RemovableHandle] = [
-            network.register_forward_pre_hook(lambda *call: self._enter(*call)),
+            network.register_forward_pre_hook(lambda *call: self._enter(*call), with_kwargs=True),
             network.register_forward_hook(lambda *_: self._leave(), always_call=True),
             *(carrier.hook(network, self._of(carrier)) for carrier in self.carriers),
         ]
@@ -62,8 +63,8 @@ class CarriedNoise:
         for handle in self._handles:
             handle.remove()
 
-    def _enter(self, network: nn.Module, inputs: tuple[Any, ...]) -> None:
-        values = self._drawn(len(inputs[0]), network.training)
+    def _enter(self, network: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        values = self._drawn(examples((inputs, named)), network.training)
         self._noise = None if values is None else Noise(values, self._units)
 
     def _leave(self) -> None:
