@@ -13,6 +13,7 @@ from torch import Tensor
 
 from . import ood, shift
 from .errors import UsageError, unknown
+from .examples import Examples
 from .seal import TestSplitError, guard, sealed
 from .trees import Inputs, device_of, examples, mapped, pieces, rows
 
@@ -172,16 +173,16 @@ class Data:
     digest: str
     seed: int
     ood_name: str
-    train: Split
-    validation: Split
+    train: Examples
+    validation: Examples
     scaling: Scaling
     limits: tuple[float, float] = (0.0, 1.0)
     target_mean: Tensor | None = None
     target_std: Tensor | None = None
     features: tuple[str, ...] | None = None
     vocabulary: tuple[str, ...] = ()
-    _test: Split
-    _partner: Split | None = None
+    _test: Examples
+    _partner: Examples | None = None
 
     def __repr__(self) -> str:
         sizes = f"{len(self.train)} + {len(self.validation)} + {len(self._test)}"
@@ -191,16 +192,16 @@ class Data:
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one example: (C, H, W) or (F,); (T, V) for T tokens out of a vocabulary of V."""
         tokens = (len(self.vocabulary),) if self.vocabulary else ()
-        return (*self.train.x.shape[1:], *tokens)
+        return (*self.train[:1].x.shape[1:], *tokens)
 
     @property
-    def test(self) -> Split:
+    def test(self) -> Examples:
         """The test split; raises TestSplitError inside `sealed`."""
         guard(self.name, "the test split")
         return self._test
 
     @property
-    def ood(self) -> Split:
+    def ood(self) -> Examples:
         """Inputs from elsewhere, standardised like the training split; y is zero; guarded like `test`."""
         guard(self.name, "the out-of-distribution partner")
         return self._partner or self._twin
@@ -210,8 +211,8 @@ class Data:
         """Names of the corruptions that apply to this kind of data."""
         return tuple(shift.SEVERITIES[self.kind])
 
-    def shifted(self, kind: str, severity: int) -> Split:
-        """The test split with corrupted inputs, the same at every call.
+    def shifted(self, kind: str, severity: int) -> Examples:
+        """The test split with corrupted inputs, the same at every call; of a stream, batch by batch.
 
         `severity` runs from 1 to 5. Raises TestSplitError inside `sealed`, UsageError for a corruption
         that does not exist or does not apply.
@@ -224,17 +225,16 @@ class Data:
             raise UsageError(f"severity {severity!r} of {kind!r} must be one of 1 to {len(levels)}")
         level = levels[severity - 1]
         if self.kind == "image":
-            return self._like_test(shift.IMAGE[kind](self._unit_test(), level, self.seed))
-        corrupted = {**shift.TABLE, **shift.TOKENS}[kind](self._test.x, level, self.seed)
-        return dataclasses.replace(self._test, x=corrupted)
+            return self._test.reading(lambda x, y: (self._as_unit(x, shift.IMAGE[kind], level, self.seed), y))
+        corrupt = {**shift.TABLE, **shift.TOKENS}[kind]
+        return self._test.reading(lambda x, y: (corrupt(x, level, self.seed), y))
 
     @functools.cached_property
-    def _twin(self) -> Split:
+    def _twin(self) -> Examples:
         if self.kind == "image":
-            x = self._like_test(ood.strokes(self._unit_test(), self.seed)).x
-        else:
-            x = {"table": ood.permuted, "tokens": ood.shuffled}[self.kind](self._test.x, self.seed)
-        return Split(x, torch.zeros_like(self._test.y), self.likelihood)
+            return self._test.reading(lambda x, y: (self._as_unit(x, ood.strokes, self.seed), torch.zeros_like(y)))
+        other = {"table": ood.permuted, "tokens": ood.shuffled}[self.kind]
+        return self._test.reading(lambda x, y: (other(x, self.seed), torch.zeros_like(y)))
 
     @property
     def _unit(self) -> Scaling:
@@ -242,15 +242,13 @@ class Data:
         low, high = self.limits
         return Scaling((self.scaling.mean - low) / (high - low), self.scaling.std / (high - low))
 
-    def _unit_test(self) -> Tensor:
-        return self._unit.undo(self._test.x).clamp_(0, 1)
-
-    def _like_test(self, unit: Tensor) -> Split:
-        return dataclasses.replace(self._test, x=self._unit.apply_(unit))
+    def _as_unit(self, x: Tensor, change: Callable[..., Tensor], *arguments: Any) -> Tensor:
+        """Images after a change that takes them as raw values from 0 to 1."""
+        return self._unit.apply_(change(self._unit.undo(x).clamp_(0, 1), *arguments))
 
     def to(self, device: Device) -> Data:
         """The same data on `device`."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        movable = {name: value for name, value in fields.items() if isinstance(value, Split | Scaling | Tensor)}
+        movable = {name: value for name, value in fields.items() if hasattr(value, "to")}
         moved: dict[str, Any] = {name: value.to(device) for name, value in movable.items()}
         return dataclasses.replace(self, **moved)

@@ -29,6 +29,11 @@ class Examples(Protocol):
         ...
 
     @property
+    def y(self) -> Tensor:
+        """All targets, one after the other."""
+        ...
+
+    @property
     def device(self) -> torch.device:
         """Where batches are."""
         ...

@@ -14,6 +14,7 @@ from .assemble import assemble
 from .data import Data
 from .errors import UsageError, unknown
 from .files import data_root
+from .folder import Folder
 from .seeds import numpy_stream
 from .source import Source, checked
 
@@ -37,7 +38,12 @@ def load(name: str, seed: int = 0, *, subset: int | None = None, resize: int | N
         raise UsageError(f"seed {seed} of data set {name!r} must not be negative")
     chosen = options(name, {"subset": subset, "resize": resize, **given})
     subset, resize = (chosen.pop(option, None) for option in COMMON)
-    source = checked(name, registry.build(name, **chosen))
+    built = registry.build(name, **chosen)
+    if isinstance(built, Folder):
+        if resize is not None:
+            raise UsageError(f"data set {name!r}: say size={resize}, not resize: images are cut square when read")
+        return built.load(seed, subset)
+    source = checked(name, built)
     if resize is not None and source.kind != "image":
         what = {"table": "is a table", "tokens": "holds sequences of tokens"}[source.kind]
         raise UsageError(f"data set {name!r} {what}; resize={resize} is for images")

@@ -66,7 +66,8 @@ def _parts(data: Data | Split, y: Any, names: Sequence[str] | None) -> tuple[Ten
         raise UsageError("y is given twice: a data set brings its own targets")
     if isinstance(data, Split):
         return data.x, data.y, names
-    return data.train.x, data.train.y, data.features if names is None else names
+    train = data.train[:]  # in memory
+    return train.x, train.y, data.features if names is None else names
 
 
 def _names(names: Sequence[str] | None, count: int) -> tuple[str, ...]:
