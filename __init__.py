@@ -17,7 +17,7 @@ __version__ = "0.1.0"
 _HOMES = {
     # one's own network
     "Pruned": "bench.face.pruned",
-    "Split": "datasets.data",
+    "Split": "datasets.split",
     "Stream": "datasets.stream",
     "left_out": "architectures.discovery.units_of",
     "load": "bench.face.prune",

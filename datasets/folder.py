@@ -14,9 +14,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from . import register, splits
-from .data import Data, Scaling, Split
+from .data import Data, Scaling
 from .errors import UsageError, one_line, unknown
 from .seeds import numpy_stream
+from .split import Split
 from .stream import Stream
 
 Augment = Literal["none", "flip-crop"]

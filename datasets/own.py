@@ -13,10 +13,10 @@ import numpy as np
 
 from . import register
 from .arrays import column_names, plain
-from .data import Likelihood
 from .errors import UsageError, one_line, unknown
 from .files import FOUR, PAIR, read_npz
 from .source import Source, pooled
+from .split import Likelihood
 from .targets import one_hot, zeros_and_ones
 
 Channels = Literal["first", "last"]

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from . import tokens
-from .data import Kind, Likelihood
+from .data import Kind
 from .errors import UsageError
+from .split import Likelihood
 from .targets import check_probabilities
 
 

@@ -15,10 +15,10 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from .data import IGNORED, AnyLikelihood, Device, Split, likelihood_of, observed, terms
 from .draws import Draws, normal_kept
 from .errors import UsageError
 from .examples import Batch
+from .split import IGNORED, AnyLikelihood, Device, Split, likelihood_of, observed, terms
 from .trees import Inputs, blank, described, examples, form_of, is_padded, joined, mapped, placed, plain_tree, rows
 
 Read = Callable[[Any], Batch]

@@ -22,9 +22,10 @@ import torch
 from torch import Tensor, nn
 
 from ...architectures.running.modes import as_rows, evaluating, to_network
-from ...datasets.data import IGNORED, Data, Split
+from ...datasets.data import Data
 from ...datasets.examples import Examples
 from ...datasets.seal import opened
+from ...datasets.split import IGNORED, Split
 from . import binary_metrics, metrics
 
 BATCH = 1024

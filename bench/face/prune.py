@@ -16,9 +16,9 @@ from ...architectures.running.modes import evaluating, take_modes_, take_types_,
 from ...architectures.running.plain import copied, plain
 from ...architectures.saved import bundle
 from ...architectures.units.vector import Granularity, Units
-from ...datasets.data import AnyLikelihood
 from ...datasets.errors import UsageError, unknown
 from ...datasets.plain import as_plain
+from ...datasets.split import AnyLikelihood
 from ...datasets.trees import Inputs
 from ...methods.build import build as build_pruner
 from ...methods.closed_forms.likelihood import output_model

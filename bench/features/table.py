@@ -13,10 +13,11 @@ from torch import Tensor
 
 from ...datasets.arrays import column_names, plain
 from ...datasets.assemble import floats, statistics
-from ...datasets.data import Data, Split
+from ...datasets.data import Data
 from ...datasets.errors import UsageError
 from ...datasets.own import from_arrays
 from ...datasets.source import Source, checked
+from ...datasets.split import Split
 
 NAME = "(x, y)"
 FEWEST = 10  # rows
