@@ -31,7 +31,7 @@ BATCH = 256  # images read at once where nobody trains on them
 
 @register("folder:<path>")
 def folder(
-    *, path: str, size: int = 224, augment: Augment = "none", validation: float = 0.1, batch: int = BATCH,
+    *, path: str, size: int = 224, augment: Augment = "none", validation: float = 0.1, batch: int = 256,
     workers: int = 0, check: Check = "content",
 ) -> Folder:  # fmt: skip
     """Your folder of images: train/, test/ and perhaps val/, a folder of each class in them; read batch by batch.
