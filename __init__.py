@@ -20,7 +20,7 @@ _HOMES = {
     "HubNetwork": "bench.face.hub",
     "LightningPruning": "bench.integrations.lightning",
     "Pruned": "bench.face.pruned",
-    "Split": "datasets.data",
+    "Split": "datasets.split",
     "Stream": "datasets.stream",
     "Training": "bench.spec.settings",
     "TrainerPruning": "bench.integrations.transformers",

@@ -235,7 +235,7 @@ def noise_declared(bench: Examined) -> None:
 
 def _outputs_under(bench: Examined, network: nn.Module, seed: int) -> Tensor:
     with sealed(), seeded(seed, "noise"):
-        return network(bench.data.train.x[:8])
+        return network(bench.data.train[:8].x)
 
 
 def counts_exact(bench: Examined) -> None:
@@ -270,7 +270,7 @@ def trains_to_the_end(bench: Examined) -> None:
     for name, mask in outcome.mask.tensors.items():
         if bool((outcome.network.get_parameter(name).detach()[~mask] != 0).any()):
             raise Broken(f"training revived removed weights of {name!r}")
-    if not bool(torch.isfinite(outcome.network(bench.data.train.x[:8])).all()):
+    if not bool(torch.isfinite(outcome.network(bench.data.train[:8].x)).all()):
         raise Broken("the pruned network's outputs are not finite")
     if places := left_on(outcome.network, bench.untrained):
         raise Broken(f"hooks remain on {', '.join(places)} after training; remove them in detach")

@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .data import Data, Kind, Scaling, Split
+from .data import Data, Kind, Scaling
 from .errors import UsageError
 from .source import Source
+from .split import Split
 from .splits import Index
 from .tokens import known
 

@@ -1,21 +1,19 @@
 """What is learned from: labelled examples, whether they lie in memory or come batch by batch.
 
 Whatever trains, scores, estimates curvature, fits the evidence, re-estimates norms or evaluates reads them through
-this protocol. `data.Split` has all examples in memory, `stream.Stream` one batch at a time.
+this protocol. `split.Split` has all examples in memory, `stream.Stream` one batch at a time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from .split import AnyLikelihood, Split
 from .trees import Inputs
-
-if TYPE_CHECKING:
-    from .data import AnyLikelihood, Split
 
 Batch = tuple[Inputs, Tensor]
 
@@ -26,6 +24,11 @@ class Examples(Protocol):
     @property
     def likelihood(self) -> AnyLikelihood:
         """What the loss is the negative logarithm of."""
+        ...
+
+    @property
+    def y(self) -> Tensor:
+        """All targets, one after the other."""
         ...
 
     @property

@@ -14,6 +14,7 @@ from .assemble import assemble
 from .data import Data
 from .errors import UsageError, unknown
 from .files import data_root
+from .folder import Folder
 from .seeds import numpy_stream
 from .source import Source, checked
 
@@ -48,7 +49,14 @@ def load(
         raise UsageError(f"seed {seed} of data set {name!r} must not be negative")
     chosen = options(name, {"subset": subset, "resize": resize, "scaling": scaling, **given})
     subset, resize, scaling = (chosen.pop(option, None) for option in COMMON)
-    source = checked(name, registry.build(name, **chosen))
+    built = registry.build(name, **chosen)
+    if isinstance(built, Folder):
+        if resize is not None:
+            raise UsageError(f"data set {name!r}: say size={resize}, not resize: images are cut square when read")
+        if scaling is not None:
+            raise UsageError(f"data set {name!r} is scaled by its own training images: leave scaling out")
+        return built.load(seed, subset)
+    source = checked(name, built)
     if resize is not None and source.kind != "image":
         what = {"table": "is a table", "tokens": "holds sequences of tokens"}[source.kind]
         raise UsageError(f"data set {name!r} {what}; resize={resize} is for images")

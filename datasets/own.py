@@ -13,17 +13,17 @@ import numpy as np
 
 from . import register
 from .arrays import column_names, plain
-from .data import Likelihood
 from .errors import UsageError, one_line, unknown
 from .files import FOUR, PAIR, read_npz
 from .source import Source, pooled
+from .split import DataLikelihood
 from .targets import one_hot, zeros_and_ones
 
 Channels = Literal["first", "last"]
 
 
 @register("npz:<path>")
-def npz(*, path: str, likelihood: Likelihood | None = None, channels: Channels | None = None) -> Source:
+def npz(*, path: str, likelihood: DataLikelihood | None = None, channels: Channels | None = None) -> Source:
     """Your npz file: x_train, y_train, x_test, y_test, or x and y for seeded splits.
 
     `likelihood` and `channels` say what y and x are where their types and shapes do not: see `from_arrays`.
@@ -35,7 +35,7 @@ def npz(*, path: str, likelihood: Likelihood | None = None, channels: Channels |
 
 @register("<module>:<function>")
 def function(
-    *, module: str, function: str, likelihood: Likelihood | None = None, channels: Channels | None = None
+    *, module: str, function: str, likelihood: DataLikelihood | None = None, channels: Channels | None = None
 ) -> Source:
     """Your function, called without arguments: (x, y) or (x_train, y_train, x_test, y_test).
 
@@ -57,7 +57,7 @@ def function(
     return from_arrays(name, arrays, likelihood=likelihood, channels=channels)
 
 
-def _as_told(name: str, source: Source, likelihood: Likelihood | None, channels: Channels | None) -> Source:
+def _as_told(name: str, source: Source, likelihood: DataLikelihood | None, channels: Channels | None) -> Source:
     if channels is not None:
         raise UsageError(f"data set {name!r} returns a Source, whose images are (N, C, H, W): leave channels out")
     return source if likelihood is None else dataclasses.replace(source, likelihood=likelihood)
@@ -80,7 +80,7 @@ def import_function(kind: str, module: str, function: str) -> Callable[..., Any]
 
 
 def from_arrays(
-    name: str, given: Sequence[Any], likelihood: Likelihood | None = None, channels: Channels | None = None,
+    name: str, given: Sequence[Any], likelihood: DataLikelihood | None = None, channels: Channels | None = None,
     **fields: Any,
 ) -> Source:  # fmt: skip
     """A source of (x, y) or (x_train, y_train, x_test, y_test): arrays, tensors, lists or tables of pandas.
@@ -138,15 +138,15 @@ def _place_of_channels(x: np.ndarray, what: str) -> Channels:
 
 
 def _targets(
-    name: str, ys: Sequence[np.ndarray], told: Likelihood | None = None
-) -> tuple[Likelihood, list[np.ndarray]]:
+    name: str, ys: Sequence[np.ndarray], told: DataLikelihood | None = None
+) -> tuple[DataLikelihood, list[np.ndarray]]:
     kind = told or _likelihood(name, ys)
     if kind == "categorical":
         return kind, [y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y for y in ys]
     return kind, [y[:, None] if y.ndim == 1 else y for y in ys]
 
 
-def _likelihood(name: str, ys: Sequence[np.ndarray]) -> Likelihood:
+def _likelihood(name: str, ys: Sequence[np.ndarray]) -> DataLikelihood:
     if all(one_hot(y) for y in ys):
         raise UsageError(
             f"data set {name!r}: y of shape {ys[0].shape} is one-hot; give labels 0..{ys[0].shape[1] - 1} of shape (N,)"

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from . import tokens
-from .data import Kind, Likelihood
+from .data import Kind
 from .errors import UsageError
+from .split import DataLikelihood
 from .targets import check_probabilities
 
 
@@ -31,7 +32,7 @@ class Source:
 
     x: np.ndarray
     y: np.ndarray
-    likelihood: Likelihood = "categorical"
+    likelihood: DataLikelihood = "categorical"
     classes: tuple[str, ...] | None = None
     features: tuple[str, ...] | None = None
     folds: tuple[tuple[np.ndarray, np.ndarray], ...] = ()

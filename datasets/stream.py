@@ -10,15 +10,15 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from .data import IGNORED, AnyLikelihood, Device, Split, likelihood_of, observed, terms
 from .draws import Draws, normal_kept
 from .errors import UsageError
 from .examples import Batch
+from .split import IGNORED, AnyLikelihood, Device, Split, likelihood_of, observed, terms
 from .trees import Inputs, blank, described, examples, form_of, is_padded, joined, mapped, placed, plain_tree, rows
 
 Read = Callable[[Any], Batch]
@@ -150,8 +150,8 @@ class Stream:
         return self.facts.numbers
 
     def batch_sizes(self, size: int) -> list[int]:
-        """Sizes of the loader's batches; `size` is another's business."""
-        return list(self.facts.sizes)
+        """Sizes of the loader's batches; only one that can be asked for other sizes minds `size`."""
+        return self.loader.sizes(size) if isinstance(self.loader, Resizable) else list(self.facts.sizes)
 
     # ------------------------------------------------------------------ passes
 
@@ -161,15 +161,15 @@ class Stream:
 
     def batches(self, size: int, generator: torch.Generator | None = None) -> Iterator[Batch]:
         """One pass in the loader's batches; what the loader draws in it, it draws with `generator`, or as always."""
-        return self._pass(self.seed if generator is None else int(torch.randint(2**62, (), generator=generator)))
+        return self._pass(self.seed if generator is None else int(torch.randint(2**62, (), generator=generator)), size)
 
     def skip(self, generator: torch.Generator) -> None:
         """Draw what a pass with this generator draws of it, without making it."""
         torch.randint(2**62, (), generator=generator)
 
-    def _pass(self, seed: int) -> Iterator[Batch]:
+    def _pass(self, seed: int, size: int | None = None) -> Iterator[Batch]:
         sizes, count, numbers = [], 0, 0
-        for batch in _drawn(self.loader, seed):
+        for batch in _drawn(self.loader, seed, size):
             x, y = self._checked(batch, len(sizes))
             sizes.append(len(y))
             if self._facts is None:
@@ -260,12 +260,25 @@ class Stream:
         return Split(*found, self.likelihood)
 
 
-def _drawn(loader: Iterable[Any], seed: int) -> Iterator[Any]:
-    """One pass over a loader, all of whose draws follow from `seed`."""
+@runtime_checkable
+class Resizable(Protocol):
+    """A loader that gives batches of any size."""
+
+    def of(self, size: int) -> Iterator[Any]:
+        """One pass in batches of that size."""
+        ...
+
+    def sizes(self, size: int) -> list[int]:
+        """Sizes of those batches."""
+        ...
+
+
+def _drawn(loader: Iterable[Any], seed: int, size: int | None = None) -> Iterator[Any]:
+    """One pass over a loader, all of whose draws follow from `seed`, in batches of `size` where it can give them."""
     draws, end = Draws(seed, loader), object()
     with normal_kept():
         with draws.going_on():
-            iterator = iter(loader)
+            iterator = loader.of(size) if size is not None and isinstance(loader, Resizable) else iter(loader)
         while True:
             with draws.going_on():
                 batch = next(iterator, end)

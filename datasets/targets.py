@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .data import IGNORED, Likelihood
 from .errors import UsageError
+from .split import IGNORED, Likelihood
 
 TOLERANCE = 1e-3  # of a sum of probabilities, which may be of half precision
 

@@ -9,8 +9,9 @@ import torch
 from bayesprune.architectures.running.forms import Form, adapt_, in_form, own_class, release_
 from bayesprune.architectures.saved.export import export
 from bayesprune.bench.face.gathering import gathered
-from bayesprune.datasets.data import IGNORED, Split
+from bayesprune.datasets.data import Split
 from bayesprune.datasets.errors import UsageError
+from bayesprune.datasets.split import IGNORED
 from bayesprune.datasets.stream import Stream
 from bayesprune.methods.closed_forms.likelihood import mean_loss
 from bayesprune.methods.curvature.diagonals import diagonal, diagonal_of

@@ -5,8 +5,9 @@ import math
 import bayesprune as bp
 import pytest
 import torch
-from bayesprune.datasets.data import IGNORED, Split
+from bayesprune.datasets.data import Split
 from bayesprune.datasets.errors import UsageError
+from bayesprune.datasets.split import IGNORED
 from bayesprune.methods.closed_forms.likelihood import MODELS, mean_loss, output_model, summed_loss
 from bayesprune.methods.curvature.diagonals import diagonal
 from bayesprune.methods.curvature.estimate import curvature_of

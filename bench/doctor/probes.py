@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from ...architectures.build import build
 from ...architectures.running.modes import evaluating
 from ...architectures.units.prunable import trainable
-from ...datasets.data import Likelihood
 from ...datasets.errors import UsageError, one_line
+from ...datasets.split import Likelihood
 from ...methods.curvature.diagonals import diagonal, predicted_bytes
 from ...methods.curvature.kronecker import kfac
 from ...methods.curvature.output_vectors import CurvatureKind

@@ -22,9 +22,10 @@ import torch
 from torch import Tensor, nn
 
 from ...architectures.running.modes import as_rows, evaluating, to_network
-from ...datasets.data import IGNORED, Data, Split
+from ...datasets.data import Data
 from ...datasets.examples import Examples
 from ...datasets.seal import opened
+from ...datasets.split import IGNORED, Split
 from . import binary_metrics, metrics
 
 BATCH = 1024
@@ -108,7 +109,7 @@ def that_count(outputs: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return (outputs, y) if bool(told.all()) else (outputs[told], y[told])
 
 
-def unsealed_test(data: Data) -> Split:
+def unsealed_test(data: Data) -> Examples:
     """The test split, for whoever judges."""
     with opened():
         return data.test
@@ -196,7 +197,9 @@ def _residual_std(outputs: Tensor, y: Tensor) -> Tensor:
 def _shifted_tests(data: Data) -> Iterable[tuple[str, int, Examples]]:
     """All shifted copies: kept for the next network if they are small, else made one at a time."""
     copies = len(data.shifts) * len(SEVERITIES)
-    return _kept_copies(data) if copies * unsealed_test(data).x.nbytes <= KEPT_BYTES else _made_copies(data)
+    test = unsealed_test(data)
+    small = isinstance(test, Split) and copies * test.x.nbytes <= KEPT_BYTES
+    return _kept_copies(data) if small else _made_copies(data)
 
 
 def _made_copies(data: Data) -> Iterator[tuple[str, int, Examples]]:

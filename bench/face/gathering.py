@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from ...architectures.running.forms import Forward
 from ...architectures.running.modes import evaluating, to_network
 from ...datasets.arrays import plain
-from ...datasets.data import Data, Split
+from ...datasets.data import Data
 from ...datasets.errors import UsageError, one_line
 from ...datasets.examples import Batch, Examples
+from ...datasets.split import Split
 from ...datasets.stream import Stream, joined_batches
 from ...datasets.trees import Inputs, tensors_in
 from ..training.seeding import derived

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from ...architectures.running.modes import as_rows, evaluating
 from ...architectures.running.outputs import refuse_probabilities
-from ...datasets.data import IGNORED, AnyLikelihood, Split
 from ...datasets.errors import UsageError, one_line
 from ...datasets.examples import Examples
+from ...datasets.split import IGNORED, AnyLikelihood, Split
 from ...datasets.targets import Traits
 from ...datasets.trees import Inputs, examples, tensors_in
 from ...methods.closed_forms.likelihood import output_model

@@ -12,7 +12,7 @@ from torch import nn
 from ...architectures.running.forms import Forward
 from ...architectures.saved import bundle
 from ...architectures.units.vector import Granularity
-from ...datasets.data import AnyLikelihood
+from ...datasets.split import AnyLikelihood
 from ..spec.budget import Budget
 from ..spec.settings import Training
 from .gathering import AnyData

@@ -18,12 +18,12 @@ from ...architectures.checks import random_inputs
 from ...architectures.running.modes import as_rows, evaluating
 from ...architectures.running.plain import own_names
 from ...datasets import registry
-from ...datasets.data import Split
 from ...datasets.errors import UsageError, one_line
 from ...datasets.examples import Examples as Learned
 from ...datasets.load import load as load_data
 from ...datasets.own import import_function
 from ...datasets.source import Source
+from ...datasets.split import Split
 from ...methods.build import build as build_pruner
 from ...methods.closed_forms.likelihood import output_model
 from ..evaluation.evaluate import DECISIONS, predicted

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...architectures.running.forms import Form, Forward, arguments_of
-from ...datasets.data import IGNORED, Likelihood
 from ...datasets.errors import UsageError
 from ...datasets.examples import Batch
+from ...datasets.split import IGNORED, Likelihood
 from ...datasets.trees import Inputs, described, plain_tree, tensors_in
 
 LABELS = ("labels", "label", "targets", "target")

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...datasets.data import AnyLikelihood, Likelihood
 from ...datasets.errors import UsageError, unknown
 from ...datasets.examples import Batch, Examples
+from ...datasets.split import AnyLikelihood, Likelihood
 from ...datasets.targets import Traits, check_probabilities
 from ...datasets.trees import Inputs
 

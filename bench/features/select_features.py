@@ -18,8 +18,8 @@ from ...architectures.build import build as build_network
 from ...architectures.discovery.units_of import units
 from ...architectures.mlp import Activation
 from ...architectures.units.features import feature_units
-from ...datasets.data import Split
 from ...datasets.errors import UsageError, unknown
+from ...datasets.split import Split
 from ...methods.build import SCHEDULE
 from ...methods.build import build as build_pruner
 from ...methods.closed_forms.spike_slab import false_discovery_selection

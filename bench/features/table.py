@@ -13,10 +13,11 @@ from torch import Tensor
 
 from ...datasets.arrays import column_names, plain
 from ...datasets.assemble import floats, statistics
-from ...datasets.data import Data, Split
+from ...datasets.data import Data
 from ...datasets.errors import UsageError
 from ...datasets.own import from_arrays
 from ...datasets.source import Source, checked
+from ...datasets.split import Split
 
 NAME = "(x, y)"
 FEWEST = 10  # rows
@@ -66,7 +67,8 @@ def _parts(data: Data | Split, y: Any, names: Sequence[str] | None) -> tuple[Ten
         raise UsageError("y is given twice: a data set brings its own targets")
     if isinstance(data, Split):
         return data.x, data.y, names
-    return data.train.x, data.train.y, data.features if names is None else names
+    train = data.train[:]  # in memory
+    return train.x, train.y, data.features if names is None else names
 
 
 def _names(names: Sequence[str] | None, count: int) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from ...architectures.units.vector import Units
 from ...datasets.errors import NotApplicable, printable, text_of
 from ...datasets.seal import sealed
 from ...methods.pruner import Inference, Pruner
-from ..evaluation.deployment import deployed
+from ..evaluation.deployment import CERTIFIED, deployed
 from ..evaluation.evaluate import PREDICTIVE, digest, evaluate, unsealed_test
 from ..evaluation.flops import flops
 from ..evaluation.monte_carlo import monte_carlo
@@ -133,7 +133,7 @@ def _results(run: Run, bench: Workbench) -> tuple[dict[str, Any], dict[str, np.n
         **monte_carlo(outcome.network, outcome.inference, bench.data, draws),
         **{f"dense_{k}": v for k, v in bench.fit.dense.items()},
         **{f"fit_{k}": bench.fit_origin.get(k) for k in ("device", "host_cpu")},
-        **flops(outcome.network, bench.data.train.x),
+        **flops(outcome.network, bench.data.train[:1].x),
         **(_deployed(bench, outcome) if run.units != "weights" else {}),
         **_cost_columns(outcome),
         "logits_digest": digest(outputs),
@@ -142,7 +142,9 @@ def _results(run: Run, bench: Workbench) -> tuple[dict[str, Any], dict[str, np.n
 
 
 def _deployed(bench: Workbench, outcome: Outcome) -> dict[str, Any]:
-    return deployed(bench.untrained.to(bench.device), outcome.network, outcome.mask, bench.data.validation.x)
+    return deployed(
+        bench.untrained.to(bench.device), outcome.network, outcome.mask, bench.data.validation[:CERTIFIED].x
+    )
 
 
 def _check_mask(outcome: Outcome, sparsity: float | None, layers: Units) -> None:

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from ...architectures.discovery.units_of import units
 from ...architectures.running.outputs import refuse_probabilities
-from ...datasets.data import Data, Split
+from ...datasets.data import Data
 from ...datasets.errors import NotApplicable, UsageError, one_line
+from ...datasets.examples import Examples
 from ...datasets.seal import sealed
 from ...methods import registry as methods
 from ...methods.build import build as build_pruner
@@ -50,7 +51,7 @@ def applicable(run: Run, network: nn.Module, example: Tensor) -> None:
             raise NotApplicable(str(error)) from error
 
 
-def attachable(run: Run, network: nn.Module, train: Split) -> None:
+def attachable(run: Run, network: nn.Module, train: Examples) -> None:
     """Raise NotApplicable for an inference that is not for such networks; any other error is left to its cell.
 
     Methods of plug-in files are attached in the process of their cells alone.
@@ -69,7 +70,7 @@ def attachable(run: Run, network: nn.Module, train: Split) -> None:
         return
 
 
-def gives_logits(network: nn.Module, train: Split) -> None:
+def gives_logits(network: nn.Module, train: Examples) -> None:
     """Raise UsageError for a network that gives probabilities; what else goes wrong with it fails in its cell."""
     try:
         refuse_probabilities(network, train)
@@ -93,7 +94,7 @@ def preflight(cells: Sequence[Run]) -> dict[str, NotApplicable]:
         for _, alike in grouped(group, lambda r: (in_full(r.method), r.units, str(r.sparsity))):
             try:
                 with sealed(), _unharmed(data):
-                    applicable(alike[0], network, data.train.x[:2])
+                    applicable(alike[0], network, data.train[:2].x)
             except NotApplicable as reason:
                 senseless |= {r.key: reason for r in alike}
         for _, alike in grouped(group, lambda r: (in_full(r.method), r.units)):

@@ -51,7 +51,7 @@ class Workbench:
         """The engine of the cell's method, on networks as the method scores them first."""
         run, fit = self.run, self.fit
         pruner = build_pruner(run.method.name, **run.method.options)
-        parts = units(self.untrained, run.units, self.data.train.x[:2])
+        parts = units(self.untrained, run.units, self.data.train[:2].x)
         engine = Engine(
             pruner, parts, self.data.train, self.device, self._attached, run.seed, run.budget, run.training,
             run.finetune,

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...datasets.data import Data, Scaling, Split
+from ...datasets.data import Data, Scaling
+from ...datasets.split import Split
 
 Fingerprint = dict[str, tuple[Any, ...]]
 

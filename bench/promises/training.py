@@ -86,7 +86,7 @@ def _without(bench: Workbench, outcome: Outcome, mask: Mask | None) -> Tensor:
     modes = {module: module.training for module in outcome.network.modules()}
     if mask is not None:
         mask.apply_(outcome.network)
-    outputs = outcome.network.eval()(bench.data.train.x[:8])
+    outputs = outcome.network.eval()(bench.data.train[:8].x)
     for name, p in outcome.network.named_parameters():
         p.copy_(kept[name])
     for module, mode in modes.items():

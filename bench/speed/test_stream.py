@@ -18,7 +18,7 @@ NETWORKS = {
     "lenet5": (lambda: build("lenet5", (1, 28, 28), 10, seed=0), (1, 28, 28), 1024),
     "vit": (lambda: build("vit", (3, 32, 32), 10, seed=0, dim=64, depth=6), (3, 32, 32), 256),
 }
-BATCH = 128
+BATCH = 256  # as in the other benchmarks of the curvature
 
 
 class Free:

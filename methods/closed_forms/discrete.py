@@ -21,8 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...datasets.data import IGNORED
 from ...datasets.errors import UsageError
+from ...datasets.split import IGNORED
 from ...datasets.targets import check_probabilities
 from .output_model import OutputModel
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from ...architectures.running.modes import as_rows
-from ...datasets.data import AnyLikelihood, Loss, likelihood_of
 from ...datasets.errors import UsageError
 from ...datasets.examples import Examples
+from ...datasets.split import AnyLikelihood, Loss, likelihood_of
 from .continuous import Gaussian, Heteroscedastic
 from .discrete import Bernoulli, Categorical
 from .output_model import OutputModel

@@ -13,8 +13,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ...datasets.data import terms
 from ...datasets.errors import UsageError
+from ...datasets.split import terms
 
 
 class OutputModel(ABC):

@@ -24,9 +24,9 @@ from torch import Tensor, nn
 
 from ...architectures.running.modes import as_rows, evaluating
 from ...architectures.units.prunable import trainable
-from ...datasets.data import AnyLikelihood, Split
 from ...datasets.errors import UsageError
 from ...datasets.examples import Examples
+from ...datasets.split import AnyLikelihood, Split
 from ...datasets.trees import Inputs, examples, pieces, rows, tensors_in
 from ..gradients import one_by_one as fallback
 from ..gradients.footprint import BATCH, Footprint, SavedBytes, per_example

@@ -28,8 +28,8 @@ import torch
 from torch import Tensor, nn
 
 from ...architectures.units.prunable import trainable
-from ...datasets.data import AnyLikelihood, Split
 from ...datasets.examples import Examples
+from ...datasets.split import AnyLikelihood, Split
 from ...datasets.trees import Inputs
 from ..closed_forms.curvature_matrix import Curvature, Diagonal
 from ..closed_forms.kronecker_product import Kronecker, KroneckerProduct

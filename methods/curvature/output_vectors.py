@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from ...datasets.data import IGNORED, AnyLikelihood
 from ...datasets.errors import NotApplicable, UsageError
+from ...datasets.split import IGNORED, AnyLikelihood
 from ..closed_forms.likelihood import output_model
 from ..closed_forms.output_model import no_curvature
 

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from ...architectures.units.prunable import trainable
-from ...datasets.data import Split
 from ...datasets.errors import UsageError
+from ...datasets.examples import Examples
 from ..closed_forms.curvature_matrix import Curvature
 from ..closed_forms.flat import flat
 from ..closed_forms.kronecker_product import Kronecker, KroneckerProduct
@@ -51,12 +51,12 @@ class LayerErrors(MAP):
         """That of MAP, with which it shares what it trains."""
         return {**super().identity(), "name": MAP.__qualname__}
 
-    def posterior(self, network: nn.Module, train: Split) -> Laplace:
+    def posterior(self, network: nn.Module, train: Examples) -> Laplace:
         """I ⊗ A of every weight that a layer multiplies its inputs with; anything else is held by its prior."""
         parameters = trainable(network)
         part, _ = drawn(train, self.examples)
         sums = InputSums(parameters)
-        send_back(sums, network, part.x, part.y, part.likelihood, "mc", torch.Generator().manual_seed(0))
+        send_back(sums, network, part, "mc", torch.Generator().manual_seed(0))
         blocks: dict[str, Curvature] = {name: sums.pop(name) for name in parameters}
         priors = [flat({name: torch.full_like(p, self._damped(blocks[name]))}) for name, p in parameters.items()]
         whole = Kronecker(blocks, tuple(p.numel() for p in parameters.values()))

@@ -13,8 +13,8 @@ from ...architectures.running.batch_norm import enough_examples
 from ...architectures.running.modes import differentiable_attention, train_, unfused
 from ...architectures.running.plain import copied
 from ...architectures.units.prunable import prunable
-from ...datasets.data import Split
 from ...datasets.examples import Examples
+from ...datasets.split import Split
 from ..pruner import State
 
 BatchNormMode = Literal["train", "eval"]
