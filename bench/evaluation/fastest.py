@@ -144,11 +144,11 @@ class _Onnx(nn.Module):
         options.intra_op_num_threads = torch.get_num_threads()
         with evaluating(network):
             content = onnx_bytes(network, x)
-        self.session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        self.name = self.session.get_inputs()[0].name
+        self.runner = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        self.name = self.runner.get_inputs()[0].name
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.from_numpy(self.session.run(None, {self.name: x.numpy()})[0])
+        return torch.from_numpy(self.runner.run(None, {self.name: x.numpy()})[0])
 
 
 def _channels_last(network: nn.Module, x: Tensor) -> nn.Module:

@@ -20,7 +20,7 @@ CARD = """---
 
 # A pruned network
 
-Pruned by [bayesprune](https://pypi.org/project/bayesprune).
+Pruned by bayesprune.
 
 ```
 {{ summary }}
