@@ -128,8 +128,9 @@ class DaskEngine(Engine):
         self._hush.enter_context(_hushed())
         with self._reached():
             client = self._cluster.open(cells)
-        if link := client.dashboard_link:
-            told(f"dashboard: {link}")
+            services = client.scheduler_info(n_workers=0).get("services", {})
+        if "dashboard" in services:
+            told(f"dashboard: {client.dashboard_link}")
 
     def submit(self, function: Callable[..., Any], /, task: Task, setting: Setting) -> Future:
         """Give it to an idle worker, of the class that it is to stay with."""
@@ -256,7 +257,8 @@ class DaskEngine(Engine):
 @contextmanager
 def _hushed() -> Iterator[None]:
     """What goes wrong is raised here, in one line; the complaints of all the parts that it reaches are not needed."""
-    loggers = [logging.getLogger(name) for name in ("distributed", "tornado.application", "asyncio")]
+    known = [name for name in logging.root.manager.loggerDict if name.partition(".")[0] in ("distributed", "tornado")]
+    loggers = [logging.getLogger(name) for name in (*known, "asyncio")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL + 1)
