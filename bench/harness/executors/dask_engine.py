@@ -172,7 +172,10 @@ class DaskEngine(Engine):
         with self._reached():
             idle = [w.name for w in self._workers.values() if w.is_idle()]
             self._cluster.tend(min(wanted, self._jobs or wanted), idle)
-            there = _named(self._client.scheduler_info()["workers"])
+            told = self._client.scheduler_info()
+            if "workers" not in told:  # what a client remembers of a scheduler that it cannot reach
+                raise ConnectionError("it does not answer")
+            there = _named(told["workers"])
         self._read = time.monotonic()
         gone = {a: self._workers.pop(a) for a in self._workers.keys() - there.keys()}
         self._workers |= {a: _Worker(there[a]) for a in there.keys() - self._workers.keys()}
