@@ -12,6 +12,7 @@ from .records import statistics as st
 from .records.frame import (
     Panel,
     Records,
+    crowded,
     dense_by_seed,
     done,
     labels,
@@ -170,6 +171,8 @@ def doubts(records: Records, rankings: Sequence[Ranking]) -> list[str]:
         *structure_doubts(records),
         *_twins(records),
         *_mixed(records),
+        *_moved(records),
+        *_crowded(records),
     ]
     return list(dict.fromkeys(found))
 
@@ -218,6 +221,28 @@ def _mixed(records: Records) -> list[str]:
     return (
         [f"The records come from several {', '.join(found)}: seconds and last digits may not compare."] if found else []
     )
+
+
+def _moved(records: Records) -> list[str]:
+    """Cells that were computed on another class of machine than the network they share."""
+    rows = done(records)
+    pairs = (("host_cpu", "fit_host_cpu"), ("device", "fit_device"))
+    moved = [(rows[own] != rows[fit]) & (rows[own] != "") & (rows[fit] != "") for own, fit in pairs]
+    if not (count := int((moved[0] | moved[1]).sum())):
+        return []
+    were = "was" if count == 1 else "were"
+    return [
+        f"{count} of {len(rows)} done cells {were} computed on another kind of machine than their network was trained "
+        "on: last digits may differ from those of a run on one kind; run --pin keeps them together."
+    ]
+
+
+def _crowded(records: Records) -> list[str]:
+    rows = done(records)
+    if not (count := int(crowded(rows).sum())):
+        return []
+    verb = "cell" if count == 1 else "cells"
+    return [f"{count} {verb} ran on machines with more workers than cores: seconds of these are left out."]
 
 
 # ---------------------------------------------------------------- controls

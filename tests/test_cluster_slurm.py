@@ -1,7 +1,10 @@
 """A matrix through dask-jobqueue on a real SLURM, which the test unpacks and starts; one job is requeued on the way."""
 
+import re
 import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -85,3 +88,49 @@ def test_what_slurm_refuses_is_said_in_one_line(tmp_path, slurm):
     assert process.returncode == 2
     assert "invalid partition specified: nowhere" in errors.splitlines()[-1]
     assert "Traceback" not in errors
+
+
+def test_jobs_end_when_their_scheduler_is_killed(tmp_path, slurm):
+    path = written(tmp_path, training={"epochs": 5000})
+    process = started(slurm, "run", path, "--out", tmp_path / "r", "--executor", executor(tmp_path))
+    assert eventually(lambda: list((tmp_path / "r").glob("data/*.json")), 180), slurm.jobs()
+    process.kill()
+    process.communicate()
+    assert eventually(lambda: not slurm.jobs(), 150), slurm.jobs()
+
+
+PAGE = Path(__file__).parents[1] / "docs" / "cluster.md"
+
+
+def block(language, begin):
+    """The code block of the page that begins so."""
+    found = re.findall(rf"^```{language}\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    return next(text for text in found if text.startswith(begin))
+
+
+def test_the_files_of_the_page_are_complete(tmp_path, slurm):
+    (tmp_path / "matrix.yaml").write_text(block("yaml", "datasets:"))
+    (tmp_path / "slurm.yaml").write_text(block("yaml", "engine:"))
+    told = subprocess.run(
+        command("run", "matrix.yaml", "--out", "results", "--executor", "slurm.yaml", "--dry-run"), cwd=tmp_path,
+        env=slurm.environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert told.returncode == 0, told.stderr
+    assert "18 cells" in told.stdout
+    assert "#SBATCH --gres=gpu:1" in told.stdout
+    assert not (tmp_path / "results").exists()
+
+
+def test_the_array_script_of_the_page_runs_every_part(tmp_path, slurm):
+    (tmp_path / "matrix.yaml").write_text(block("yaml", "datasets:"))
+    script = block("sh", "#!/bin/bash").replace("#SBATCH --mem=8G\n", "").replace("--array=1-10", "--array=1-2")
+    (tmp_path / "array.sh").write_text(script)
+    home = str(Path(sys.executable).parent)
+    environment = {**slurm.environment, "PATH": f"{home}:{slurm.environment['PATH']}", "OMP_NUM_THREADS": "1"}
+    subprocess.run(["sbatch", "array.sh"], cwd=tmp_path, env=environment, check=True, capture_output=True)
+    assert eventually(lambda: not slurm.jobs(), 300), slurm.jobs()
+    said = "".join(path.read_text() for path in tmp_path.glob("shard-*.out"))
+    assert records(tmp_path / "results") == 18, said
+    serial = subprocess.run(command("run", tmp_path / "matrix.yaml", "--out", tmp_path / "serial", "--jobs", 1))
+    assert serial.returncode == 0
+    assert timeless(tmp_path / "results") == timeless(tmp_path / "serial")

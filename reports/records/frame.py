@@ -35,6 +35,8 @@ _TEXT = (
     "version_python",
     "git_revision",
     "host_cpu",
+    "fit_device",
+    "fit_host_cpu",
 )
 _NUMBERS = (
     *METRICS,
@@ -72,7 +74,10 @@ _NUMBERS = (
     "peak_bytes_score",
     "peak_bytes_finetune",
     "threads",
+    "host_cores",
+    "host_workers",
 )
+_SECONDS = ["seconds_train", "seconds_score", "seconds_finetune"]
 _STRUCTURES = ("layer_density", "collapsed", "shift", "learned", "latency")
 _CELL = ["dataset", "architecture", "units", "method", "seed", "target", "auto"]
 
@@ -113,7 +118,8 @@ def prepare(frame: pd.DataFrame) -> Records:
 
     Added: `target` (the sparsity asked for, NaN where the method chose), `auto`, `label` (the method, made
     distinct where one name ran with several inferences or moments) and `seconds` (train + score +
-    fine-tune). Infinite metrics become NaN. A report does this once and hands the result down.
+    fine-tune). Infinite metrics become NaN, and so do seconds that workers on one core took in turn. A report does this
+    once and hands the result down.
     """
     columns = {name: _text(frame, name) for name in _TEXT} | {name: _numbers(frame, name) for name in _NUMBERS}
     columns |= {name: _objects(frame, name) for name in _STRUCTURES}
@@ -123,9 +129,15 @@ def prepare(frame: pd.DataFrame) -> Records:
     out["seed"] = _numbers(out, "seed").fillna(0).astype(int)
     out["auto"] = _objects(out, "sparsity_auto").map(lambda flag: flag is True or flag is np.True_).astype(bool)
     out["target"] = out["sparsity_target"].round(9).mask(out["auto"])
-    out["seconds"] = out[["seconds_train", "seconds_score", "seconds_finetune"]].sum(axis=1, min_count=1)
+    out.loc[crowded(out), _SECONDS] = math.nan
+    out["seconds"] = out[_SECONDS].sum(axis=1, min_count=1)
     out["label"] = _labels(out)
     return Records(out)
+
+
+def crowded(frame: pd.DataFrame) -> pd.Series:
+    """Which cells shared a machine with more workers than it has cores; their seconds are not those of the method."""
+    return (frame["host_workers"] > frame["host_cores"]).fillna(False)
 
 
 def _text(frame: pd.DataFrame, name: str) -> pd.Series:

@@ -21,7 +21,7 @@ from ..provenance import named_device, resolved_device
 CONNECT_SECONDS = 10
 CLOSING_SECONDS = 20
 # Of a worker on this machine; it holds no data worth a limit, as the work is done in a process of its own.
-WORKER = {"nthreads": 1, "memory_limit": 0, "host": "127.0.0.1", "dashboard": False, "silence_logs": logging.ERROR}
+WORKER = {"nthreads": 1, "memory_limit": 0, "host": "127.0.0.1", "dashboard": False, "silence_logs": logging.CRITICAL}
 
 
 class Cluster(ABC):

@@ -7,11 +7,12 @@ to another is in `dask_clusters`.
 
 from __future__ import annotations
 
+import gc
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -96,6 +97,7 @@ class DaskEngine(Engine):
         self._read = self._seen = 0.0
         self._told: Callable[[str], object] = print
         self._device = "auto"
+        self._hush = ExitStack()
 
     @property
     def _client(self) -> Client:
@@ -123,10 +125,12 @@ class DaskEngine(Engine):
     def start(self, cells: int, told: Callable[[str], object]) -> None:
         """Bring the cluster up, or connect to it."""
         self._told, self._seen = told, time.monotonic()
+        self._hush.enter_context(_hushed())
         with self._reached():
             client = self._cluster.open(cells)
-        if link := client.dashboard_link:
-            told(f"dashboard: {link}")
+            services = client.scheduler_info(n_workers=0).get("services", {})
+        if "dashboard" in services:
+            told(f"dashboard: {client.dashboard_link}")
 
     def submit(self, function: Callable[..., Any], /, task: Task, setting: Setting) -> Future:
         """Give it to an idle worker, of the class that it is to stay with."""
@@ -168,7 +172,10 @@ class DaskEngine(Engine):
         with self._reached():
             idle = [w.name for w in self._workers.values() if w.is_idle()]
             self._cluster.tend(min(wanted, self._jobs or wanted), idle)
-            there = _named(self._client.scheduler_info()["workers"])
+            told = self._client.scheduler_info()
+            if "workers" not in told:  # what a client remembers of a scheduler that it cannot reach
+                raise ConnectionError("it does not answer")
+            there = _named(told["workers"])
         self._read = time.monotonic()
         gone = {a: self._workers.pop(a) for a in self._workers.keys() - there.keys()}
         self._workers |= {a: _Worker(there[a]) for a in there.keys() - self._workers.keys()}
@@ -239,19 +246,22 @@ class DaskEngine(Engine):
 
     def close(self, at_once: bool) -> None:
         """Take back what has not ended, then let go of the cluster, or end it if it is of this run."""
-        with _hushed():
+        with self._hush:
             for worker in self._workers.values():
                 for future in (worker.asked, worker.call and worker.call.inner):
                     with suppress(Exception):  # of a cluster that may be gone
                         if future is not None:
                             future.cancel()
             self._cluster.close()
+            self._workers.clear()
+            gc.collect()  # what nobody has asked for complains when it is found
 
 
 @contextmanager
 def _hushed() -> Iterator[None]:
-    """What is broken off in the middle complains, and nobody needs to hear it."""
-    loggers = [logging.getLogger(name) for name in ("distributed", "tornado.application", "asyncio")]
+    """What goes wrong is raised here, in one line; the complaints of all the parts that it reaches are not needed."""
+    known = [name for name in logging.root.manager.loggerDict if name.partition(".")[0] in ("distributed", "tornado")]
+    loggers = [logging.getLogger(name) for name in (*known, "asyncio")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL + 1)
