@@ -12,14 +12,20 @@ from typing import Literal
 from torch import Tensor
 
 from .closed_forms.posteriors import Laplace
+from .curvature.estimate import CurvatureStructure
 from .laplace.map import MAP
 from .pruner import Pruner, State, register
 
 
 @register("magnitude")
-def magnitude_pruner(precision: float | Literal["tuned"] = 1.0) -> Pruner[Laplace]:
-    """Weight magnitude |θ| after MAP training (Han et al. 2015)."""
-    return Pruner(partial(MAP, precision), magnitude)
+def magnitude_pruner(
+    precision: float | Literal["tuned"] = 1.0, curvature: CurvatureStructure = "diag"
+) -> Pruner[Laplace]:
+    """Weight magnitude |θ| after MAP training (Han et al. 2015).
+
+    The score reads no curvature: it is that of the posterior on which `adjust: condition` moves what stays.
+    """
+    return Pruner(partial(MAP, precision, curvature=curvature), magnitude)
 
 
 def magnitude(state: State) -> Tensor:

@@ -187,6 +187,8 @@ def test_old_cells_keep_their_options():
     assert options("opd", {"adjust": "none"}) == {}
     assert options("obs", {"adjust": "condition"}) == {}
     assert options("opd-kfac", {"adjust": "condition"}) == {"adjust": "condition"}
+    pruner = build_pruner("magnitude", adjust="condition", curvature="kfac")
+    assert pruner.inference().identity() == build_pruner("magnitude").inference().identity()
 
 
 def test_spam_hands_on_how_survivors_move():

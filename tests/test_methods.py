@@ -321,7 +321,7 @@ def test_schedule_options_work_for_every_method_and_defaults_disappear():
     [
         ("magnitud", {}, "did you mean 'magnitude'"),
         ("grasp", {"temprature": 3}, "did you mean 'temperature'"),
-        ("magnitude", {"when": "later"}, "choose before, during, online, after"),
+        ("magnitude", {"when": "later"}, "choose before, during, online, dynamic, after"),
         ("magnitude", {"rounds": 0}, "whole number >= 1"),
         ("magnitude", {"precision": "big"}, "precision='big'"),
         ("magnitude", {"precision": -3}, "precision"),
