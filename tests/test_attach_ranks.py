@@ -13,6 +13,7 @@ from bayesprune.datasets.data import Split
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, TensorDataset
 
 WORLD = 2
 METHODS = {
@@ -50,7 +51,8 @@ def on_rank(rank: int, method: str, options: dict, folder: Path) -> None:
             optimizer.zero_grad()
             attached.after_step()
         own.append([p.detach().clone() for p in attached.parameters()])  # before anything is shared
-        attached.after_epoch(mine)
+        # As a stream, or in memory.
+        attached.after_epoch(DataLoader(TensorDataset(mine.x, mine.y), 16) if options else mine)
     pruned = attached.finish(None if options else 0.5)
     found = {"own": own, "kept": pruned.mask.kept, "scores": pruned.scores, "learned": pruned.inference.tensors(),
              "network": net.state_dict()}  # fmt: skip

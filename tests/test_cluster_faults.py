@@ -15,7 +15,7 @@ from bayesprune.bench.results.lock import owners
 from bayesprune.bench.spec.matrix import load_matrix
 
 from clusters import (  # isort: skip
-    eventually, free_port, kill_session, members, parent_of, records, running, scheduler, started, timeless, worker,
+    eventually, free_port, kill_group, members, parent_of, records, running, scheduler, started, timeless, worker,
     written,
 )  # fmt: skip
 
@@ -86,7 +86,7 @@ def test_three_hundred_cells_survive_workers_and_a_scheduler_that_are_killed(tmp
         assert eventually(lambda: not any(dask_workers(processes[1:])), 90), "workers outlive their scheduler"
         processes[0] = scheduler(tmp_path, port)
         for each in processes[1:]:
-            kill_session(each)
+            kill_group(each)
         processes[1:] = [worker(tmp_path, port) for _ in range(2)]
         process = started("run", path, "--out", out, "--executor", f"dask://127.0.0.1:{port}")
         _, errors = process.communicate(timeout=1500)
