@@ -103,7 +103,8 @@ def fitted_and_reloaded(name, method, folder):
     options = {}
     if name == "swin":  # its layers see windows, not examples
         options = {"ties": "minibatch"} if method.startswith("group-") else {"draws": "minibatch"}
-        options = options if set(options) <= set(registry.catalogue()[method].options) else {}
+        known = registry.catalogue().get(method)
+        options = options if known and set(options) <= set(known.options) else {}
     try:
         pruned = bp.fit(network, examples, method, 0.3, epochs=1, structured=structured, progress=False, **options)
     except NotApplicable as reason:
