@@ -1,4 +1,4 @@
-"""What tests of clusters share: matrices as files, the command in a session of its own, dask's own processes."""
+"""What tests of clusters share: matrices as files, the command in a process group of its own, dask's own processes."""
 
 import json
 import os
@@ -47,13 +47,13 @@ def heed_interrupts():
 
 
 def started(*arguments, **more):
-    """The command, in a session of its own, so that what it leaves behind can be found."""
+    """The command, in a process group of its own, so that what it leaves behind can be found."""
     more = {"env": ENVIRONMENT, "stderr": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True} | more
     return subprocess.Popen(command(*arguments), start_new_session=True, preexec_fn=heed_interrupts, **more)
 
 
-def members(session):
-    """Living processes of a session: command line by number."""
+def members(leader):
+    """Living processes of a group: command line by number."""
     found = {}
     for name in filter(str.isdecimal, os.listdir("/proc")):
         try:
@@ -63,7 +63,7 @@ def members(session):
                 line = file.read().replace("\0", " ").strip()
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if int(own) == session and state != "Z":
+        if int(own) == leader and state != "Z":
             found[int(name)] = line
     return found
 
@@ -91,7 +91,7 @@ def free_port():
 
 
 def dask(*arguments, log):
-    """One of dask's own programs, in a session of its own."""
+    """One of dask's own programs, in a process group of its own."""
     program = [sys.executable, "-m", "dask", *map(str, arguments)]
     with open(log, "wb") as out:
         return subprocess.Popen(program, env=ENVIRONMENT, stdout=out, stderr=out, start_new_session=True)
