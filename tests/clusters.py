@@ -53,7 +53,7 @@ def started(*arguments, **more):
 
 
 def members(leader):
-    """Living processes of the group of a leader: command line by number."""
+    """Living processes of a group: command line by number."""
     found = {}
     for name in filter(str.isdecimal, os.listdir("/proc")):
         try:

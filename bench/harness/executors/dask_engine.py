@@ -44,6 +44,7 @@ class _Call:
     outer: Future = field(default_factory=Future)
     inner: Future | None = None
     losses: int = 0
+    homeless_since: float | None = None
 
     def settle(self, inner: Future) -> None:
         """Hand on what dask says, unless the call has been sent to another worker."""
@@ -141,8 +142,10 @@ class DaskEngine(Engine):
     def _send(self, call: _Call) -> None:
         address = next(iter(self._idle(call.place)), None)
         if address is None:
+            call.homeless_since = call.homeless_since or time.monotonic()
             self._homeless.append(call)
             return
+        call.homeless_since = None
         self._workers[address].call = call
         call.inner = self._sent(call.content, address)
         call.inner.add_done_callback(call.settle)
@@ -184,13 +187,24 @@ class DaskEngine(Engine):
                 self._ask(address, worker)
         waiting, self._homeless = self._homeless, []
         for address, worker in gone.items():
+            if worker.asked is not None:
+                worker.asked.cancel()
             if worker.call is not None and not worker.call.outer.done():
                 self._lose(worker.call, address, worker.name)
                 waiting.append(worker.call)
         for call in waiting:
             if not call.outer.done():
                 self._send(call)
+        self._give_up_on_places()
         self._tell_of_silence()
+
+    def _give_up_on_places(self) -> None:
+        """Tasks that were to stay with a class of machine of which none is left, and none has come for long."""
+        there = {w.place() for w in self._workers.values() if w.is_ready()}
+        for call in self._homeless:
+            waited = self._read - (call.homeless_since or self._read)
+            if call.place is not None and call.place not in there and waited > self.patience:
+                call.outer.set_exception(MachineFault(f"no worker is {call.place} any more; run without --pin"))
 
     def _ask(self, address: str, worker: _Worker) -> None:
         """What a worker is; its process starts on the way. Raises MachineFault for one that cannot say it."""

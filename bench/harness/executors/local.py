@@ -24,7 +24,8 @@ class LocalEngine(Engine):
     def __init__(self, jobs: int | None = None, device: str = "auto"):
         self._jobs, self._device = jobs, device
         self._pool: WorkerPool | None = None
-        self._size = 0
+        self._size = 1
+        self._is_startable = True
 
     def plan(self, cells: int) -> tuple[int, str]:
         """The jobs, and the device they share."""
@@ -53,18 +54,18 @@ class LocalEngine(Engine):
 
         What plug-ins do can be kept from other methods in no other way.
         """
-        if self._pool is None and self._size == 1:
+        if self._pool is None and self._is_startable:
             self._pool = WorkerPool(1)
             try:
                 self._pool.submit(os.getpid).result()
             except MachineFault as error:
                 logger.warning("plug-ins run in this process, where they may do harm: %s", error)
-                self._pool, self._size = None, 0
+                self._pool, self._is_startable = None, False
         return self._pool is not None
 
     def window(self, wanted: int) -> int:
         """The jobs."""
-        return max(1, self._size)
+        return self._size
 
     def takes(self, place: str | None) -> bool:
         """Whether this machine is of that class."""
