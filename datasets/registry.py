@@ -222,7 +222,9 @@ class Registry:
             with sealed():
                 load()
         except (Exception, SystemExit) as error:
-            self._builders = before
+            # Modules of the package that it was the first to import stay imported, and their builders registered.
+            own = f"{self.package}."
+            self._builders = {n: b for n, b in self._builders.items() if b.__module__.startswith(own)} | before
             sys.modules.pop(module, None)
             raise PluginError(f"plug-in {origin} failed to load: {_where(error)}{one_line(error)}") from error
         finally:

@@ -1,5 +1,6 @@
 """Names: static listings equal what is really registered, plug-ins, placeholders, options."""
 
+import subprocess
 import sys
 from typing import Literal
 
@@ -194,3 +195,18 @@ def test_a_listing_spells_out_choices_also_inside_of_unions(tmp_path, monkeypatc
         "noise": "float | Literal['fitted'] = 'fitted'",
         "by": "Reader = 1",
     }
+
+
+@pytest.mark.parametrize("first", ["import bayesprune.methods.opd", "import bayesprune.methods.bmr", "pass"])
+def test_a_plug_in_that_fails_takes_no_shipped_method_with_it(first, tmp_path):
+    """In a fresh process, in which the plug-in is the first to import the shipped ones."""
+    (tmp_path / "broken.py").write_text(f"{first}\n1 / 0\n")
+    script = (
+        "from bayesprune.methods import registry\n"
+        "try: registry.load_plugin('broken.py')\n"
+        "except Exception as error: print(error)\n"
+        "print(all(registry.build(name) for name in ('opd', 'bmr', 'magnitude', 'spam-opd')))\n"
+    )
+    said = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "ZeroDivisionError" in said.stdout
+    assert said.stdout.strip().endswith("True")
