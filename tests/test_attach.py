@@ -40,6 +40,12 @@ def train():
     return bp.load_dataset("digits", subset=192).train
 
 
+def whole_units(name: str, **options) -> bool:
+    """Whether a method prunes structures: those do not grow back, and have no rows of their own."""
+    pruner = build(name, **options)
+    return pruner.when != "dynamic" and pruner.allocation != "rowwise"
+
+
 def net() -> Net:
     torch.manual_seed(0)
     return Net()
@@ -76,7 +82,7 @@ def loop(network, method, optimizer, train, epochs, first=0, mean=cross_entropy,
 
 def attached(name, train, network=None, lr=1e-3, **options):
     network = network or net()
-    structured = build(name, **options).when != "dynamic"  # whole units do not grow back
+    structured = whole_units(name, **options)
     method = bp.attach(network, name, structured=structured, **wishes(name, train, **options), **options)
     return network, method, method.optimizer(lr, 10 * 6)
 

@@ -47,10 +47,10 @@ def run_of(sparsity="auto", epochs=EPOCHS, finetune=2, **method) -> Run:
 class Watched(Engine):
     """Notes the epoch of every scoring, the inference, and what was kept after it."""
 
-    def score(self, network, inference, part=0):
+    def score(self, network, inference, part=0, present=None):
         self.__dict__.setdefault("epochs", []).append(part)
         self.inference = inference
-        return super().score(network, inference, part)
+        return super().score(network, inference, part, present)
 
     def mask(self, scored, sparsity, among=None):
         mask = super().mask(scored, sparsity, among)

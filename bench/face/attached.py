@@ -301,7 +301,7 @@ class AttachedMethod:
         self._outcome.mask, self._outcome.scores, self._outcome.reports = outcome.mask, outcome.scores, outcome.reports
         self._share()
         self._steps.hold(self.mask)
-        self._steps.bind()
+        self._steps.unbind()
 
     def _target(self, sparsity: float | Literal["auto"] | None) -> float | None:
         if sparsity is not None:

@@ -20,7 +20,7 @@ from ...datasets.errors import UsageError
 from ...datasets.examples import Examples
 from ...datasets.plain import as_plain
 from ...methods.closed_forms.likelihood import summed_loss
-from ..pruning.engine import Attached, Engine, cloned
+from ..pruning.engine import Attached, Engine, cloned, put_back, states_of
 from ..spec.budget import Budget
 from ..spec.settings import Training
 from ..training.loop import without_noise
@@ -178,7 +178,7 @@ class _Patience:
         self.since += 1
         if loss < self.least or self.states is None:
             self.least, self.since = loss, 0
-            self.states = cloned(network.state_dict()), cloned(inference.tensors())
+            self.states = states_of(network), cloned(inference.tensors())
         if self.since >= self.epochs:
             raise _Enough
 
@@ -186,6 +186,6 @@ class _Patience:
         """The pair as it was after the best epoch."""
         network, inference = self.pair
         if self.states is not None:
-            network.load_state_dict(self.states[0])
+            put_back(network, self.states[0])
             inference.load_tensors(self.states[1])
         return self.pair

@@ -16,7 +16,7 @@ from ...architectures.running.plain import copied, keep_removed_
 from ...architectures.units.vector import Granularity
 from ...datasets.examples import Examples
 from ...methods.pruner import Inference, Pruner
-from ..pruning.engine import Attached, cloned
+from ..pruning.engine import Attached, cloned, put_back, states_of
 from ..training.seeding import seeded
 
 Learn = Callable[["Given"], Attached]
@@ -71,10 +71,10 @@ class Given:
             return self.attached()
         if self._states is None:
             network, inference = self.learn(self)
-            self._states = cloned(network.state_dict()), cloned(inference.tensors())
+            self._states = states_of(network), cloned(inference.tensors())
             return network, inference
         network, inference = self.attached()
-        network.load_state_dict(self._states[0])
+        put_back(network, self._states[0])
         inference.load_tensors(self._states[1])
         return network, inference
 

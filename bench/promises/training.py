@@ -14,6 +14,7 @@ from ...methods.pruner import Inference
 from ..harness.workbench import Workbench
 from ..pruning.dynamic import exchange, first_mask
 from ..pruning.engine import Outcome
+from ..training.loop import leave
 from ..training.seeding import seeded
 from .broken import Broken
 
@@ -75,7 +76,7 @@ def _perturbed(bench: Workbench, network: nn.Module, inference: Inference, fails
 def _sparse(bench: Workbench) -> Outcome:
     outcome = bench.engine.outcome(*bench.engine.start())
     outcome.mask = first_mask(bench.engine, outcome, SPARSITY)
-    bench.engine.settle(outcome)
+    leave(outcome.network, outcome.inference, outcome.mask)
     return outcome
 
 

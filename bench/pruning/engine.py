@@ -79,6 +79,18 @@ class Snapshot:
         return network, inference
 
 
+def states_of(network: nn.Module) -> dict[str, Tensor]:
+    """Every parameter and buffer by its name, as it is now; no hooks of others are asked."""
+    return cloned(dict(network.named_parameters()) | dict(network.named_buffers()))
+
+
+@torch.no_grad()
+def put_back(network: nn.Module, states: Mapping[str, Tensor]) -> None:
+    """What `states_of` returned, in place."""
+    for name, tensor in (*network.named_parameters(), *network.named_buffers()):
+        tensor.copy_(states[name])
+
+
 def cloned(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors by name that no training changes."""
     return {name: tensor.detach().clone() for name, tensor in tensors.items()}

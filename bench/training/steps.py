@@ -36,10 +36,10 @@ class Steps:
     ) -> None:
         self.network, self.inference, self.terms, self.epoch = network, inference, terms, epoch
         self._own = list(inference.parameters())
-        self._scale = 1.0
-        self.due = True
+        self._scale, self.due = 1.0, True
+        self._add: Callable[[], None] | None = None  # adds the gradient of the penalty
         self.hold(mask)
-        self.bind()
+        self.unbind()
 
     def parameters(self) -> list[nn.Parameter]:
         """What the optimiser trains: the network's parameters and the inference's own, but for what is frozen."""
@@ -75,10 +75,11 @@ class Steps:
         if not self.due:
             return
         if scale != self._scale:
-            self._scale = scale
-            self.bind()
+            self._scale, self._add = scale, None
+        if self._add is None:
+            self._add = self.inference.penalizer(self.network, self._scale / self.terms)
         self.due = False
-        self._penalise()
+        self._add()
 
     def after_step(self) -> None:
         """What has left is zero again."""
@@ -98,11 +99,11 @@ class Steps:
             if optimizer is not None and self.mask is not None:
                 clear_newborn_(optimizer, self.network, self.mask, mask)
             self.hold(mask)
-        self.bind()
+        self.unbind()
 
-    def bind(self) -> None:
-        """Bind the penalty to its parameters, which an epoch may have changed."""
-        self._penalise = self.inference.penalizer(self.network, self._scale / self.terms)
+    def unbind(self) -> None:
+        """What the penalty is bound to has changed: it is bound anew before the next step."""
+        self._add = None
 
 
 def _nothing() -> None: ...
