@@ -9,6 +9,13 @@ import torch
 os.environ.setdefault("WANDB_DISABLED", "true")
 transformers = pytest.importorskip("transformers")
 
+
+@pytest.fixture(autouse=True)
+def _no_other_datasets(monkeypatch):
+    """Where tests run in the checkout, its folder `datasets` may pass for the package of that name."""
+    monkeypatch.setattr("transformers.trainer.is_datasets_available", lambda: False)
+
+
 CONFIG = {
     "vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24,
     "max_position_embeddings": 16, "num_labels": 2,
