@@ -26,15 +26,13 @@ def ranks() -> int:
     )
 
 
-@torch.no_grad()
 def average_over_ranks(parameters: Iterable[nn.Parameter]) -> None:
     """Give every rank the mean of the gradients; also of accumulated ones, as the mean of a mean is itself."""
     if ranks() == 1:
         return
-    for parameter in parameters:
-        if parameter.grad is not None:
-            torch.distributed.all_reduce(parameter.grad)
-            parameter.grad /= ranks()
+    for gradient in [p.grad for p in parameters if p.grad is not None]:
+        torch.distributed.all_reduce(gradient)
+        gradient.div_(ranks())
 
 
 def from_first(tensors: Sequence[Tensor]) -> None:

@@ -68,7 +68,8 @@ class Steps:
 
     def average(self) -> None:
         """Give every rank the mean of the gradients of the inference's own parameters."""
-        average_over_ranks(self._own)
+        if self._own:
+            average_over_ranks(self._own)
 
     def penalise(self, scale: float = 1.0) -> None:
         """Add the gradient of scale · penalty / N, once before each step."""

@@ -15,7 +15,7 @@ from torch import nn
 from ...architectures.units.prunable import trainable
 from ...datasets.errors import UsageError
 from ...datasets.examples import Examples
-from ..closed_forms.curvature_matrix import Curvature
+from ..closed_forms.curvature_matrix import Curvature, Diagonal
 from ..closed_forms.flat import flat
 from ..closed_forms.kronecker_product import Kronecker, KroneckerProduct
 from ..closed_forms.posteriors import Laplace
@@ -78,5 +78,7 @@ class InputSums(KroneckerSums):
         found = super().pop(name)
         if moment is None or not isinstance(found, KroneckerProduct) or self.parameters[name].dim() < 2:
             return found
+        if len(found.h) != len(moment):  # a table, whose rows are looked up and multiply nothing
+            return Diagonal(torch.zeros_like(self.parameters[name], dtype=torch.float64).flatten())
         one = torch.eye(found.h.shape[1], dtype=torch.float64, device=moment.device)
         return KroneckerProduct.of(one.expand(len(moment), -1, -1), moment)
