@@ -60,7 +60,7 @@ def test_survivors_start_from_the_epoch_and_its_rest_follows(architecture, tmp_p
     seen, from_epoch = [], past(cell.engine)
     short = cell.run.model_copy(update={"training": Training(epochs=2, lr=3e-3)})
     two = Workbench(short, DATA, Store(tmp_path), torch.device("cpu")).fit.network_state
-    assert all(torch.equal(from_epoch.network[n], t) for n, t in two.items())
+    assert all(torch.equal(from_epoch.kept.network[n], t) for n, t in two.items())
 
     def watch(*arguments):
         seen.append((weights(arguments[0]), arguments))
@@ -81,7 +81,7 @@ def test_a_transplant_starts_from_other_values(tmp_path):
     cell = bench(tmp_path, "magnitude", rewind="transplant")
     other = past(cell.engine)
     assert not any(
-        torch.equal(t, cell.untrained.state_dict()[n]) for n, t in other.network.items() if n.endswith("weight")
+        torch.equal(t, cell.untrained.state_dict()[n]) for n, t in other.kept.network.items() if n.endswith("weight")
     )
     assert cell.prune(0.5).mask.count == cell.engine.units.n // 2
 

@@ -19,7 +19,7 @@ from ...datasets.examples import Examples
 from ...datasets.plain import as_plain
 from ...datasets.trees import Inputs, examples, rows
 from ...methods.pruner import Inference
-from ..pruning.engine import Attached, Engine, cloned
+from ..pruning.engine import Attached, Engine, Kept
 from ..spec.budget import Budget
 from ..spec.settings import Finetune
 from ..training.seeding import seeded
@@ -101,14 +101,8 @@ def _same(network: nn.Module, inference: Inference, wish: Asked) -> Callable[[],
     """The pair itself; a shuffled control in rounds begins its last round again, with the first values."""
     if not (wish.pruner.shuffle and wish.pruner.rounds > 1):
         return lambda: (network, inference)
-    states = cloned(network.state_dict()), cloned(inference.tensors())
-
-    def start() -> Attached:
-        network.load_state_dict(states[0])
-        inference.load_tensors(states[1])
-        return network, inference
-
-    return start
+    kept = Kept.of(network, inference)
+    return lambda: kept.into(network, inference)
 
 
 def _check_moment(wish: Asked, epochs: Any, data: AnyData | None) -> None:

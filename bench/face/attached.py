@@ -22,7 +22,7 @@ from ...datasets.plain import as_plain
 from ...datasets.trees import examples as len_of
 from ...methods.pruner import Inference, State
 from ..evaluation.deployment import CERTIFIED
-from ..pruning.engine import Engine, Outcome, Scored, Snapshot, cloned
+from ..pruning.engine import Engine, Kept, Outcome, Scored, Snapshot, cloned
 from ..pruning.gradual import pruning_span
 from ..pruning.schedules import Exchanging, Gradually, Online, cut_online
 from ..training.loop import without_noise
@@ -238,7 +238,7 @@ class AttachedMethod:
             "scores": self._outcome.scores.clone(),
             "reports": as_plain(self._outcome.reports),
             "snapshots": [
-                {"sparsity": s.sparsity, "network": s.network_state, "inference": s.inference_state,
+                {"sparsity": s.sparsity, "network": s.kept.network, "inference": s.kept.inference,
                  "scores": s.scored.scores}
                 for s in snapshots
             ],
@@ -272,7 +272,7 @@ class AttachedMethod:
     def _snapshot(self, part: Mapping[str, Any]) -> Snapshot:
         state = State(self.network, self._engine.units, self._engine.split, self.inference)
         scored = Scored(part["scores"], state, Cost())
-        return Snapshot(part["sparsity"], part["network"], part["inference"], scored)
+        return Snapshot(part["sparsity"], Kept(part["network"], part["inference"]), scored)
 
     # ------------------------------------------------------------------ pruning
 

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ...architectures.running.forms import Forward, release_
 from ...architectures.running.modes import evaluating, take_modes_, take_types_
@@ -20,7 +20,7 @@ from ...datasets.errors import UsageError
 from ...datasets.examples import Examples
 from ...datasets.plain import as_plain
 from ...methods.closed_forms.likelihood import summed_loss
-from ..pruning.engine import Attached, Engine, cloned, put_back, states_of
+from ..pruning.engine import Attached, Engine, Kept
 from ..spec.budget import Budget
 from ..spec.settings import Training
 from ..training.loop import without_noise
@@ -166,7 +166,7 @@ class _Patience:
     epochs: int
     least: float = math.inf
     since: int = 0
-    states: tuple[dict[str, Tensor], dict[str, Tensor]] | None = None
+    kept: Kept | None = None
 
     def __call__(self, epoch: int) -> None:
         network, inference = self.pair
@@ -176,16 +176,12 @@ class _Patience:
         without_noise(network, inference, engine.split, engine.training)
         loss = self.trainer.loss(network)
         self.since += 1
-        if loss < self.least or self.states is None:
+        if loss < self.least or self.kept is None:
             self.least, self.since = loss, 0
-            self.states = states_of(network), cloned(inference.tensors())
+            self.kept = Kept.of(network, inference)
         if self.since >= self.epochs:
             raise _Enough
 
     def best(self) -> Attached:
         """The pair as it was after the best epoch."""
-        network, inference = self.pair
-        if self.states is not None:
-            put_back(network, self.states[0])
-            inference.load_tensors(self.states[1])
-        return self.pair
+        return self.pair if self.kept is None else self.kept.into(*self.pair)

@@ -16,7 +16,7 @@ from ...architectures.running.plain import copied, keep_removed_
 from ...architectures.units.vector import Granularity
 from ...datasets.examples import Examples
 from ...methods.pruner import Inference, Pruner
-from ..pruning.engine import Attached, cloned, put_back, states_of
+from ..pruning.engine import Attached, Kept
 from ..training.seeding import seeded
 
 Learn = Callable[["Given"], Attached]
@@ -49,7 +49,7 @@ class Given:
     form: Form | None = None
     learned: dict[str, Any] | None = None
     inference: Inference | None = None
-    _states: tuple[dict[str, Tensor], dict[str, Tensor]] | None = field(default=None, init=False)
+    _kept: Kept | None = field(default=None, init=False)
     _handles: list[RemovableHandle] = field(default_factory=list, init=False)
 
     def fresh(self) -> Inference:
@@ -69,14 +69,11 @@ class Given:
         """The same, after what comes before the pruning; that is done once."""
         if self.pruner.when != "after":
             return self.attached()
-        if self._states is None:
+        if self._kept is None:
             network, inference = self.learn(self)
-            self._states = states_of(network), cloned(inference.tensors())
+            self._kept = Kept.of(network, inference)
             return network, inference
-        network, inference = self.attached()
-        put_back(network, self._states[0])
-        inference.load_tensors(self._states[1])
-        return network, inference
+        return self._kept.into(*self.attached())
 
     def dense(self) -> nn.Module:
         """The network that is pruned, with what came before the pruning, off its method."""

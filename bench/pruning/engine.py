@@ -63,32 +63,40 @@ class Scored:
 
 
 @dataclass(frozen=True)
-class Snapshot:
-    """A network on its way through online training, before units left it: the sparsity it was cut to, its scores."""
+class Kept:
+    """A network and its inference as they were: every parameter and buffer, and what was learned beside them.
 
-    sparsity: float
-    network_state: dict[str, Tensor]
-    inference_state: dict[str, Tensor]
-    scored: Scored
+    Tensors are copied by name, so that hooks which others left on a network are not asked.
+    """
 
-    def restored(self, start: Attached) -> Attached:
-        """The network and the inference as they were, in a new pair."""
-        network, inference = start
-        network.load_state_dict(self.network_state)
-        inference.load_tensors(self.inference_state)
+    network: dict[str, Tensor]
+    inference: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, network: nn.Module, inference: Inference) -> Kept:
+        """As they are now."""
+        return cls(cloned(_tensors_of(network)), cloned(inference.tensors()))
+
+    @torch.no_grad()
+    def into(self, network: nn.Module, inference: Inference) -> Attached:
+        """The pair, of the same kind, with these values, in place."""
+        for name, tensor in _tensors_of(network).items():
+            tensor.copy_(self.network[name])
+        inference.load_tensors(self.inference)
         return network, inference
 
 
-def states_of(network: nn.Module) -> dict[str, Tensor]:
-    """Every parameter and buffer by its name, as it is now; no hooks of others are asked."""
-    return cloned(dict(network.named_parameters()) | dict(network.named_buffers()))
+def _tensors_of(network: nn.Module) -> dict[str, Tensor]:
+    return dict(network.named_parameters()) | dict(network.named_buffers())
 
 
-@torch.no_grad()
-def put_back(network: nn.Module, states: Mapping[str, Tensor]) -> None:
-    """What `states_of` returned, in place."""
-    for name, tensor in (*network.named_parameters(), *network.named_buffers()):
-        tensor.copy_(states[name])
+@dataclass(frozen=True)
+class Snapshot:
+    """A pair on its way through online training, before units left it: the sparsity it was cut to, its scores."""
+
+    sparsity: float
+    kept: Kept
+    scored: Scored
 
 
 def cloned(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from ...datasets.errors import UsageError
 from ..training.loop import train
 from ..training.seeding import seeded, stream
-from .engine import Attached, Engine, Outcome, cloned
+from .engine import Attached, Engine, Kept, Outcome
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,7 @@ class Past:
     """A network and its inference at the end of an epoch, and the draws of torch that come next."""
 
     epoch: int
-    network: dict[str, Tensor]
-    inference: dict[str, Tensor]
+    kept: Kept
     draws: Tensor
 
 
@@ -39,14 +38,12 @@ def past(engine: Engine) -> Past:
     order = stream(engine.seed, "data order")
     with seeded(engine.seed, "training"):
         train(network, engine.split, inference, engine.training, epoch, order)
-        return Past(epoch, cloned(network.state_dict()), cloned(inference.tensors()), torch.get_rng_state())
+        return Past(epoch, Kept.of(network, inference), torch.get_rng_state())
 
 
 def rewind_(engine: Engine, outcome: Outcome, to: Past) -> None:
     """Survivors go back, what has left stays away, and the rest of the training follows, in place."""
-    outcome.network, outcome.inference = _untrained(engine)
-    outcome.network.load_state_dict(to.network)
-    outcome.inference.load_tensors(to.inference)
+    outcome.network, outcome.inference = to.kept.into(*_untrained(engine))
     outcome.inference.reduce(outcome.network, outcome.mask)
     outcome.mask.apply_(outcome.network)
     order, settings = stream(engine.seed, "data order"), engine.training

@@ -12,7 +12,7 @@ from ...datasets.seal import sealed
 from ...methods.pruner import State
 from ..training.loop import AfterEpoch, without_noise
 from .dynamic import check_dynamic, exchange, first_mask
-from .engine import Engine, Outcome, Snapshot, cloned
+from .engine import Engine, Kept, Outcome, Snapshot
 from .gradual import gradual_share, is_pruned_after, pruning_span
 from .rewind import past, rewind_
 
@@ -121,7 +121,7 @@ def cut_online(engine: Engine, snapshots: Sequence[Snapshot], sparsity: float | 
     """The first snapshot that reaches the sparsity, cut to it; the last for the method's own decision."""
     reached = (s for s in snapshots if sparsity is not None and s.sparsity >= sparsity)
     at = next(reached, snapshots[-1])
-    outcome = engine.outcome(*at.restored(engine.start()))
+    outcome = engine.outcome(*at.kept.into(*engine.start()))
     state = State(outcome.network, engine.units, engine.split, outcome.inference)
     engine.choose(outcome, replace(at.scored, state=state), sparsity, [])
     engine.settle(outcome)
@@ -157,9 +157,9 @@ class Online:
         engine, network, inference = self.engine, self.outcome.network, self.outcome.inference
         without_noise(network, inference, engine.split, engine.training)
         scored = engine.score(network, inference, epoch)
-        states = (cloned(network.state_dict()), cloned(inference.tensors()))
+        kept = Kept.of(network, inference)
         most = 1 - max(1, engine.budget.at_least * len(engine.units.groups)) / engine.units.n  # of a small network
-        self.snapshots.append(Snapshot(min(online_sparsity(epoch, self.epochs), most), *states, scored))
+        self.snapshots.append(Snapshot(min(online_sparsity(epoch, self.epochs), most), kept, scored))
         engine.mask(scored, self.snapshots[-1].sparsity).apply_(network)
 
 

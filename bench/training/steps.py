@@ -39,7 +39,6 @@ class Steps:
         self._scale, self.due = 1.0, True
         self._add: Callable[[], None] | None = None  # adds the gradient of the penalty
         self.hold(mask)
-        self.unbind()
 
     def parameters(self) -> list[nn.Parameter]:
         """What the optimiser trains: the network's parameters and the inference's own, but for what is frozen."""
