@@ -21,7 +21,7 @@ from ..closed_forms.flat import flat
 from ..closed_forms.kronecker_product import Kronecker, KroneckerProduct
 from ..closed_forms.posteriors import Laplace
 from ..curvature.diagonals import send_back
-from ..curvature.kronecker import KroneckerSums
+from ..curvature.kronecker import KroneckerSums, finite
 from ..gradients.uses import Lookup, Transposed, Use
 from .evidence import drawn
 from .map import MAP
@@ -89,14 +89,15 @@ class InputSums(KroneckerSums):
         Of a vector it is what it is for `KroneckerSums`; a table's rows are looked up and multiply nothing.
         """
         kind, left, right = self._kinds.get(name), self._left.get(name), self._right.get(name)
-        found = super().pop(name)
-        if not isinstance(found, KroneckerProduct) or self.parameters[name].dim() < 2 or left is None or right is None:
-            return found
+        vector = self.parameters[name].dim() < 2
+        if vector or name in self.diagonals or left is None or right is None or not right.numel():
+            return super().pop(name)
+        del self._left[name], self._right[name]
         if kind is Lookup:
             return Diagonal(torch.zeros_like(self.parameters[name], dtype=torch.float64).flatten())
         if kind is Transposed:
-            return KroneckerProduct.of(left, _one_like(right))
-        return KroneckerProduct.of(_one_like(left), right)
+            return KroneckerProduct.of(finite(name, left), _one_like(right))
+        return KroneckerProduct.of(_one_like(left), finite(name, right))
 
 
 def _one_like(factors: Tensor) -> Tensor:
