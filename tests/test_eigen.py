@@ -13,7 +13,7 @@ def test_the_other_algorithm_finds_the_same(monkeypatch, shape, rank):
     expected, _ = eigh(matrix)
 
     def fails(*_):
-        raise torch.linalg.LinAlgError("did not converge")
+        raise torch.linalg.LinAlgError("did not converge")  # pyright: ignore[reportPrivateImportUsage]
 
     monkeypatch.setattr(torch.linalg, "eigh", fails)
     values, vectors = eigh(matrix)
