@@ -175,7 +175,7 @@ def test_the_seeds_that_are_said_to_be_needed_have_the_power():
 
 def test_blocks_are_needed_more_than_seeds_where_the_sign_changes_between_them():
     rng = np.random.default_rng(11)
-    blocks = [block(rng, 5, 2000, (gap, 0.0), noise=0.01) for gap in (1.0, -0.6, 0.9, -0.5)]
+    blocks = [block(rng, 5, 2000, (gap, 0.0), noise=0.01) for gap in (2.0, -0.5, 1.6, -0.4)]
     told = needed(blocks, "A", "B")
     assert told.seeds is not None
     assert told.blocks is not None
