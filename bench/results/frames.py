@@ -34,11 +34,18 @@ def results(*folders: str | Path) -> pd.DataFrame:
 
 def frame_of(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """Records as a pandas frame, one row per cell, in a fixed order."""
-    rows = sorted(records, key=_position)
+    rows = [_budget(record) | dict(record) for record in sorted(records, key=_position)]
     columns = [*IDENTITY, *RESULTS, *SECONDS, *COSTS, "learned", "reports", "latency", "traceback"]
     frame = pd.DataFrame(rows, columns=pd.Index(columns))
     numeric = [c for c in columns if is_number(c)]
     return frame.astype(dict.fromkeys(numeric, float))
+
+
+def _budget(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Epochs of training and of retraining, which records from before did not repeat beside their run."""
+    run = record.get("run") or {}
+    phases = {"epochs_train": "training", "epochs_finetune": "finetune"}
+    return {name: run.get(phase, {}).get("epochs") for name, phase in phases.items()}
 
 
 def csv_text(frame: pd.DataFrame) -> str:
@@ -55,7 +62,7 @@ def _csv(frame: pd.DataFrame, columns: list[str]) -> str:
     import pandas as pd
 
     table = frame[columns].copy()
-    for column in ("revisions", "layer_density", "collapsed", "shift"):
+    for column in ("revisions", "tuned", "layer_density", "collapsed", "shift"):
         if column in table:
             table[column] = [json.dumps(v) if isinstance(v, dict | list) else "" for v in table[column]]
     for column in table.columns:
