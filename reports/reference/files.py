@@ -19,7 +19,9 @@ from .rows import Row, scores_in
 SCHEMA = 1
 SUFFIX = ".jsonl.gz"
 LARGEST = 1 << 28  # bytes of text
-FACE = ("matrix", "dataset", "architecture", "method", "units", "seed", "sparsity_target", "sparsity_auto")
+FACE = (
+    "matrix", "dataset", "architecture", "method", "units", "seed", "sparsity_target", "sparsity_auto", "epochs_finetune",
+)  # fmt: skip
 
 
 def write(path: Path, rows: Sequence[Mapping[str, Any]], made: str) -> None:

@@ -24,7 +24,9 @@ def row_of(record: Mapping[str, Any], matrix: str, scores: Scores | None) -> Row
     row = {n: record[n] for n in COLUMNS if record.get(n) not in (None, {}, []) and n not in LEFT_OUT}
     if density := row.get("layer_density"):
         row["layer_density"] = {layer: round(share, DENSITY_DIGITS) for layer, share in density.items()}
-    row |= {n: round(row[n], SECONDS_DIGITS) for n in ("seconds_train", "seconds_score", "seconds_finetune") if n in row}
+    row |= {
+        n: round(row[n], SECONDS_DIGITS) for n in ("seconds_train", "seconds_score", "seconds_finetune") if n in row
+    }
     return row | {"matrix": matrix} | (_packed(scores) if scores else {})
 
 

@@ -7,9 +7,6 @@ TIERS = {
         "reference-core-weights",
         "reference-core-groups",
         "reference-core-variational",
-        "reference-core-retraining-none",
-        "reference-core-retraining-quarter",
-        "reference-core-retraining-four",
     ),
     "real": (
         "reference-real-perceptron",
