@@ -1,4 +1,4 @@
-"""What a network scored on each test example, from the stored outputs of its cell: for paired tests. Never imports torch.
+"""What a network scored on each test example, from the stored outputs of its cell: for paired tests. Without torch.
 
 A classifier scores 1 where it is right; of several labels the share that is right. A regression scores 1 less its
 squared error in units of the variance of the targets, so that the mean over examples is the variance explained. The

@@ -102,7 +102,7 @@ def _part(panel: Panel, rows: pd.DataFrame, must: Sequence[str]) -> _Part | None
         return _Part(panel, tuple(every), tuple(seeds), tuple(levels), keys) if set(must) <= set(every) else None
     names, seeds, levels = (sorted({k[axis] for k in keys}) for axis in range(3))
     m, s, t = complete_part(np.array([[[(n, x, y) in keys for y in levels] for x in seeds] for n in names]))
-    return _Part(panel, *(tuple(axis[i] for i in kept) for axis, kept in ((names, m), (seeds, s), (levels, t))), keys)
+    return _Part(panel, tuple(names[i] for i in m), tuple(seeds[i] for i in s), tuple(levels[i] for i in t), keys)
 
 
 def _block(records: Records, part: _Part, entrants: Sequence[str], scores: Mapping[str, Scores]) -> Block:

@@ -1,4 +1,4 @@
-"""Files of reference results: a line that says what it is, then a row of JSON a line, compressed; checked in reading."""
+"""Files of reference results: a line that says what it is, then a row of JSON a line, compressed; read with care."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ SCHEMA = 1
 SUFFIX = ".jsonl.gz"
 LARGEST = 1 << 28  # bytes of text
 FACE = (
-    "matrix", "dataset", "architecture", "method", "units", "seed", "sparsity_target", "sparsity_auto", "epochs_finetune",
+    "matrix", "dataset", "architecture", "method", "units", "seed", "sparsity_target", "sparsity_auto",
+    "epochs_finetune",
 )  # fmt: skip
 
 
