@@ -100,7 +100,7 @@ def _part(panel: Panel, rows: pd.DataFrame, must: Sequence[str]) -> _Part | None
             name for name in sorted({k[0] for k in keys}) if all((name, s, t) in keys for s in seeds for t in levels)
         ]
         return _Part(panel, tuple(every), tuple(seeds), tuple(levels), keys) if set(must) <= set(every) else None
-    names, seeds, levels = (sorted({k[axis] for k in keys}) for axis in range(3))
+    names, seeds, levels = sorted({k[0] for k in keys}), sorted({k[1] for k in keys}), sorted({k[2] for k in keys})
     m, s, t = complete_part(np.array([[[(n, x, y) in keys for y in levels] for x in seeds] for n in names]))
     return _Part(panel, tuple(names[i] for i in m), tuple(seeds[i] for i in s), tuple(levels[i] for i in t), keys)
 
