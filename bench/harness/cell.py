@@ -30,6 +30,7 @@ from ..training.fits import check_detached
 from ..training.seeding import stream
 from .interrupts import interrupted
 from .provenance import provenance
+from .tuning import pruned
 from .workbench import Workbench
 
 LONGEST_TRACEBACK = 20_000  # characters that a record keeps, from both ends
@@ -111,7 +112,8 @@ def names(run: Run) -> dict[str, Any]:
 def _results(run: Run, bench: Workbench) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The columns of a finished cell, and what its logits file holds."""
     sparsity = None if run.sparsity == "auto" else run.sparsity
-    outcome = bench.prune(sparsity)
+    tuned = pruned(bench, sparsity)
+    bench, outcome = tuned.bench, tuned.outcome
     _check_mask(outcome, sparsity if run.budget.exact else None, bench.engine.units)
     check_detached(outcome.network, bench.untrained)
     values, outputs = evaluate(outcome.network, bench.data, run.shift)
@@ -137,6 +139,7 @@ def _results(run: Run, bench: Workbench) -> tuple[dict[str, Any], dict[str, np.n
         **(_deployed(bench, outcome) if run.units != "weights" else {}),
         **_cost_columns(outcome),
         **_epochs(run, outcome),
+        **({"tuned": tuned.report} if tuned.report else {}),
         "logits_digest": digest(outputs),
     }
     return columns, {"outputs": outputs.numpy(), "y": labels.cpu().numpy()}

@@ -14,7 +14,7 @@ from ..training.loop import AfterEpoch, without_noise
 from .dynamic import check_dynamic, exchange, first_mask
 from .engine import Engine, Kept, Outcome, Snapshot
 from .gradual import gradual_share, is_pruned_after, pruning_span
-from .rewind import past, rewind_
+from .rewind import past, rewind_, train_from
 
 # Epochs between the cuts of online pruning, and the first and the last sparsity it cuts to (Dhahri et al. 2024).
 ONLINE_EVERY = 10
@@ -39,11 +39,13 @@ def prune_after(engine: Engine, sparsity: float | None) -> Outcome:
 
     def train_on(outcome: Outcome, i: int) -> None:
         done = i * epochs // rounds
+        if to is not None:
+            rewind_(engine, outcome, to)
         with measured(outcome.network, engine.device) as cost:
             if to is None:
                 engine.refine(outcome, (i + 1) * epochs // rounds - done, done)
             else:
-                rewind_(engine, outcome, to)
+                train_from(engine, outcome, to)
         outcome.finetune += cost
 
     outcome = engine.in_rounds(sparsity, train_on)

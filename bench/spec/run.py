@@ -19,6 +19,7 @@ from ...architectures.units.vector import Granularity
 from ...datasets import registry as datasets
 from ...datasets.registry import Registry
 from ...methods import registry as methods
+from ...methods.tuning import AT, candidates, is_tuned
 from .budget import Budget
 from .revisions import Revisions, revisions_of
 from .settings import Finetune, Training
@@ -39,6 +40,12 @@ class Choice(BaseModel):
     def deciding(self) -> dict[str, Any]:
         """The options that can change a result: all but how data reaches the machine."""
         return {name: value for name, value in sorted(self.options.items()) if name not in TRANSPORT}
+
+    @property
+    def candidates(self) -> list[Choice]:
+        """Choices with each value of the options that are tuned; itself, where none is."""
+        found = candidates(self.options)
+        return [Choice(name=self.name, options=options) for options in found] if len(found) > 1 else [self]
 
     @cached_property
     def label(self) -> str:
@@ -83,7 +90,8 @@ class Run(BaseModel):
         method = self.method
         place = ("revisions", f"{self.dataset.name} {self.architecture.name} {method.model_dump_json()}")
         return _once(
-            place, lambda: revisions_of(self.dataset.name, self.architecture.name, method.name, method.options)
+            place,
+            lambda: revisions_of(self.dataset.name, self.architecture.name, method.name, method.candidates[0].options),
         )
 
     def canonical(self) -> dict[str, Any]:
@@ -101,6 +109,12 @@ class Run(BaseModel):
     def key(self) -> str:
         """The cell's identity: 64 hexadecimal digits."""
         return content_key(self.canonical())
+
+    @property
+    def candidates(self) -> list[Run]:
+        """The cells among which validation data choose, with each combination of tuned options; itself if none is."""
+        choices = self.method.candidates
+        return [self.model_copy(update={"method": m}) for m in choices] if len(choices) > 1 else [self]
 
     @property
     def data_key(self) -> str:
@@ -162,4 +176,6 @@ def content_key(content: Any) -> str:
 
 
 def _short(value: Any) -> str:
+    if is_tuned(value):
+        return f"tuned at {AT}"
     return repr(value).removesuffix(".0") if isinstance(value, float) else str(value).replace(" ", "")

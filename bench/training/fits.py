@@ -74,8 +74,8 @@ def attached(run: Run, data: Data, inference: Inference, device: torch.device) -
 
 
 def inference_of(run: Run) -> Inference:
-    """A fresh inference of the cell's method, for its units."""
-    return build_pruner(run.method.name, **run.method.options).inference().for_units(run.units)
+    """A fresh inference of the cell's method, for its units; of one that is tuned, that of the first candidate."""
+    return build_pruner(run.method.name, **run.method.candidates[0].options).inference().for_units(run.units)
 
 
 def fit_key(run: Run, inference: Inference) -> str:
