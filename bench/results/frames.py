@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +23,29 @@ def results(*folders: str | Path) -> pd.DataFrame:
     A cell that stands in several folders (shards) counts once, a finished record before a failed one.
     Raises UsageError for a folder that is not a results folder.
     """
-    import pandas as pd
-
     if not folders:
         raise UsageError("name at least one results folder")
     best: dict[str, dict[str, Any]] = {}
     for record in (r for folder in folders for r in Store(folder, create=False).records()):
         if record["key"] not in best or record["status"] == "done":
             best[record["key"]] = record
-    rows = sorted(best.values(), key=_position)
+    return frame_of(best.values())
+
+
+def frame_of(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Records as a pandas frame, one row per cell, in a fixed order."""
+    rows = [_budget(record) | dict(record) for record in sorted(records, key=_position)]
     columns = [*IDENTITY, *RESULTS, *SECONDS, *COSTS, "learned", "reports", "latency", "traceback"]
     frame = pd.DataFrame(rows, columns=pd.Index(columns))
     numeric = [c for c in columns if is_number(c)]
     return frame.astype(dict.fromkeys(numeric, float))
+
+
+def _budget(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Epochs of training and of retraining, which records from before did not repeat beside their run."""
+    run = record.get("run") or {}
+    phases = {"epochs_train": "training", "epochs_finetune": "finetune"}
+    return {name: run.get(phase, {}).get("epochs") for name, phase in phases.items()}
 
 
 def csv_text(frame: pd.DataFrame) -> str:
@@ -52,7 +62,7 @@ def _csv(frame: pd.DataFrame, columns: list[str]) -> str:
     import pandas as pd
 
     table = frame[columns].copy()
-    for column in ("layer_density", "collapsed", "shift"):
+    for column in ("revisions", "tuned", "layer_density", "collapsed", "shift"):
         if column in table:
             table[column] = [json.dumps(v) if isinstance(v, dict | list) else "" for v in table[column]]
     for column in table.columns:

@@ -125,7 +125,7 @@ def prepare(frame: pd.DataFrame) -> Records:
     columns |= {name: _objects(frame, name) for name in _STRUCTURES}
     columns["layer_density"] = columns["layer_density"].map(_as_mapping)
     columns["learned"] = columns["learned"].map(lambda value: value if isinstance(value, Mapping) else None)
-    out = frame.assign(**columns).reset_index(drop=True)
+    out = frame.assign(**columns).reset_index(drop=True).copy()  # in one piece, which many columns are not
     out["seed"] = _numbers(out, "seed").fillna(0).astype(int)
     out["auto"] = _objects(out, "sparsity_auto").map(lambda flag: flag is True or flag is np.True_).astype(bool)
     out["target"] = out["sparsity_target"].round(9).mask(out["auto"])
