@@ -23,7 +23,10 @@ _SIDE_OUTPUTS = ("googlenet", "inception_v3")
 
 @register("timm/<model>")
 def timm_network(input_shape: tuple[int, ...], outputs: int, /, model: str, pretrained: bool = False) -> nn.Module:
-    """Any classification network of timm, by its name there; pretrained: load timm's weights."""
+    """Any classification network of timm, by its name there; pretrained: load timm's weights.
+
+    Paper: wightman2019timm
+    """
     import timm
 
     from .vit import write_out_attention
@@ -46,7 +49,10 @@ def timm_network(input_shape: tuple[int, ...], outputs: int, /, model: str, pret
 def torchvision_network(
     input_shape: tuple[int, ...], outputs: int, /, model: str, pretrained: bool = False
 ) -> nn.Module:
-    """Any classification network of torchvision, by its name there; pretrained: load its default weights."""
+    """Any classification network of torchvision, by its name there; pretrained: load its default weights.
+
+    Paper: marcel2010torchvision
+    """
     from torchvision import models
 
     name = f"torchvision/{model}"

@@ -1,4 +1,7 @@
-"""LeNet-300-100 and LeNet-5 (LeCun et al., 1998, Gradient-based learning applied to document recognition)."""
+"""LeNet-300-100 and LeNet-5 (LeCun et al., 1998, Gradient-based learning applied to document recognition).
+
+Paper: lecun1998gradient
+"""
 
 from __future__ import annotations
 

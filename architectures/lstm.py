@@ -3,6 +3,8 @@
 Gates i, f, g, o in torch's order, c_t = f c_{t-1} + i g and h_t = o tanh(c_t), from states of zero. Each layer is an
 `nn.LSTM` of its own, so that layers may lose different numbers of neurons. Of torch's two biases, which only ever
 occur as a sum, the second stays zero and frozen.
+
+Paper: hochreiter1997long
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 The units are the hidden units of the token-mixing and of the channel-mixing perceptrons. Channels of the
 residual stream are not offered: LayerNorm mixes them, so that none can leave without changing the others.
+
+Paper: tolstikhin2021mlp
 """
 
 from __future__ import annotations

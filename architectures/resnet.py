@@ -4,6 +4,8 @@ Depth is 6n + 2: a stem convolution, three stages of n blocks of two 3x3 convolu
 The second and third stage halve the image and double the channels; their first block projects its input by
 a 1x1 convolution. That projection separates the residual streams of the stages, so that the channels of
 each stream are units of their own; a zero-padded shortcut would tie them together across stages.
+
+Paper: he2016deep
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 The units are attention heads and hidden units of the feed-forward layers. Channels of the residual stream
 are not offered: LayerNorm mixes them, so that none can leave without changing the others. What the branches add
 to them can leave (`residual`).
+
+Paper: dosovitskiy2021image
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The small sets that scikit-learn carries: no network, no files."""
+"""The small sets that scikit-learn carries: no network, no files.
+
+Paper: pedregosa2011scikit
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,10 @@ def wine() -> Source:
 
 @register("diabetes")
 def diabetes() -> Source:
-    """Diabetes progression, 442 rows of 10 features, regression (Efron et al., 2004; scikit-learn)."""
+    """Diabetes progression, 442 rows of 10 features, regression (Efron et al., 2004; scikit-learn).
+
+    Paper: efron2004least, pedregosa2011scikit
+    """
     from sklearn.datasets import load_diabetes
 
     bunch: Any = load_diabetes(scaled=False)

@@ -2,6 +2,9 @@
 
 Colon and SRBCT are published as intensities and enter as their logarithms, as is usual; the others are logarithms, and
 some of them standardised, as they are published.
+
+Paper: alon1999broad, golub1999molecular, alizadeh2000distinct, ross2000systematic, singh2002gene,
+    khan2001classification, buhlmann2014high
 """
 
 from __future__ import annotations

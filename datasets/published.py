@@ -65,31 +65,46 @@ SETS: Mapping[str, Published] = {
 
 @register("mnist")
 def mnist(*, download: bool = False) -> Source:
-    """MNIST, 70 000 grey images of 28 x 28, 10 classes (LeCun et al., 1998)."""
+    """MNIST, 70 000 grey images of 28 x 28, 10 classes (LeCun et al., 1998).
+
+    Paper: lecun1998gradient
+    """
     return _source("mnist", download)
 
 
 @register("fashion-mnist")
 def fashion_mnist(*, download: bool = False) -> Source:
-    """Fashion-MNIST, 70 000 grey images of 28 x 28, 10 classes (Xiao et al., 2017)."""
+    """Fashion-MNIST, 70 000 grey images of 28 x 28, 10 classes (Xiao et al., 2017).
+
+    Paper: xiao2017fashion
+    """
     return _source("fashion-mnist", download)
 
 
 @register("cifar10")
 def cifar10(*, download: bool = False) -> Source:
-    """CIFAR-10, 60 000 colour images of 32 x 32, 10 classes (Krizhevsky, 2009)."""
+    """CIFAR-10, 60 000 colour images of 32 x 32, 10 classes (Krizhevsky, 2009).
+
+    Paper: krizhevsky2009learning
+    """
     return _source("cifar10", download)
 
 
 @register("cifar100")
 def cifar100(*, download: bool = False) -> Source:
-    """CIFAR-100, 60 000 colour images of 32 x 32, 100 classes (Krizhevsky, 2009)."""
+    """CIFAR-100, 60 000 colour images of 32 x 32, 100 classes (Krizhevsky, 2009).
+
+    Paper: krizhevsky2009learning
+    """
     return _source("cifar100", download)
 
 
 @register("svhn")
 def svhn(*, download: bool = False) -> Source:
-    """Street View House Numbers, 99 289 colour images of 32 x 32, 10 classes (Netzer et al., 2011)."""
+    """Street View House Numbers, 99 289 colour images of 32 x 32, 10 classes (Netzer et al., 2011).
+
+    Paper: netzer2011reading
+    """
     return _source("svhn", download)
 
 

@@ -34,7 +34,10 @@ BUILT_IN = "built-in"
 
 @dataclass(frozen=True)
 class Entry:
-    """One registered name, as a listing shows it."""
+    """One registered name, as a listing shows it.
+
+    `text` and `module_text` are the docstrings of the builder and of its module, from which `described` reads.
+    """
 
     name: str
     summary: str
@@ -42,6 +45,8 @@ class Entry:
     options: Mapping[str, str] = field(default_factory=dict)
     origin: str = BUILT_IN
     revision: int = 1
+    text: str = ""
+    module_text: str = ""
 
 
 class Registry:
@@ -106,6 +111,8 @@ class Registry:
                     {n: str(p).partition(":")[2].strip() for n, p in _option_parameters(builder).items()},
                     self._origins[name],
                     self._revisions[name],
+                    inspect.getdoc(builder) or "",
+                    inspect.getdoc(inspect.getmodule(builder)) or "",
                 )
         return dict(sorted(entries.items()))
 
@@ -127,6 +134,14 @@ class Registry:
         entry, placeholders = self._found(name)
         others = self.revisions(placeholders["criterion"]) if "criterion" in placeholders else {}
         return others | ({entry.name: entry.revision} if entry.revision != 1 else {})
+
+    def entries(self, name: str) -> tuple[Entry, ...]:
+        """What `name` stands for, without loading it: its entry, and that of a criterion in the name.
+
+        Raises UsageError for an unknown name.
+        """
+        entry, placeholders = self._found(name)
+        return (entry, *(self.entries(placeholders["criterion"]) if "criterion" in placeholders else ()))
 
     def _found(self, name: str) -> tuple[Entry, dict[str, str]]:
         catalogue = self.catalogue()
@@ -325,8 +340,12 @@ def _read_entries(package: str) -> Iterable[Entry]:
         for node in module.body:
             if isinstance(node, ast.FunctionDef):
                 for name, revision in filter(None, map(_registration, node.decorator_list)):
-                    summary, options = _first_line(ast.get_docstring(node)), _written_options(node, name, choices)
-                    yield Entry(name, summary, f"{package}.{stem}", options, revision=revision)
+                    text, module_text = ast.get_docstring(node) or "", ast.get_docstring(module) or ""
+                    options = _written_options(node, name, choices)
+                    yield Entry(
+                        name, _first_line(text), f"{package}.{stem}", options,
+                        revision=revision, text=text, module_text=module_text,
+                    )  # fmt: skip
 
 
 def _named_choices(module: ast.Module) -> Iterable[tuple[str, ast.expr]]:

@@ -34,14 +34,20 @@ ORIGINS = {
 
 @register("sst2")
 def sst2(*, vocabulary: PositiveInt = 10_000, length: Length = 50) -> Source:
-    """Stanford sentiment treebank, 9 613 sentences, 2 classes, published splits (Socher et al., 2013)."""
+    """Stanford sentiment treebank, 9 613 sentences, 2 classes, published splits (Socher et al., 2013).
+
+    Paper: socher2013recursive
+    """
     parts = [_tabbed("sst2", _path("sst2", f"sst2/{part}.tsv")) for part in ("train", "dev", "test")]
     return _source("sst2", parts, vocabulary, length)
 
 
 @register("mr-polarity")
 def mr_polarity(*, vocabulary: PositiveInt = 10_000, length: Length = 50) -> Source:
-    """Movie review sentences, 10 662, 2 classes (Pang and Lee, 2005)."""
+    """Movie review sentences, 10 662, 2 classes (Pang and Lee, 2005).
+
+    Paper: pang2005seeing
+    """
     files = [_path("mr-polarity", f"mr_polarity/rt-polarity.{kind}") for kind in ("neg", "pos")]
     every = [(line, label) for label, path in enumerate(files) for line in _lines("mr-polarity", path, "latin-1")]
     return _source("mr-polarity", [every], vocabulary, length)
@@ -49,7 +55,10 @@ def mr_polarity(*, vocabulary: PositiveInt = 10_000, length: Length = 50) -> Sou
 
 @register("imdb")
 def imdb(*, vocabulary: PositiveInt = 20_000, length: Length = 200) -> Source:
-    """IMDB movie reviews, 25 000 + 25 000, 2 classes, published test split (Maas et al., 2011)."""
+    """IMDB movie reviews, 25 000 + 25 000, 2 classes, published test split (Maas et al., 2011).
+
+    Paper: maas2011learning
+    """
     files = [_path("imdb", f"imdb/{part}.jsonl.xz") for part in ("train", "test")]
     return _source("imdb", [_json_lines("imdb", path) for path in files], vocabulary, length)
 

@@ -1,4 +1,7 @@
-"""A nonlinear function of few features among many: which ones matter is known."""
+"""A nonlinear function of few features among many: which ones matter is known.
+
+Paper: bai2020efficient
+"""
 
 from __future__ import annotations
 

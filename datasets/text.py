@@ -32,7 +32,10 @@ MODULES = (
 
 @register("tinyshakespeare")
 def tinyshakespeare(*, length: PositiveInt = 100) -> Source:
-    """Tiny Shakespeare, 1 115 394 characters of 65 kinds, next character (Karpathy, 2015)."""
+    """Tiny Shakespeare, 1 115 394 characters of 65 kinds, next character (Karpathy, 2015).
+
+    Paper: karpathy2015unreasonable
+    """
     path = data_root() / "tinyshakespeare" / "input.txt"
     if not path.exists():
         raise UsageError(

@@ -1,4 +1,7 @@
-"""UCI regression sets with the standard splits of Gal and Ghahramani (2016, arXiv 1506.02142)."""
+"""UCI regression sets with the standard splits of Gal and Ghahramani (2016, arXiv 1506.02142).
+
+Paper: gal2016dropout, hernandez2015probabilistic
+"""
 
 from __future__ import annotations
 

@@ -8,6 +8,9 @@ The default prior of mean field is the authors', a scale for each layer. That of
 "layerwise", is exact but runs away: as the divergence shrinks weights their prior narrows, until layers are dead.
 
 The reduced prior is a spike at 0 of single weights, or a horseshoe over rows of them (`reduction.hierarchical`).
+
+Formula: ΔF = log E_q[p̃(w) / p(w)],  of a spike: log q(0) / p(0)
+Paper: markovic2023bayesian
 """
 
 from __future__ import annotations
@@ -67,6 +70,9 @@ def bmr(
 
     `preset: authors` is their inference; give it their cycle, `when: during` with `every`, and their optimiser.
     `reduced: horseshoe` has rows leave by the scales of a narrower prior, instead of weights by a spike.
+
+    Deviations: local reparameterisation and a start at the network; `preset: authors` is theirs.
+    Oracle: test_bmr.py::test_delta_f_is_the_integral, test_bmr.py::test_decisions_are_those_of_plain_code
     """
     if preset == "authors":
         inference = partial(StudentT, initial="uniform", draws="minibatch")
@@ -84,6 +90,11 @@ def bmr_laplace(
 
     `reduced: horseshoe` has rows leave by the scales of a narrower prior, instead of weights by a spike. `stop:
     free-energy` ends the rounds once the evidence of the network, pruned and trained on, no longer rises.
+
+    Paper: markovic2023bayesian, mackay1992practical
+    Deviations: the paper's posterior is mean field; a Laplace posterior is this suite's combination.
+    Oracle: test_bmr.py::test_the_spike_on_a_laplace_posterior_is_that_of_the_curvature,
+        test_full_curvature.py::test_each_weight_of_a_correlated_regression_has_its_exact_bayes_factor
     """
     pruner = reducing(partial(MAP, precision, kind, curvature, "layerwise"), rule, population, reduced)
     if stop is None:
@@ -99,7 +110,13 @@ def bmr_spam(
     steps: PositiveInt = 100, temperature: PositiveFloat = 1.0, update: UpdateRule = "adam",
     population: Population = "live",
 ) -> Pruner[Laplace]:  # fmt: skip
-    """Bayesian model reduction on the posterior of SpaM training (Marković et al. 2024; Dhahri et al. 2024)."""
+    """Bayesian model reduction on the posterior of SpaM training (Marković et al. 2024; Dhahri et al. 2024).
+
+    Paper: markovic2023bayesian, dhahri2024shaving
+    Deviations: no paper has this combination: the evidence of training decides what leaves, too.
+    Oracle: test_bmr.py::test_delta_f_is_the_integral,
+        test_spam.py::test_gradient_equals_autograd_and_mackay_is_its_root
+    """
     if prior in ("unitwise", "parameterwise"):
         raise UsageError(
             f"bmr-spam: with prior={prior!r} the evidence has already fitted a width to single weights or biases, and "

@@ -8,6 +8,11 @@ Under the paper's p̃, a spike at the smallest θ, ΔF is in the limit log q / p
 μ above the middle of the bounds makes positive: from the usual start nothing ever leaves (`bmrs-n-exact`). The
 published code lacks a factor 2π, and so prunes from ΔF = -½ log 2π upwards (`bmrs-n`). A spike in the middle of the
 bounds, θ = 4.5e-5, prunes nearly the same structures by the exact evidence (`bmrs-n-mid`).
+
+Paper: wright2024bmrs
+Deviations: masses of the truncated log-normal are computed in logs, so that none vanishes in the tails.
+Oracle: test_bmrs.py::test_delta_f_of_a_lognormal_is_the_integral,
+    test_bmrs.py::test_decisions_fall_where_the_note_says
 """
 
 from __future__ import annotations
@@ -161,21 +166,36 @@ def _share(square: Tensor, per_square: Tensor, best: Tensor) -> Tensor:
 
 @register("bmrs-n")
 def bmrs_n(kl: Weighting | float = "paper_mean", draws: DrawnFor = "example", lr_factor: float = 1.0) -> Pruner:
-    """Model reduction to a log-normal spike at the smallest noise, as published (Wright et al. 2024)."""
+    """Model reduction to a log-normal spike at the smallest noise, as published (Wright et al. 2024).
+
+    Formula: ΔF = log E_q[p̃(θ) / p(θ)],  p̃ a log-normal spike at the smallest θ;  leaves if ΔF >= -½ log 2π
+    Deviations: none in the decision, which has the published code's missing factor 2π; `bmrs-n-exact` has it
+        right.
+    """
     score = partial(lognormal_evidence, threshold=PUBLISHED_THRESHOLD, middle=False, variance=1e-12)
     return Pruner(partial(MultiplicativeNoise, kl, draws, lr_factor), score, keep_above=0.0)
 
 
 @register("bmrs-n-exact")
 def bmrs_n_exact(kl: Weighting | float = "paper_mean", draws: DrawnFor = "example", lr_factor: float = 1.0) -> Pruner:
-    """The same by the exact evidence, which provably removes nothing from the usual start."""
+    """The same by the exact evidence, which provably removes nothing from the usual start.
+
+    Formula: ΔF = log E_q[p̃(θ) / p(θ)],  p̃ a log-normal spike at the smallest θ;  leaves if ΔF >= 0
+    Deviations: the factor 2π that the published code lacks is there.
+    Oracle: test_bmrs.py::test_delta_f_of_a_lognormal_is_the_integral,
+        test_bmrs.py::test_a_spike_at_the_lower_bound_never_wins_right_of_the_middle
+    """
     score = partial(lognormal_evidence, threshold=0.0, middle=False, variance=1e-12)
     return Pruner(partial(MultiplicativeNoise, kl, draws, lr_factor), score, keep_above=0.0)
 
 
 @register("bmrs-n-mid")
 def bmrs_n_mid(kl: Weighting | float = "paper_mean", draws: DrawnFor = "example", lr_factor: float = 1.0) -> Pruner:
-    """Model reduction to a log-normal spike in the middle of the log noise, by the exact evidence."""
+    """Model reduction to a log-normal spike in the middle of the log noise, by the exact evidence.
+
+    Formula: ΔF = log E_q[p̃(θ) / p(θ)],  p̃ a log-normal spike at log θ = (a + b) / 2;  leaves if ΔF >= 0
+    Deviations: the spike is not at the lower bound but in the middle of the log noise.
+    """
     score = partial(lognormal_evidence, threshold=0.0, middle=True, variance=1e-2)
     return Pruner(partial(MultiplicativeNoise, kl, draws, lr_factor), score, keep_above=0.0)
 
@@ -188,7 +208,12 @@ def bmrs_u(
     draws: DrawnFor = "example",
     lr_factor: float = 1.0,
 ) -> Pruner:
-    """Model reduction to log-uniform noise between 2^-p2 and 2^-p1 (Wright et al. 2024)."""
+    """Model reduction to log-uniform noise between 2^-p2 and 2^-p1 (Wright et al. 2024).
+
+    Formula: ΔF = log((b - a) / (b̃ - ã)) + log q(ã <= log θ <= b̃);  leaves if ΔF >= 0
+    Oracle: test_bmrs.py::test_delta_f_of_a_loguniform_is_the_integral,
+        test_bmrs.py::test_decisions_fall_where_the_note_says
+    """
     inference = MultiplicativeNoise(kl, draws, lr_factor)
     within(p1, p2, inference.a, inference.b)
     return Pruner(
@@ -198,7 +223,14 @@ def bmrs_u(
 
 @register("snr")
 def snr(kl: Weighting | float = "paper_mean", draws: DrawnFor = "example", lr_factor: float = 1.0) -> Pruner:
-    """Signal-to-noise ratio of multiplicative noise, threshold 1 (Neklyudov et al. 2017)."""
+    """Signal-to-noise ratio of multiplicative noise, threshold 1 (Neklyudov et al. 2017).
+
+    Formula: s = log(E[θ] / Var[θ]^½)
+    Paper: neklyudov2017structured, wright2024bmrs
+    Deviations: as in BMRS, whose noise it shares: one draw for each example, and the divergence weighted by
+        layers.
+    Oracle: test_bmrs.py::test_the_signal_to_noise_ratio_is_the_integral
+    """
     return Pruner(partial(MultiplicativeNoise, kl, draws, lr_factor), signal_to_noise, keep_above=0.0)
 
 
@@ -206,5 +238,10 @@ def snr(kl: Weighting | float = "paper_mean", draws: DrawnFor = "example", lr_fa
 def noise_mean_pruner(
     kl: Weighting | float = "paper_mean", draws: DrawnFor = "example", lr_factor: float = 1.0
 ) -> Pruner:
-    """Expected multiplicative noise E[θ], threshold 0.1 (Wright et al. 2024)."""
+    """Expected multiplicative noise E[θ], threshold 0.1 (Wright et al. 2024).
+
+    Formula: s = log(E[θ] / 0.1)
+    Deviations: none known.
+    Oracle: test_bmrs.py::test_the_mean_is_the_integral
+    """
     return Pruner(partial(MultiplicativeNoise, kl, draws, lr_factor), expected_noise, keep_above=0.0)

@@ -4,8 +4,12 @@ Removing θ_q changes the gradient flow |g|² by -2 θ_q (Hg)_q to first order (
 score S = -θ ∘ (Hg) is high for weights whose removal would raise the flow; those are removed. Here larger is
 kept, so the score is θ ∘ (Hg). g and H are of the loss of the outputs divided by a temperature.
 
-Deviations from the published code: the linear layers of the scored copy are not initialised anew,
-and counts are exact (it keeps one weight too many).
+Deviations: unlike in the published code, the linear layers of the scored copy are not initialised anew, and counts are
+    exact (it keeps one weight too many).
+
+Formula: s = θ ∘ (H g)
+Paper: wang2020picking
+Oracle: test_methods.py::test_grasp_is_the_explicit_hessian_gradient_product
 """
 
 from __future__ import annotations

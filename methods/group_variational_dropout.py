@@ -4,6 +4,12 @@ The factors of Chirkova, Lobacheva, Vetrov (EMNLP 2018, arXiv 1810.10927), who h
 networks, on every neuron, filter, head and hidden unit: what the network reads from a structure is multiplied by its
 factor, which folds into the weights that read it (as in `noise.carriers`). A structure leaves when its factor does, or
 when no weight reads it any more.
+
+Formula: W_ij = w_ij z_i,  z_i ~ N(θ_i, σ_i²);  structure i leaves if log σ_i² / θ_i² > 3
+Paper: chirkova2018bayesian, molchanov2017variational
+Deviations: the paper has factors in recurrent networks; those on feed-forward structures are this suite's.
+Oracle: test_group_dropout.py::test_the_penalty_is_the_sum_over_weights_and_factors_and_its_gradient_is_right,
+    test_group_dropout.py::test_worth_is_the_least_of_what_a_weight_depends_on
 """
 
 from __future__ import annotations

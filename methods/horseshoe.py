@@ -2,6 +2,13 @@
 
 Ghosh, Yao, Doshi-Velez, ICML 2018 (arXiv 1806.05975), in the mean-field form to which Marković, Friston, Kiebel
 (arXiv 2309.12095) compare model reduction: w_ij = γ_i ŵ_ij with the scales of `horseshoe_prior`.
+
+Formula: w_ij = γ_i ŵ_ij,  γ_i² = τ² λ_i² c² / (c² + τ² λ_i²)
+Paper: ghosh2018structured, markovic2023bayesian
+Deviations: the papers prune by hand-picked thresholds or not at all; the rules `bmr`, `kappa`, `row` and `snr` are
+    this suite's.
+Oracle: test_horseshoe.py::test_moments_of_scales_are_two_dimensional_integrals,
+    test_horseshoe.py::test_the_divergence_from_a_gamma_prior_is_the_integral
 """
 
 from __future__ import annotations
@@ -113,7 +120,10 @@ def local_horseshoe(
     rule: ShrinkageRule = "bmr", scale: float = 1e-2, kl: float = 1.0, warm_up: tuple[int, int] = (0, 0),
     initial: Initial = "network", draws: Draws = "local", population: Population = "live",
 ) -> Pruner[Scaled]:  # fmt: skip
-    """Regularised horseshoe with scales of rows and of single weights; the rules that prune by it are this suite's."""
+    """Regularised horseshoe with scales of rows and of single weights; the rules that prune by it are this suite's.
+
+    Formula: w_ij = γ_i γ_ij ŵ_ij, the scales of rows and of weights half-Cauchy
+    """
     return _pruner(rule, population, kl=kl, warm_up=warm_up, draws=draws, initial=initial, scale=scale, local=True)
 
 

@@ -9,6 +9,9 @@ Shen et al., "Variational learning is effective for large deep networks", ICML 2
 β₂ᵗ is how much of h is still its start: the authors' 0.99999 leaves the variances of a short training what they were,
 and the signal-to-noise ratio a magnitude; one of a fifth of the training forgets the start, and lets weights that the
 data leave free drift to their prior. Here β₂ = 1 - 1/steps unless given, and the record says what became of h.
+
+Paper: shen2024variational
+Deviations: β₂ forgets over the whole training instead of being 0.99999, and learning rates are multiples of Adam's.
 """
 
 from __future__ import annotations
@@ -172,7 +175,11 @@ def ivon_opd(
     precision: PositiveFloat = 1.0, start: PositiveFloat = 1.0, beta2: float | None = None,
     lr_factor: PositiveFloat = 30.0,
 ) -> Pruner[Any]:  # fmt: skip
-    """Posterior damage ½Λm², half the squared signal-to-noise ratio, after training by IVON (Shen et al. 2024)."""
+    """Posterior damage ½Λm², half the squared signal-to-noise ratio, after training by IVON (Shen et al. 2024).
+
+    Formula: s_k = ½ N (h_k + δ/N) m_k²
+    Oracle: test_hooks.py::test_ivon_finds_the_curvature_of_a_quadratic
+    """
     return Pruner(partial(IVON, precision, start, beta2, lr_factor), opd)
 
 
@@ -181,5 +188,11 @@ def ivon_bmr(
     precision: PositiveFloat = 1.0, start: PositiveFloat = 1.0, beta2: float | None = None,
     lr_factor: PositiveFloat = 30.0,
 ) -> Pruner[Any]:  # fmt: skip
-    """Bayesian model reduction on the posterior of IVON (Shen et al. 2024; Marković et al. 2024)."""
+    """Bayesian model reduction on the posterior of IVON (Shen et al. 2024; Marković et al. 2024).
+
+    Formula: ΔF_k = ½ log(Λ_k / δ) - ½ Λ_k m_k²,  Λ_k = N h_k + δ;  what has ΔF > threshold leaves
+    Paper: shen2024variational, markovic2023bayesian
+    Oracle: test_hooks.py::test_ivon_finds_the_curvature_of_a_quadratic,
+        test_bmr.py::test_a_spike_is_the_savage_dickey_ratio_at_any_precision
+    """
     return reducing(partial(IVON, precision, start, beta2, lr_factor), "vb4", "live")

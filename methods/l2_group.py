@@ -3,6 +3,11 @@
 Li et al., "Pruning filters for efficient ConvNets", ICLR 2017, arXiv 1608.08710, by the norm of Wright et al. (2024),
 who cut one global ranking of unnormalised norms at the number of structures that BMRS removes. Layers of many inputs
 have long rows, so that such a ranking may take a whole layer: `allocation: layerwise` and `normalise: fan-in` do not.
+
+Formula: s_g = (Σ {w² : w computes structure g})^½
+Paper: li2017pruning, wright2024bmrs
+Deviations: Li et al. take the sum of absolute values, and a share of each layer that is chosen by hand.
+Oracle: test_bmrs_pruning.py::test_norms_are_those_of_rows_and_filters
 """
 
 from __future__ import annotations

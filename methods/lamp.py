@@ -3,6 +3,11 @@
 Within a layer the score of a weight is its square over the sum of all squares at least as large
 (equation 1), so that one global ranking by the score adapts the layers' densities. The largest weight
 of a layer scores exactly 1: no layer empties before every other weight of the network has gone.
+
+Formula: s_u = θ_u² / Σ {θ_v² : θ_v² >= θ_u²}
+Paper: lee2021layer
+Deviations: none in the score, which is computed in double precision.
+Oracle: test_methods.py::test_lamp_equals_brute_force
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The methods of sparse Bayesian LSTMs: weights alone (W), with neurons (W+N), and with gates (W+G+N)."""
+"""The methods of sparse Bayesian LSTMs: weights alone (W), with neurons (W+N), and with gates (W+G+N).
+
+Deviations: the divergence is exact instead of the published fit (`form: molchanov`); it rises over a warm-up.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,11 @@ def lstm_w(
     """Sparse variational dropout of LSTMs, noise tied over the sequence (Lobacheva, Chirkova, Vetrov 2017).
 
     With `words`, the vocabulary has factors too, which learn `lr_factor` times faster than the weights.
+
+    Formula: s_k = -log α_k,  α_k = σ_k² / θ_k²
+    Paper: lobacheva2017bayesian
+    Oracle: test_recurrent_dropout.py::test_noise_is_tied_over_the_sequence,
+        test_recurrent_dropout.py::test_the_divergence_has_a_term_for_every_weight_and_factor
     """
     return _pruner((), threshold, form, warm_up, kl, start, lr_factor, words)
 
@@ -34,6 +42,11 @@ def lstm_wn(
     """LSTM dropout of weights and neurons: factors on inputs and states (Chirkova, Lobacheva, Vetrov 2018).
 
     Embedded words have factors, one-hot ones only with `words`. Factors learn `lr_factor` times faster than weights.
+
+    Formula: W_ij = w_ij z_i (z of inputs and neurons);  leaves if log α > 3
+    Paper: chirkova2018bayesian
+    Oracle: test_recurrent_dropout.py::test_factors_fold_into_weights,
+        test_recurrent_dropout.py::test_the_counts_of_the_published_imdb_logs
     """
     return _pruner(("input", "neuron"), threshold, form, warm_up, kl, start, lr_factor, words, ties)
 
@@ -46,6 +59,11 @@ def lstm_wgn(
     """LSTM dropout of weights, gates and neurons (Lobacheva, Chirkova, Markovich, Vetrov 2020).
 
     Embedded words have factors, one-hot ones only with `words`. Factors learn `lr_factor` times faster than weights.
+
+    Formula: W_ij = w_ij z_i g_j (g of gates' preactivations);  leaves if log α > 3
+    Paper: lobacheva2020structured
+    Oracle: test_recurrent_dropout.py::test_a_gate_without_weights_is_its_bias_whatever_is_behind_it,
+        test_recurrent_dropout.py::test_the_counts_of_the_published_imdb_logs
     """
     return _pruner(("input", "neuron", "gate"), threshold, form, warm_up, kl, start, lr_factor, words, ties)
 

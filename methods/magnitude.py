@@ -2,6 +2,12 @@
 
 One-shot after training by default. The gradual schedule of Zhu & Gupta (arXiv 1710.01878) is
 `when: during`, Han's iterative form `rounds: n`, uniform layer densities `allocation: layerwise`.
+
+Formula: s_k = |θ_k|
+Paper: han2015learning, zhu2018prune
+Deviations: one cut instead of rounds of pruning and retraining unless `rounds` says otherwise; no dropout is
+    adjusted.
+Oracle: test_methods.py::test_magnitude_sums_over_the_slices_of_a_group
 """
 
 from __future__ import annotations

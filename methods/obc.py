@@ -6,6 +6,12 @@ a row and a column by a rank-one update. What a weight cost when it left, and no
 worth; rows are merged by it. The engine then conditions on the whole mask, where these moves end, in whatever order.
 
 Cost: out · in³ multiplications for a weight (out, in).
+
+Formula: s_q = w_q² / (2 [A⁻¹]_qq),  A = Σ x xᵀ,  one weight after the other
+Paper: frantar2022optimal
+Deviations: what stays is moved once, by the whole mask, instead of with each weight; both end at the same place.
+Oracle: test_layer_errors.py::test_leaving_costs_are_those_of_one_at_a_time,
+    test_conditioning.py::test_one_after_the_other_is_all_at_once
 """
 
 from __future__ import annotations

@@ -1,9 +1,16 @@
 """Optimal brain surgeon on a correlated Laplace posterior, in rounds: what leaves, and where the others go.
 
 Hassibi, Stork, NIPS 1992; Singh, Alistarh, "WoodFisher", NeurIPS 2020. A weight costs θ²/(2 Σ_qq), and what stays moves
-to the mean of the posterior given that all of them are 0 (`closed_forms.conditioning`); the papers add up single moves
-instead. The damping is the prior's precision, and the evidence fits it (MacKay 1992). Each round has the curvature of
-other examples: on it rests more than on the form of the posterior. Units leave by what reads them.
+to the mean of the posterior given that all of them are 0 (`closed_forms.conditioning`). The evidence fits the damping
+(MacKay 1992). Each round has the curvature of other examples: on it rests more than on the form of the posterior. Units
+leave by what reads them.
+
+Formula: s_q = θ_q² / (2 Σ_qq),  θ_S ← θ_S - Σ_SQ Σ_QQ⁻¹ θ_Q
+Paper: hassibi1992second, singh2020woodfisher
+Deviations: the papers add up the moves of single weights (`update: singles`); the damping is the prior's precision,
+    and is fitted.
+Oracle: test_conditioning.py::test_every_structure_equals_the_dense_formula_in_two_rounds,
+    test_adjusting.py::test_a_weights_cost_is_the_surgeons
 """
 
 from __future__ import annotations

@@ -8,6 +8,13 @@ q = N(θ, σ²), the divergence E log q - E log p has a closed first term, and t
     d log p / dw = -w (r / s₁² + (1-r) / s₀²),
 
 r the responsibility of the slab, which is what training discards, and what `inclusion` reads from q afterwards.
+
+Formula: PIP_k = E_q[r(w_k)],  r(w) = π N(w; 0, s₁²) / (π N(w; 0, s₁²) + (1-π) N(w; 0, s₀²));  stays if PIP > ½
+Paper: saha2024efficient, blundell2015weight
+Deviations: a reconstruction, as the equations were not at hand; the divergence is integrated, not drawn, when it is
+    reported.
+Oracle: test_mixture_prior.py::test_the_divergence_is_an_integral,
+    test_spike_slab.py::test_responsibility_is_bayes_rule_and_its_threshold_the_published_one
 """
 
 from __future__ import annotations

@@ -1,4 +1,11 @@
-"""PIP from trained gates: the probability φ that a weight, a node or a feature is in; see `variational.gates`."""
+"""PIP from trained gates: the probability φ that a weight, a node or a feature is in; see `variational.gates`.
+
+Formula: PIP_k = φ_k,  w_k = z_k ŵ_k,  q(z_k = 1) = φ_k;  stays if φ_k > ½
+Paper: saha2024efficient
+Deviations: a reconstruction: gates are those of stochastic variational inference with a spike and a slab.
+Oracle: test_indicators.py::test_the_trained_probabilities_of_an_orthogonal_design_are_exact,
+    test_indicators.py::test_the_divergence_counts_every_gate_once
+"""
 
 from __future__ import annotations
 

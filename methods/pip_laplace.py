@@ -4,6 +4,12 @@ The cheapest estimator of `spike_slab`: nothing is retrained. It is exact where 
 posterior factorises; elsewhere the variances decide. The "conditional" ones, of a diagonal posterior, keep too many of
 weights that stand in for each other; the marginal ones, of the whole posterior ("full") or of its Kronecker factors,
 keep too few.
+
+Formula: log odds_k = log π / (1-π) - log q(0) / p(0);  stays if PIP > ½
+Paper: saha2024efficient
+Deviations: a reconstruction: the estimator after training, for comparison with those that train.
+Oracle: test_spike_slab.py::test_the_method_is_exact_for_orthogonal_designs,
+    test_spike_slab.py::test_log_odds_are_the_formula_and_the_unit_of_the_weight_does_not_matter
 """
 
 from __future__ import annotations

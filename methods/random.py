@@ -2,6 +2,12 @@
 
 Frankle et al., "Pruning neural networks at initialization: why are we missing the mark?" (ICLR 2021, arXiv
 2009.08576): a method that is not better than its own mask shuffled within layers chooses only densities.
+
+Formula: s_k ~ U(0, 1)
+Paper: frankle2021pruning
+Deviations: none known.
+Oracle: test_methods.py::test_random_like_takes_over_everything_but_the_choice_inside_layers,
+    test_methods.py::test_shuffling_keeps_the_layer_counts_and_nothing_else
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@ Mocanu et al., "Scalable training of artificial neural networks with adaptive sp
 Communications 9 (2018); Evci, Gale, Menick, Castro, Elsen, "Rigging the lottery", ICML 2020, arXiv 1911.11134. Kept
 weights of the smallest magnitude leave; grown ones start at 0. Layers have the densities of Erdős-Rényi-Kernel. The
 schedule is the engine's (`bench.pruning.dynamic`): the ends of epochs stand for the papers' every 100 steps.
+
+Deviations: weights are exchanged at the ends of epochs, not every 100 steps.
 """
 
 from __future__ import annotations
@@ -26,13 +28,23 @@ from .scores.scratch import gradients_of, scoring_batch, scratch
 
 @register("set")
 def set_pruner(regrow: PositiveFloat = 0.3, precision: float = 1.0) -> Pruner[Laplace]:
-    """Sparse evolutionary training: the smallest leave, random ones grow (SET, Mocanu et al. 2018)."""
+    """Sparse evolutionary training: the smallest leave, random ones grow (SET, Mocanu et al. 2018).
+
+    Formula: leave: the smallest |θ_k|;  grow: at random
+    Paper: mocanu2018scalable
+    Oracle: test_hooks.py::test_weights_are_exchanged_and_counts_stay
+    """
     return _dynamic(at_random, regrow, precision)
 
 
 @register("rigl")
 def rigl_pruner(regrow: PositiveFloat = 0.3, examples: PositiveInt = 256, precision: float = 1.0) -> Pruner[Laplace]:
-    """Sparse training: the smallest leave, those of the largest gradient grow (RigL, Evci et al. 2020)."""
+    """Sparse training: the smallest leave, those of the largest gradient grow (RigL, Evci et al. 2020).
+
+    Formula: leave: the smallest |θ_k|;  grow: the largest |∂L/∂θ_k|
+    Paper: evci2020rigging
+    Oracle: test_hooks.py::test_the_gradient_of_absent_weights_is_the_losss
+    """
     return _dynamic(partial(by_gradient, examples=examples), regrow, precision)
 
 

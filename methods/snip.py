@@ -3,6 +3,12 @@
 The sensitivity of the loss to a connection's multiplicative mask c at c = 1 is |∂L/∂c_j| = |θ_j ∂L/∂θ_j|
 (equation 4 up to its normaliser, which does not change the order), measured on one mini-batch at
 initialisation. Gradients are summed over the batch before the absolute value is taken.
+
+Formula: s_j = |θ_j ∂L/∂θ_j|
+Paper: lee2019snip
+Deviations: networks keep their own initialisation, and BatchNorm is in evaluation mode unless `batch_norm` says
+    otherwise.
+Oracle: test_methods.py::test_snip_is_the_derivative_with_respect_to_the_mask
 """
 
 from __future__ import annotations

@@ -9,9 +9,14 @@ BatchNorm makes the likelihood blind to the scale of the weights before it, whic
 to step; running statistics lag behind, and evaluation mode shows another network than the one in training. So the
 statistics are set anew before each fit of the evidence.
 
-Deliberate deviations from the published code: the penalty is not divided by the initial precision; log
-precisions are clamped, because a vanishing curvature or weight drives them without bound; the precisions in
-use are those after the last step, not one step behind; the training mode is restored after each fit.
+Deviations: unlike in the published code, the penalty is not divided by the initial precision; log precisions are
+    clamped, because a vanishing curvature or weight drives them without bound; the precisions in use are those after
+    the last step, not one step behind; the training mode is restored after each fit.
+
+Formula: δ ← argmax log p(D | δ) every K epochs;  then the score of the criterion
+Paper: dhahri2024shaving, immer2021scalable
+Oracle: test_spam.py::test_gradient_equals_autograd_and_mackay_is_its_root,
+    test_spam.py::test_evidence_of_a_linear_model_is_exact_iff_its_design_is_orthogonal
 """
 
 from __future__ import annotations

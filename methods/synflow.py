@@ -3,6 +3,11 @@
 With every weight replaced by its absolute value and an input of ones, R is the sum of the outputs and the
 score is θ ∘ ∂R/∂θ (equation 2), computed anew in each of 100 rounds (algorithm 1). Float64 throughout:
 the product over many layers leaves the range of float32. Whole network in evaluation mode.
+
+Formula: s = θ ∘ ∂R/∂θ,  R = 1ᵀ (Π_l |θ_l|) 1
+Paper: tanaka2020pruning
+Deviations: LayerNorm and GroupNorm are reduced to their affine parts, which the published networks do not have.
+Oracle: test_methods.py::test_synflow_is_conserved_across_layers_and_has_its_closed_form
 """
 
 from __future__ import annotations

@@ -2,8 +2,13 @@
 
 Sun, Liu, Bair, Kolter, "A simple and effective pruning approach for large language models", ICLR 2024, 2306.11695:
 |w_ij| ‖x_j‖, the root of what leaving alone does to the layer's output, and each output keeps the same share of its
-inputs. No gradient and no label decides. Here all layers are scored at once, of the dense network; theirs one after the
-other, behind those that are pruned already.
+inputs. No gradient and no label decides.
+
+Formula: s_ij = |w_ij| ‖x_j‖₂
+Paper: sun2024simple
+Deviations: all layers are scored at once, of the dense network; theirs one after the other, behind those that are
+    pruned already.
+Oracle: test_layer_errors.py::test_wanda_is_weights_times_norms_of_inputs
 """
 
 from __future__ import annotations

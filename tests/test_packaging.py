@@ -27,7 +27,9 @@ ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 README = (ROOT / "README.md").read_text()
 HEAVY = ("torch", "pandas", "matplotlib", "scipy", "sklearn")
-SHIPPED = ("*.py", "py.typed", "matrices/*.yaml", "templates/*", "*.mplstyle")
+SHIPPED = (
+    "*.py", "py.typed", "__init__.pyi", "references.bib", "matrices/*.yaml", "entries/*.yaml", "templates/*", "*.mplstyle", "*.jsonl.gz",
+)  # fmt: skip
 WINGS = ("architectures", "bench", "datasets", "methods", "reports")
 BUILD_PRODUCTS = shutil.ignore_patterns("__pycache__", "*.egg-info", "build", "dist", ".*")
 
@@ -156,7 +158,7 @@ def wheel(tmp_path_factory):
     pytest.importorskip("build")
     source = tmp_path_factory.mktemp("wheel") / "source"
     source.mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE", "__init__.py", "py.typed"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "__init__.py", "__init__.pyi", "py.typed"):
         shutil.copy(ROOT / name, source)
     for folder in [*(ROOT / name for name in WINGS), ROOT / "tests"]:
         shutil.copytree(folder, source / folder.name, ignore=BUILD_PRODUCTS)

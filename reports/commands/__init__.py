@@ -79,10 +79,29 @@ def reference(tiers: tuple[str, ...], out: Path, pack_only: bool, into: Path | N
             click.echo(f"{path}: {count} rows")
 
 
+@click.command()
+@click.argument("names", nargs=-1, required=True, metavar="METHOD...|MATRIX")
+@click.option("--plugin", "plugins", multiple=True, metavar="FILE", help="A file of further methods; repeatable.")
+def cite(names: tuple[str, ...], plugins: tuple[str, ...]) -> None:
+    """Print BibTeX of the papers behind methods, or behind all methods, networks and data of a MATRIX.
+
+    \b
+    Examples:
+        bayesprune cite opd bmrs-u
+        bayesprune cite my_matrix.yaml > used.bib
+    """
+    from ...methods import registry
+    from .cite import cite as bibtex_of
+
+    for plugin in plugins:
+        registry.load_plugin(plugin)
+    click.echo(bibtex_of(names))
+
+
 def _bar() -> Callable[[int], Callable[[int], None]]:
     from ...bench.progress_bar import bar
 
     return bar
 
 
-COMMANDS = (ledger, reference)
+COMMANDS = (cite, ledger, reference)
