@@ -205,7 +205,7 @@ def test_a_file_that_says_something_else_is_refused_in_one_sentence(tmp_path, ch
 def test_an_id_counts_once_and_a_matrix_must_be_there(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(GOOD + GOOD)
-    with pytest.raises(UsageError, match="mine.yaml:10: the id 'claim' is taken"):
+    with pytest.raises(UsageError, match=r"mine.yaml:10: the id 'claim' is taken"):
         load_entries(path)
     path.write_text(GOOD.replace("smoke", "smok"))
     with pytest.raises(UsageError, match=r"unknown matrix of entry 'claim' 'smok'.*smoke"):

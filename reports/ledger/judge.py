@@ -41,12 +41,9 @@ class Judged:
     @property
     def verdict(self) -> Verdict:
         """Held if all rules are; did not hold if none is; not run if no rule could be judged."""
-        found = [f.verdict for f in self.findings]
-        if all(v == "not run" for v in found):
-            return "not run"
-        if all(v == found[0] for v in found):
-            return found[0]
-        return "in part"
+        found: set[Verdict] = {f.verdict for f in self.findings}
+        first, *others = found
+        return "in part" if others else first
 
     @property
     def decides(self) -> bool:
