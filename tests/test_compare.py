@@ -15,6 +15,7 @@ from bayesprune.bench.results.integrity import canonical, sha256
 from bayesprune.bench.spec.matrix import load_matrix
 from bayesprune.datasets.errors import UsageError
 from bayesprune.reports.commands import entrants as entering
+from bayesprune.reports.commands.among import reference_standings
 from bayesprune.reports.commands.entrants import entrants, refuse_strangers
 from bayesprune.reports.commands.recompute import chosen_by_hash, recompute, sample
 from bayesprune.reports.commands.submission import CHECKED, load_submission
@@ -57,7 +58,7 @@ def author(made, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(TIERS, "core", ("tiny",))
     monkeypatch.setattr(entering, "MATRICES", {"weights": "tiny"})
-    for module in ("compare", "submission"):
+    for module in ("compare", "submission", "among"):
         monkeypatch.setattr(f"bayesprune.reports.commands.{module}.MATRICES", {"weights": "tiny"})
     monkeypatch.setattr(results, "shipped", lambda: made)
     return tmp_path
@@ -148,6 +149,17 @@ def test_rows_of_other_revisions(author, made):
         UsageError, match=r"is of revision 7 of method .*, this program has revision 1: update bayesprune"
     ):
         recompute([newer], author / "again", 1)
+
+
+def test_a_report_shows_its_methods_among_the_reference_results_ranked_anew(author, made, coarse):
+    run(author / "tiny", author / "results", jobs=1)
+    assert invoke("report", "results").exit_code == 0
+    table = (author / "report" / "tables" / "reference-weights.md").read_text()
+    assert set(re.findall(r"^\| ([\w-]+) \|", table, re.MULTILINE)) >= {"magnitude", "opd", "random"}
+    [found] = reference_standings(["opd", "random"], made)
+    assert {row[0].text: row[1].text for row in found.rows} == {"opd": "1", "random": "2"}
+    assert "CORE, 2 + 2 epochs" in found.title
+    assert reference_standings(["opd", "nobody's"], made) == []
 
 
 # ---------------------------------------------------------------------- forging

@@ -5,8 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ..writing.render import Table
 
 _JOBS = click.option("--jobs", type=click.IntRange(min=1), help="Worker processes.  [default: number of cores]")
 
@@ -219,6 +225,15 @@ def _parsed(options: tuple[str, ...]) -> dict:
     from ...bench.spec.option_text import parsed
 
     return parsed(options)
+
+
+def among_the_reference(frame: pd.DataFrame) -> list[Table]:
+    """Where the methods of some records stand in the reference results; nothing where fewer than two of them do."""
+    from ..records.frame import labels, prepare, pruned
+    from ..reference.results import shipped
+    from .among import reference_standings
+
+    return reference_standings(labels(pruned(prepare(frame))), shipped())
 
 
 def _bar() -> Callable[[int], Callable[[int], None]]:

@@ -43,7 +43,7 @@ class Plan:
 
 def plan(found: Entrants, units: str, reference: Reference) -> Plan:
     """What is to be computed; raises UsageError for a collision with a reference row, or if there is no reference."""
-    of = _headline(reference.of(MATRICES[units]))
+    of = headline(reference.of(MATRICES[units]))
     seeds = {row["seed"] for row in of.rows if row["status"] == "done"}
     if not seeds:
         raise UsageError(f"there are no reference results for {units} yet: make them with `make reference`")
@@ -52,7 +52,7 @@ def plan(found: Entrants, units: str, reference: Reference) -> Plan:
     return Plan(tuple(runs), of, units)
 
 
-def _headline(reference: Reference) -> Reference:
+def headline(reference: Reference) -> Reference:
     """Rows that were retrained for as long as they were trained."""
     return Reference(
         tuple(r for r in reference.rows if r.get("epochs_finetune") == r.get("epochs_train") or r["status"] != "done"),
