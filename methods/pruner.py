@@ -146,6 +146,10 @@ class Inference(ABC, Generic[Posterior]):
         """What was learned beside the network's parameters, summed up as JSON for the record."""
         return {}
 
+    def unfinished(self) -> str | None:
+        """Why training was too short for a decision of its own, in words that follow a colon; None where it was not."""
+        return None
+
     @classmethod
     def revisions(cls) -> dict[str, int]:
         """Revisions beyond the first of the class and of those that it is made of, by name."""

@@ -7,8 +7,8 @@ import pytest
 import torch
 from bayesprune.bench.harness.run_matrix import run
 from bayesprune.bench.results.frames import results
+from bayesprune.bench.spec.equal_epochs import of_settings
 from bayesprune.bench.spec.matrix import Matrix, load_matrix
-from bayesprune.bench.spec.protocol import of_settings
 from bayesprune.bench.spec.settings import Training
 from bayesprune.bench.training.loop import train
 from bayesprune.datasets.errors import UsageError

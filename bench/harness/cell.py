@@ -140,6 +140,7 @@ def _results(run: Run, bench: Workbench) -> tuple[dict[str, Any], dict[str, np.n
         **_cost_columns(outcome),
         **_epochs(run, outcome),
         **({"tuned": tuned.report} if tuned.report else {}),
+        **({"unfinished": outcome.unfinished} if outcome.unfinished else {}),
         "logits_digest": digest(outputs),
     }
     return columns, {"outputs": outputs.numpy(), "y": labels.cpu().numpy()}

@@ -37,6 +37,7 @@ class Outcome:
     """A pruned and trained network, its mask, what it cost, and what the method said at each pruning.
 
     `state` is the one that was scored last. What is kept has been the same, `held`, for `epochs_held` epochs.
+    `unfinished` says why training was too short for the method's own decision, if it was.
     """
 
     network: nn.Module
@@ -53,6 +54,7 @@ class Outcome:
     learned: dict[str, Any] = field(default_factory=dict)
     held: Tensor | None = None
     epochs_held: int = 0
+    unfinished: str | None = None
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ def prune(engine: Engine, sparsity: float | None) -> Outcome:
         outcome = PRUNE[engine.pruner.when](engine, sparsity)
         learned = engine.learned  # what training learned then, fine-tuning has since blurred
         outcome.learned = outcome.inference.learned(outcome.network) if learned is None else learned
+        outcome.unfinished = outcome.inference.unfinished()
         outcome.inference.detach(outcome.network)
         return outcome
 

@@ -9,7 +9,7 @@ from typing import Any
 IDENTITY = (
     "key", "status", "reason", "dataset", "architecture", "method", "units", "sparsity_target", "sparsity_auto",
     "seed", "when", "inference", "criterion", "likelihood", "predictive",
-    "revisions",
+    "revisions", "protocol",
 )  # fmt: skip
 RESULTS = (
     "sparsity", "kept", "total", "compression", "layer_density", "collapsed", "accuracy", "accuracy_top5", "nll",
@@ -21,7 +21,7 @@ RESULTS = (
     "parameters", "parameters_masked", "parameters_removed", "flops_compact", "bytes_dense", "bytes_compact",
     "certificate",
     "passes_train", "passes_score", "passes_finetune", "epochs_train", "epochs_finetune", "epochs_held", "tuned",
-    "mask_digest", "logits_digest",
+    "unfinished", "mask_digest", "logits_digest",
 )  # fmt: skip
 
 SECONDS = (
@@ -47,7 +47,7 @@ NAMES = ("key", "dataset", "architecture", "method", "units")
 TEXTS = (
     "reason", "traceback", "when", "inference", "criterion", "likelihood", "predictive", "started", "device",
     "dataset_digest", "logits_digest", "mask_digest", "version_bayesprune", "version_torch", "version_python",
-    "git_revision", "host_cpu", "fit_device", "fit_host_cpu",
+    "git_revision", "host_cpu", "fit_device", "fit_host_cpu", "unfinished",
 )  # fmt: skip
 MAPPINGS = ("revisions", "tuned", "layer_density", "shift", "learned", "latency", "run")
 LISTS = ("reports", "adjustments", "collapsed")

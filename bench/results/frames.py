@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from ...datasets.errors import UsageError
+from ..spec.equal_epochs import of_settings
 from .columns import COSTS, IDENTITY, ORDER, RESULTS, SECONDS, is_number
 from .store import Store
 
@@ -42,10 +43,11 @@ def frame_of(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def _budget(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Epochs of training and of retraining, which records from before did not repeat beside their run."""
+    """Epochs of training and of retraining, and the protocol that these follow: what the settings of a record say."""
     run = record.get("run") or {}
     phases = {"epochs_train": "training", "epochs_finetune": "finetune"}
-    return {name: run.get(phase, {}).get("epochs") for name, phase in phases.items()}
+    epochs = {name: run.get(phase, {}).get("epochs") for name, phase in phases.items()}
+    return {**epochs, "protocol": of_settings(run)}
 
 
 def csv_text(frame: pd.DataFrame) -> str:

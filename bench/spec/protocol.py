@@ -8,18 +8,16 @@ al. 2020; Le and Hua 2021), so some cells may be repeated for the curve R = 0, T
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
 from ...datasets.errors import UsageError
+from .equal_epochs import LABEL, NAME, VERSION, retraining
 from .pattern import Pattern
 from .run import Choice
 from .settings import Finetune, Settings, Training
 
-# Epochs of retraining over those of training, of which 1 is the headline.
-CURVE = (0.0, 0.25, 1.0, 4.0)
 # Of the prior precision: weight decays of about 1e-4 to 1e-1 at 1,000 examples.
 GRIDS: dict[str, tuple[float, ...]] = {"precision": (0.1, 1.0, 10.0, 100.0)}
 
@@ -33,27 +31,22 @@ class Protocol(Settings):
         curve: the cells that are repeated under the other budgets of the curve.
     """
 
-    name: Literal["equal-epochs"] = "equal-epochs"
-    version: Literal[1] = 1
+    name: Literal["equal-epochs"] = NAME
+    version: Literal[1] = VERSION
     tuning: dict[str, tuple[float, ...]] = Field(default_factory=lambda: dict(GRIDS))
     curve: list[Pattern] = Field(default_factory=list)
-
-    @property
-    def label(self) -> str:
-        """Name and version."""
-        return f"{self.name}, version {self.version}"
 
     def phases(self, training: Training, finetune: Finetune) -> tuple[Training, Finetune]:
         """The phases that the protocol has; raises UsageError where a matrix asks for others."""
         if "schedule" in training.model_fields_set and training.schedule != "cosine":
-            raise UsageError(f"training.schedule: {self.label}, has a cosine; leave the schedule out")
+            raise UsageError(f"training.schedule: {LABEL}, has a cosine; leave the schedule out")
         if "epochs" in finetune.model_fields_set and finetune.epochs != training.epochs:
             raise UsageError(
-                f"finetune.epochs: {self.label}, retrains for as many epochs as it trains, {training.epochs}; leave it "
+                f"finetune.epochs: {LABEL}, retrains for as many epochs as it trains, {training.epochs}; leave it "
                 "out, and name cells for other budgets under curve"
             )
         if finetune.lr not in (None, training.lr):
-            raise UsageError(f"finetune.lr: {self.label}, retrains at the rate of the training; leave it out")
+            raise UsageError(f"finetune.lr: {LABEL}, retrains at the rate of the training; leave it out")
         cosine = training.model_copy(update={"schedule": "cosine"})
         return cosine, finetune.model_copy(update={"epochs": training.epochs, "lr": None})
 
@@ -68,20 +61,8 @@ class Protocol(Settings):
 
     def other_budgets(self, finetune: Finetune) -> list[Finetune]:
         """The retraining of the curve beside R = T; each once."""
-        epochs = {round(share * finetune.epochs) for share in CURVE} - {finetune.epochs}
-        return [finetune.model_copy(update={"epochs": n}) for n in sorted(epochs)]
-
-
-def of_settings(run: Mapping[str, Any]) -> str | None:
-    """The protocol whose budgets the settings of a record's `run` have; None if they have none's."""
-    training, finetune = run.get("training", {}), run.get("finetune", {})
-    epochs = training.get("epochs", 0)
-    follows = (
-        training.get("schedule") == "cosine"
-        and finetune.get("lr") in (None, training.get("lr"))
-        and finetune.get("epochs") in {round(share * epochs) for share in CURVE}
-    )
-    return Protocol().label if follows else None
+        epochs = retraining(finetune.epochs)
+        return [finetune.model_copy(update={"epochs": n}) for n in epochs if n != finetune.epochs]
 
 
 def _named(value: Any) -> Any:

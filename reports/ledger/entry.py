@@ -42,8 +42,8 @@ class Check(Settings):
         of, minus, over: the quantity, and what is taken off it or divides it.
         near, within: it is at most max(2 standard errors, `within`) away.
         at_least, at_most: bounds.
-        judged: the `mean` over seeds, `every` seed, or the 95 % t `interval` of the mean must keep the bounds; differences
-            by their interval, unless said otherwise.
+        judged: the `mean` over seeds, `every` seed, or the 95 % t `interval` of the mean must keep the bounds;
+            differences by their interval, unless said otherwise.
     """
 
     of: Quantity
@@ -105,8 +105,8 @@ class Entry(Settings):
 def load_entries(path: str | Path) -> list[Entry]:
     """The entries of a ledger file, a YAML list.
 
-    Raises UsageError, naming file and line, for a file that is absent or not YAML, an unknown or missing key, a value of
-    the wrong kind, and an id that stands there twice.
+    Raises UsageError, naming file and line, for a file that is absent or not YAML, an unknown or missing key, a value
+    of the wrong kind, and an id that stands there twice.
     """
     node, content = parsed(text_of(Path(path)), str(path))
     if not isinstance(content, list) or not content:

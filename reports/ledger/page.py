@@ -37,9 +37,9 @@ def counts(judged: Iterable[Judged]) -> str:
 
 _WORDS = {"held": "held", "in part": "held in part", "did not hold": "did not hold", "not run": "not run yet"}
 _NOTES = (
-    "Ours: the mean over seeds with its 95 % t interval, and their number. Held in part: some rules of an entry are kept, "
-    "or the interval holds the bound. A verdict is about the networks and budgets of the cells named, not about the "
-    "published ones.",
+    "Ours: the mean over seeds with its 95 % t interval, and their number. Held in part: some rules of an entry are "
+    "kept, or the interval holds the bound. A verdict is about the networks and budgets of the cells named, not about "
+    "the published ones.",
 )
 
 
@@ -67,9 +67,12 @@ def finding_text(found: Finding) -> str:
     """`1.58 [1.50, 1.66], n = 3`; a dash where nothing has been run."""
     if not found.values:
         return "–"
-    n = len(found.values)
-    interval = f" [{found.low:.4g}, {found.high:.4g}]" if math.isfinite(found.low) else ""
-    return f"{found.mean:.4g}{interval}, n = {n}"
+    interval = f" [{_number(found.low)}, {_number(found.high)}]" if math.isfinite(found.low) else ""
+    return f"{_number(found.mean)}{interval}, n = {found.seeds}"
+
+
+def _number(value: float) -> str:
+    return f"{round(value, 9) + 0.0:.4g}"
 
 
 def rule_text(check: Check) -> str:
