@@ -6,11 +6,12 @@ JOBS ?=
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DOCS_STAMP := $(VENV)/.docs-installed
 # Whole files, so that no worker makes what another has made for the tests of a file.
 PARALLEL := -n auto --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install bench reference test slow check speed constraints clean
+.PHONY: help install bench reference docs pictures test slow check speed constraints clean
 
 help: ## Say what there is to make.
 	@sed -n 's/^\([a-z]*\):[^#]*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -26,6 +27,13 @@ bench: $(STAMP) ## Run the default matrix into results/ (resumes if interrupted)
 
 reference: $(STAMP) ## Compute the reference results, or go on with them, and pack them into reports/reference/.
 	$(BIN)/bayesprune reference --out reference-results $(if $(JOBS),--jobs $(JOBS))
+
+docs: $(DOCS_STAMP) ## Make the documentation in docs/_build/html; warnings are errors, and links inside are followed.
+	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
+	@echo "Open $(CURDIR)/docs/_build/html/index.html in a browser."
+
+pictures: $(STAMP) ## Draw the picture of README from the reference results.
+	cd docs && ../$(BIN)/python -m generators.pictures mission.svg
 
 test: $(STAMP) ## Run the tests, a file at a time on each core.
 	$(BIN)/pytest $(PARALLEL)
@@ -43,14 +51,14 @@ check: $(STAMP) ## Everything a change must pass: ruff, pyright, import-linter, 
 speed: $(STAMP) ## Run the benchmarks of the suite's own speed.
 	$(BIN)/pytest --rootdir bench/speed bench/speed
 
-constraints: $(STAMP) ## Write the installed versions to constraints.txt.
+constraints: $(DOCS_STAMP) ## Write the installed versions to constraints.txt.
 	@$(BIN)/python -m pip freeze --all --exclude-editable --exclude pip > $(VENV)/frozen.txt
 	@{ head -n 1 constraints.txt; LC_ALL=C sort -f $(VENV)/frozen.txt; } > $(VENV)/constraints.txt
 	@mv $(VENV)/constraints.txt constraints.txt
-	@touch $(STAMP)
+	@touch $(STAMP) $(DOCS_STAMP)
 
 clean: ## Remove build products and caches; .venv, results and report stay.
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .benchmarks .hypothesis .import_linter_cache
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .benchmarks .hypothesis .import_linter_cache docs/_build docs/generated
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
 $(STAMP): pyproject.toml constraints.txt
@@ -60,4 +68,8 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) is %d.%d; name another with make PYTHON=/path/to/python" % sys.version_info[:2])'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+$(DOCS_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev,docs]'
 	@touch $@

@@ -1,0 +1,16 @@
+"""What is written before Sphinx reads: pages, tables and pictures that are made of code and results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from . import api, ledger, pages, pictures
+
+
+def write(out: Path) -> None:
+    """Write everything below `out`, which is no part of the repository."""
+    pages.write(out)
+    (out / "standings.md").write_text(pages.standings())
+    (out / "ledger.md").write_text(ledger.page())
+    (out / "mission.md").write_text(pictures.snippet(out))
+    (out / "api.rst").write_text(api.page())

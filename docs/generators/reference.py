@@ -1,0 +1,89 @@
+"""Charts and standings from the reference results that come with the package; nothing where there are none."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+from bayesprune.reports.commands.compare import headline
+from bayesprune.reports.commands.entrants import MATRICES
+from bayesprune.reports.drawing.panels import FORMATS
+from bayesprune.reports.leaderboard.standings import leaderboard
+from bayesprune.reports.records.blocks import field
+from bayesprune.reports.records.frame import Records, done, panel_metric, panels, prepare
+from bayesprune.reports.reference.results import Reference, shipped
+from bayesprune.reports.topics.curves import curves, curves_caption
+from bayesprune.reports.topics.standing import standing_table
+from bayesprune.reports.writing.render import Section, Table
+from matplotlib.figure import Figure
+
+BASELINES = ("magnitude", "random")
+MOST_PANELS = 4
+
+
+def base(label: str) -> str:
+    """The registered name in a label: `opd` of `opd(rounds=5)`; of SpaM's criteria their family."""
+    name = re.split(r"[(\[ ]", label, maxsplit=1)[0]
+    return "spam-<criterion>" if name.startswith("spam-") else name
+
+
+@functools.cache
+def matrices() -> dict[str, Reference]:
+    """The headline rows of each matrix: those that were retrained for as long as they were trained, if it has such."""
+    reference = shipped()
+    parts = {name: reference.of(name) for name in dict.fromkeys(row["matrix"] for row in reference.rows)}
+    return {name: part if name.startswith("reference-given") else headline(part) for name, part in parts.items()}
+
+
+@functools.cache
+def standings() -> tuple[Table, ...]:
+    """The leaderboard of CORE for each kind of units that has one."""
+    found = (_standings(units, name) for units, name in MATRICES.items() if name in matrices())
+    return tuple(table for table in found if table is not None)
+
+
+def _standings(units: str, matrix: str) -> Table | None:
+    part = matrices()[matrix]
+    found = field(prepare(part.frame()), part.scores, units)
+    if found is None or len(found.blocks[0].entrants) < 2:
+        return None
+    made = max((date for _, date in part.made), default="")
+    title = f"Reference results, {units} (CORE, {made})"
+    return standing_table(leaderboard(found.blocks), found, f"standings-{units}", title)
+
+
+def standing_of(name: str) -> list[Table]:
+    """The lines of a method, with all its variants, in the leaderboards."""
+    own = ((table, tuple(row for row in table.rows if base(row[0].text) == name)) for table in standings())
+    return [Table(t.name, t.title, t.columns, (Section("", rows),)) for t, rows in own if rows]
+
+
+def chart(shows: Callable[[Records], pd.Series], path: Path) -> str | None:
+    """Quality against sparsity of what `shows` selects, beside magnitude and random, on the networks where it ran.
+
+    The matrix is the one with the most results of it. Writes `path` and returns the caption; None without results.
+    """
+    found = max(map(records, matrices()), key=lambda rows: shows(rows).sum(), default=None)
+    there = panels(found[shows(found)])[:MOST_PANELS] if found is not None else []
+    if found is None or not there:
+        return None
+    metric = panel_metric(found, there[0])
+    chosen = found[shows(found) | found["label"].isin(BASELINES)]
+    kept = Records(pd.concat([panel.rows(chosen) for panel in there]))
+    save_svg(curves(kept, metric.name, there), path)
+    return curves_caption(kept, metric)
+
+
+def save_svg(figure: Figure, path: Path) -> None:
+    """Write a figure, the same bytes every time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata=FORMATS["svg"])
+
+
+@functools.cache
+def records(matrix: str) -> Records:
+    """The results of a matrix."""
+    return Records(done(prepare(matrices()[matrix].frame())))
