@@ -33,7 +33,7 @@ nitpicky = False
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
 
-autosummary_generate = True
+autosummary_generate = ["generated/api.rst"]  # which is written before Sphinx reads
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
 napoleon_use_ivar = True
