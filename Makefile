@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 PARALLEL := -n auto --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install bench reference test slow check speed constraints clean
+.PHONY: help install bench reference test slow check speed golden constraints clean
 
 help: ## Say what there is to make.
 	@sed -n 's/^\([a-z]*\):[^#]*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -42,6 +42,9 @@ check: $(STAMP) ## Everything a change must pass: ruff, pyright, import-linter, 
 
 speed: $(STAMP) ## Run the benchmarks of the suite's own speed.
 	$(BIN)/pytest --rootdir bench/speed bench/speed
+
+golden: $(STAMP) ## Rewrite the golden cells; refuses where a value moved without a new revision.
+	$(BIN)/python tests/golden.py --write
 
 constraints: $(STAMP) ## Write the installed versions to constraints.txt.
 	@$(BIN)/python -m pip freeze --all --exclude-editable --exclude pip > $(VENV)/frozen.txt
