@@ -10,11 +10,15 @@ from ..datasets.errors import UsageError, one_line
 from ..datasets.plain import as_plain
 from ..datasets.seal import TestSplitError, sealed
 from . import registry
-from .pruner import Adjusting, Allocation, Inference, Pruner, Rewind, When
+from .pruner import Adjusting, Allocation, Inference, Pruner, Retrain, Rewind, When
+from .tuning import candidates, check_grid, is_tuned
 
 # Options of every method: when, in how many rounds and by which allocation units leave, and where the others go.
-SCHEDULE = ("when", "rounds", "every", "allocation", "adjust", "rewind")
-_CHOICES = {"when": get_args(When), "allocation": get_args(Allocation), "adjust": get_args(Adjusting)}
+SCHEDULE = ("when", "rounds", "every", "allocation", "adjust", "rewind", "retrain")
+_CHOICES = {
+    name: get_args(kind)
+    for name, kind in (("when", When), ("allocation", Allocation), ("adjust", Adjusting), ("retrain", Retrain))
+}
 
 
 def build(name: str, **given: Any) -> Pruner:
@@ -50,11 +54,16 @@ def _check_kind(name: str, pruner: Any, inference: Any) -> None:
 
 
 def options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Checked options of the method `name`, without those at their default."""
+    """Checked options of the method `name`, without those at their default; of tuned ones every value is checked."""
     own, schedule = _separate(name, given)
-    checked = registry.options(name, own)
-    default = build(name, **checked)
-    return checked | {n: v for n, v in schedule.items() if v != getattr(default, n)}
+    tuned = {option: value for option, value in own.items() if is_tuned(value)}
+    for option, value in tuned.items():
+        check_grid(name, option, value)
+    checked = [registry.options(name, candidate) for candidate in candidates(own)]
+    default, *_ = [build(name, **candidate) for candidate in checked]
+    build(name, **checked[0], **schedule)
+    fixed = {n: v for n, v in checked[0].items() if n not in tuned}
+    return fixed | tuned | {n: v for n, v in schedule.items() if v != getattr(default, n)}
 
 
 def _separate(name: str, given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

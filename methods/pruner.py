@@ -35,6 +35,7 @@ AFTER_TRAINING: Mapping[str, bool] = MappingProxyType({"after training": True})
 Allocation = Literal["global", "layerwise", "rowwise", "erk", "lamp", "2:4"]
 Adjusting = Literal["none", "condition"]
 Rewind = int | Literal["initial", "transplant"]
+Retrain = Literal["shared", "each", "only"]
 
 
 def structures_of(granularity: Granularity) -> Granularity:
@@ -55,9 +56,11 @@ class Inference(ABC, Generic[Posterior]):
     Attributes:
         stochastic: whether a network in training mode computes with noise that it does not have in evaluation mode.
             BatchNorm's running statistics, which remember training, are then measured anew after it.
+        revision: of the class, raised with every change that moves results beyond rounding.
     """
 
     stochastic: ClassVar[bool] = False
+    revision: ClassVar[int] = 1
 
     @abstractmethod
     def penalty(self, network: nn.Module) -> Tensor:
@@ -143,6 +146,16 @@ class Inference(ABC, Generic[Posterior]):
         """What was learned beside the network's parameters, summed up as JSON for the record."""
         return {}
 
+    def unfinished(self) -> str | None:
+        """Why training was too short for a decision of its own, in words that follow a colon; None where it was not."""
+        return None
+
+    @classmethod
+    def revisions(cls) -> dict[str, int]:
+        """Revisions beyond the first of the class and of those that it is made of, by name."""
+        given = {kind.__qualname__: vars(kind).get("revision", 1) for kind in cls.__mro__}
+        return {name: revision for name, revision in given.items() if isinstance(revision, int) and revision != 1}
+
     @property
     def correlates(self) -> bool:
         """Whether the posterior knows how weights hang together, so that survivors can move when others leave."""
@@ -215,6 +228,9 @@ class Pruner(Generic[Posterior]):
             fine-tuning: an epoch's number, "initial" for 0, or "transplant": those of a fresh initialisation.
         stop: whether rounds end, by what the method has reported in each, before more is removed; where the method
             decides how much is.
+        retrain: what the epochs of retraining are for: "shared" among the rounds; all of them after "each" round; or,
+            for pruning at initialisation, they are the "only" training, so that masks found before training and
+            after it are trained for equally long.
     """
 
     inference: Callable[[], Inference[Posterior]]
@@ -232,6 +248,7 @@ class Pruner(Generic[Posterior]):
     regrow: float = 0.3
     rewind: Rewind | None = None
     stop: Callable[[Sequence[dict[str, Any]]], bool] | None = None
+    retrain: Retrain = "shared"
 
     @property
     def adjusts(self) -> bool:
@@ -265,10 +282,19 @@ class Pruner(Generic[Posterior]):
             raise UsageError(f"a pruner's regrow must be a share in (0, 1], got {self.regrow!r}")
         if self.rewind is not None:
             self._check_rewind()
+        self._check_retrain()
         if self.shuffle and (
             self.when in ("during", "online", "dynamic") or (self.when == "after" and self.rounds > 1)
         ):
             raise UsageError("a shuffled control is not possible where training goes on between rounds: use rounds=1")
+
+    def _check_retrain(self) -> None:
+        if self.retrain not in get_args(Retrain):
+            raise UsageError(f"a pruner's retrain must be one of {', '.join(get_args(Retrain))}, got {self.retrain!r}")
+        if self.retrain == "each" and (self.when != "after" or self.rewind is not None):
+            raise UsageError("retrain='each' trains on after each round of pruning: use when='after', without rewind")
+        if self.retrain == "only" and self.when != "before":
+            raise UsageError("retrain='only' leaves out the training before retraining: use when='before'")
 
     def _check_rewind(self) -> None:
         epoch = self.rewind

@@ -17,10 +17,11 @@ from ..datasets.atomic import write_atomically
 from ..datasets.errors import UsageError
 from . import summary
 from .drawing.panels import Drawing, save
-from .figures import drawings
+from .figures import drawings_of
+from .records.division import Part, divided
 from .records.frame import Records, prepare
 from .records.ranking import Ranking, rankings
-from .tables import tables
+from .tables import tables_of
 from .writing import render
 from .writing.render import Table
 
@@ -47,29 +48,30 @@ def report(frame: pd.DataFrame, out: Path | str, *, title: str = "Pruning report
     """
     out = _folder(Path(out))
     records = prepare(frame)
-    ranked = rankings(records)
-    images = [_image(drawing, out / "figures") for drawing in drawings(records, ranked)]
-    found = tables(records, ranked)
+    parts = divided(records)
+    ranked = rankings(parts[0].ranked)
+    images = [_image(drawing, out / "figures") for drawing in drawings_of(records, parts[0], ranked)]
+    found = tables_of(records, parts, ranked)
     for table in found:
         _write(out / "tables" / f"{table.name}.md", render.markdown(table))
         _write(out / "tables" / f"{table.name}.tex", render.latex(table))
     _write(out / "results.csv", _csv(frame))
-    _write(out / "index.html", page(records, ranked, images, found, title, missing))
+    _write(out / "index.html", page(records, parts[0], ranked, images, found, title, missing))
     return out / "index.html"
 
 
 def page(
-    records: Records, ranked: Sequence[Ranking], images: list[_Image], found: list[Table], title: str,
+    records: Records, part: Part, ranked: Sequence[Ranking], images: list[_Image], found: list[Table], title: str,
     missing: Sequence[str] = (),
 ) -> str:  # fmt: skip
-    """The page as HTML; every text of the records and of `missing` is escaped."""
+    """The page as HTML, with the findings of one part of the records; their text and `missing` are escaped."""
     return _template().render(
         title=title,
         facts=summary.facts(records),
-        headlines=summary.headlines(records, ranked),
-        doubts=[*missing, *summary.doubts(records, ranked)],
+        headlines=[*filter(None, [part.budget.sentence]), *summary.headlines(part.records, ranked)],
+        doubts=[*missing, *summary.doubts(part.records, ranked), *summary.apart(part)],
         incomplete=bool(missing),
-        missing=summary.missing_controls(records),
+        missing=summary.missing_controls(part.ranked),
         images=images,
         tables=[(table, Markup(render.html_table(table))) for table in found if table.name != "failures"],  # noqa: S704
         failures=[(table, Markup(render.html_table(table))) for table in found if table.name == "failures"],  # noqa: S704

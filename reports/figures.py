@@ -5,15 +5,18 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from matplotlib.figure import Figure
 
 from .drawing import panels as layout
 from .drawing.panels import Drawing
 from .drawing.style import styles
+from .records.division import Part
 from .records.frame import Panel, Records, labels, panels, percent, reference_sparsity
 from .records.metrics import METRICS, Metric
 from .records.ranking import Ranking
+from .topics.budgets import sensitivities, sensitivity, sensitivity_caption
 from .topics.calibration import calibration, calibration_caption, calibration_panels
 from .topics.cost import cost, cost_caption, cost_panels
 from .topics.curves import curves, curves_caption
@@ -55,7 +58,22 @@ __all__ = [
 ]
 
 CURVES = ("bpc", "accuracy", "average_precision", "rmse", "nll", "ece", "ood_auroc")
+CURVES_PER_PAGE = 4
 WIDE_PER_PAGE = 4  # panels that take a whole row
+
+
+def drawings_of(records: Records, part: Part, ranked: Sequence[Ranking]) -> list[Drawing]:
+    """Every figure of a report: those of the headline's budget, which each names, and the curve over budgets."""
+    curves = sensitivities(records)
+    found = [
+        replace(one, caption=f"{part.budget.note} {one.caption}".strip()) for one in drawings(part.records, ranked)
+    ]
+    pages = [curves[i : i + CURVES_PER_PAGE] for i in range(0, len(curves), CURVES_PER_PAGE)]
+    title = "How the order of methods hangs on the epochs of retraining"
+    return found + [
+        Drawing(f"sensitivity-{i}" if len(pages) > 1 else "sensitivity", title, sensitivity_caption(p), sensitivity(p))
+        for i, p in enumerate(pages, 1)
+    ]
 
 
 def drawings(records: Records, ranked: Sequence[Ranking]) -> list[Drawing]:

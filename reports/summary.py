@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from .records import statistics as st
+from .records.budgets import budgets
+from .records.division import Part
 from .records.frame import (
     Panel,
     Records,
@@ -49,6 +51,7 @@ def facts(records: Records) -> list[tuple[str, str]]:
             if len(records)
             else "",
         ),
+        ("Budget", _budgets(records)),
         ("Inference", _listed(records["inference"])),
         ("Predictive", _listed(records["predictive"])),
         (
@@ -60,6 +63,10 @@ def facts(records: Records) -> list[tuple[str, str]]:
         ("Started", _started(records)),
     ]
     return [(name, text) for name, text in found if text]
+
+
+def _budgets(records: Records) -> str:
+    return "; ".join(f"{b.text} ({b.protocol or 'no protocol'})" for b in budgets(records) if b.is_known)
 
 
 def _listed(values: Iterable[str]) -> str:
@@ -175,6 +182,17 @@ def doubts(records: Records, rankings: Sequence[Ranking]) -> list[str]:
         *_crowded(records),
     ]
     return list(dict.fromkeys(found))
+
+
+def apart(part: Part) -> list[str]:
+    """Methods that the budget was too short for."""
+    names = list(dict.fromkeys(f"{one.label} ({one.units})" for one in part.undertrained))
+    if not names:
+        return []
+    return [
+        f"Undertrained within this budget, marked † and without a rank: {', '.join(names)}; the table "
+        "“Undertrained” says why."
+    ]
 
 
 def _failed(records: Records) -> list[str]:

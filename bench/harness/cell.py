@@ -30,6 +30,7 @@ from ..training.fits import check_detached
 from ..training.seeding import stream
 from .interrupts import interrupted
 from .provenance import provenance
+from .tuning import pruned
 from .workbench import Workbench
 
 LONGEST_TRACEBACK = 20_000  # characters that a record keeps, from both ends
@@ -91,7 +92,7 @@ def _traceback(error: BaseException) -> str:
 
 def identity(run: Run) -> dict[str, Any]:
     """The columns that identify a cell."""
-    return {"key": run.key, **names(run), "run": run.model_dump(mode="json")}
+    return {"key": run.key, **names(run), "revisions": run.revisions, "run": run.model_dump(mode="json")}
 
 
 def names(run: Run) -> dict[str, Any]:
@@ -111,7 +112,8 @@ def names(run: Run) -> dict[str, Any]:
 def _results(run: Run, bench: Workbench) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The columns of a finished cell, and what its logits file holds."""
     sparsity = None if run.sparsity == "auto" else run.sparsity
-    outcome = bench.prune(sparsity)
+    tuned = pruned(bench, sparsity)
+    bench, outcome = tuned.bench, tuned.outcome
     _check_mask(outcome, sparsity if run.budget.exact else None, bench.engine.units)
     check_detached(outcome.network, bench.untrained)
     values, outputs = evaluate(outcome.network, bench.data, run.shift)
@@ -136,6 +138,9 @@ def _results(run: Run, bench: Workbench) -> tuple[dict[str, Any], dict[str, np.n
         **flops(outcome.network, bench.data.train[:1].x),
         **(_deployed(bench, outcome) if run.units != "weights" else {}),
         **_cost_columns(outcome),
+        **_epochs(run, outcome),
+        **({"tuned": tuned.report} if tuned.report else {}),
+        **({"unfinished": outcome.unfinished} if outcome.unfinished else {}),
         "logits_digest": digest(outputs),
     }
     return columns, {"outputs": outputs.numpy(), "y": labels.cpu().numpy()}
@@ -182,6 +187,15 @@ def _cost_columns(outcome: Outcome) -> dict[str, Any]:
         f"{what}_{name}": getattr(cost, what)
         for name, cost in phases.items()
         for what in ("seconds", "passes", "peak_bytes")
+    }
+
+
+def _epochs(run: Run, outcome: Outcome) -> dict[str, Any]:
+    """The budget: epochs of training and of retraining, and how many of them had the final mask."""
+    return {
+        "epochs_train": run.training.epochs,
+        "epochs_finetune": run.finetune.epochs,
+        "epochs_held": outcome.epochs_held,
     }
 
 

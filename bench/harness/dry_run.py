@@ -16,7 +16,7 @@ from ...methods.pruner import Pruner
 from ..evaluation.evaluate import evaluate
 from ..results.store import OWN_NAMES, Store
 from ..spec.run import Run
-from ..training.fits import attached, inference_of
+from ..training.fits import attached, fit_key, inference_of
 from ..training.loop import train
 from ..training.seeding import stream
 from .executors.chosen import chosen
@@ -77,18 +77,21 @@ def estimate(tasks: Sequence[Task], device: torch.device) -> float:
         if place not in speed:
             speed[place] = _measure(first, device)
         epoch, evaluation = speed[place]
-        total += sum(_epochs(r) * epoch + evaluation for r in task.runs)
-        if task.fit not in fits:
-            fits.add(task.fit)
+        total += sum(_epochs(r) * len(r.method.candidates) * epoch + evaluation for r in task.runs)
+        for one in first.candidates:
             with sealed():
-                candidates = len(inference_of(first).candidates())
-            total += (first.training.epochs * candidates + first.finetune.epochs) * epoch
+                inference = inference_of(one)
+                key, candidates = fit_key(one, inference), len(inference.candidates())
+            if key not in fits:
+                fits.add(key)
+                total += (first.training.epochs * candidates + first.finetune.epochs) * epoch
     return total
 
 
 def _epochs(run: Run) -> int:
-    pruner: Pruner = build_pruner(run.method.name, **run.method.options)
-    return run.finetune.epochs + (0 if pruner.when == "after" else run.training.epochs)
+    pruner: Pruner = build_pruner(run.method.name, **run.method.candidates[0].options)
+    training = 0 if pruner.when == "after" or pruner.retrain == "only" else run.training.epochs
+    return training + run.finetune.epochs * (pruner.rounds if pruner.retrain == "each" else 1)
 
 
 def _measure(run: Run, device: torch.device) -> tuple[float, float]:

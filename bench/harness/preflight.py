@@ -29,7 +29,7 @@ from .workers import data_of, forget_data
 
 def applicable(run: Run, network: nn.Module, example: Tensor) -> None:
     """Raise NotApplicable, before anything is trained, for a cell that makes no sense; `network` is untrained."""
-    pruner = build_pruner(run.method.name, **run.method.options)
+    pruner = build_pruner(run.method.name, **run.method.candidates[0].options)
     if run.sparsity == "auto" and not pruner.decides:
         raise NotApplicable(f"method {run.method.label!r} has no threshold of its own: it cannot choose a sparsity")
     if pruner.when == "online" and run.training.epochs < ONLINE_EVERY:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -31,6 +31,12 @@ class Workbench:
     device: torch.device
 
     @cached_property
+    def candidates(self) -> list[Workbench]:
+        """Workbenches of the cells among which validation data choose; this one alone, where nothing is tuned."""
+        runs = self.run.candidates
+        return [replace(self, run=run) for run in runs] if len(runs) > 1 else [self]
+
+    @cached_property
     def fit(self) -> Fit:
         """The trained network that all post-hoc methods share, and the dense control."""
         return fitted(self.run, self.data, self.store, self.device)
@@ -50,7 +56,7 @@ class Workbench:
     def engine(self) -> Engine:
         """The engine of the cell's method, on networks as the method scores them first."""
         run, fit = self.run, self.fit
-        pruner = build_pruner(run.method.name, **run.method.options)
+        pruner = build_pruner(run.method.name, **run.method.candidates[0].options)
         parts = units(self.untrained, run.units, self.data.train[:2].x)
         engine = Engine(
             pruner, parts, self.data.train, self.device, self._attached, run.seed, run.budget, run.training,

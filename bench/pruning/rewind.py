@@ -42,17 +42,21 @@ def past(engine: Engine) -> Past:
 
 
 def rewind_(engine: Engine, outcome: Outcome, to: Past) -> None:
-    """Survivors go back, what has left stays away, and the rest of the training follows, in place."""
+    """Survivors go back, in place, and what has left stays away."""
     outcome.network, outcome.inference = to.kept.into(*_untrained(engine))
     outcome.inference.reduce(outcome.network, outcome.mask)
     outcome.mask.apply_(outcome.network)
+
+
+def train_from(engine: Engine, outcome: Outcome, to: Past) -> None:
+    """The rest of the training, in place."""
     order, settings = stream(engine.seed, "data order"), engine.training
     with seeded(engine.seed, "training"):
         torch.set_rng_state(to.draws)
         left = settings.epochs - to.epoch
         train(
             outcome.network, engine.split, outcome.inference, settings, left, order, outcome.mask,
-            lambda _: engine.advance(), 0, to.epoch,
+            engine.told(outcome), 0, to.epoch,
         )  # fmt: skip
 
 

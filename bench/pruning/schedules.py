@@ -14,7 +14,7 @@ from ..training.loop import AfterEpoch, without_noise
 from .dynamic import check_dynamic, exchange, first_mask
 from .engine import Engine, Kept, Outcome, Snapshot
 from .gradual import gradual_share, is_pruned_after, pruning_span
-from .rewind import past, rewind_
+from .rewind import past, rewind_, train_from
 
 # Epochs between the cuts of online pruning, and the first and the last sparsity it cuts to (Dhahri et al. 2024).
 ONLINE_EVERY = 10
@@ -27,22 +27,26 @@ def prune(engine: Engine, sparsity: float | None) -> Outcome:
         outcome = PRUNE[engine.pruner.when](engine, sparsity)
         learned = engine.learned  # what training learned then, fine-tuning has since blurred
         outcome.learned = outcome.inference.learned(outcome.network) if learned is None else learned
+        outcome.unfinished = outcome.inference.unfinished()
         outcome.inference.detach(outcome.network)
         return outcome
 
 
 def prune_after(engine: Engine, sparsity: float | None) -> Outcome:
-    """Prune a trained network in `rounds`, training on after each; the fine-tuning epochs are shared among rounds."""
+    """Prune a trained network in `rounds`, training on after each; rounds share the epochs, or have as many each."""
     rounds, epochs = engine.pruner.rounds, engine.finetune.epochs
+    epochs *= rounds if engine.pruner.retrain == "each" else 1
     to = past(engine) if engine.pruner.rewind is not None else None
 
     def train_on(outcome: Outcome, i: int) -> None:
         done = i * epochs // rounds
+        if to is not None:
+            rewind_(engine, outcome, to)
         with measured(outcome.network, engine.device) as cost:
             if to is None:
                 engine.refine(outcome, (i + 1) * epochs // rounds - done, done)
             else:
-                rewind_(engine, outcome, to)
+                train_from(engine, outcome, to)
         outcome.finetune += cost
 
     outcome = engine.in_rounds(sparsity, train_on)
@@ -53,7 +57,10 @@ def prune_after(engine: Engine, sparsity: float | None) -> Outcome:
 def prune_before(engine: Engine, sparsity: float | None) -> Outcome:
     """Prune at initialisation, in `rounds` without training between them, then train what is left."""
     outcome = engine.in_rounds(sparsity, lambda outcome, i: None)
-    _train_in_full(engine, outcome, outcome.mask)
+    if engine.pruner.retrain == "only":
+        _train_on(engine, outcome)
+    else:
+        _train_in_full(engine, outcome, outcome.mask)
     return outcome
 
 
@@ -102,6 +109,12 @@ def _train_in_full(engine: Engine, outcome: Outcome, mask: Mask | None, after_ep
         setattr(outcome, phase, cost.without((outcome.score + outcome.adjust).without(nested)))
 
 
+def _train_on(engine: Engine, outcome: Outcome) -> None:
+    """The second phase alone."""
+    with measured(outcome.network, engine.device) as outcome.finetune:
+        engine.refine(outcome, engine.finetune.epochs)
+
+
 # ---------------------------------------------------------------------- online
 
 
@@ -112,8 +125,7 @@ def prune_online(engine: Engine, sparsity: float | None) -> Outcome:
     snapshots, cost = engine.online
     outcome = cut_online(engine, snapshots, sparsity)
     outcome.train = cost
-    with measured(outcome.network, engine.device) as outcome.finetune:
-        engine.refine(outcome, engine.finetune.epochs)
+    _train_on(engine, outcome)
     return outcome
 
 

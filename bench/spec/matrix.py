@@ -5,22 +5,21 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import yaml
-from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, ValidationError
+from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError
 
 from ...architectures.units.vector import Granularity
 from ...datasets.errors import UsageError, unknown
 from .budget import Budget
-from .run import WEIGHTS, Choice, Run
-from .settings import Finetune, Number, Seed, Settings, Threads, Training
+from .pattern import Pattern, Sparsity, match
+from .protocol import Named, Protocol
+from .run import WEIGHTS, Choice, Run, sources_read_once
+from .settings import Finetune, Seed, Settings, Threads, Training
 from .shipped import find_matrix
 from .yaml_places import line_of, written
 from .yaml_text import parsed, text_of
-
-# -0.0 is 0.0, and has to have its key.
-Sparsity = Annotated[Number, Field(ge=0, lt=1), AfterValidator(lambda share: share + 0.0)] | Literal["auto"]
 
 
 def _choice(value: Any) -> Any:
@@ -37,26 +36,6 @@ def _choice(value: Any) -> Any:
 Choices = Annotated[list[Annotated[Choice, BeforeValidator(_choice)]], Field(min_length=1)]
 
 
-class Exclusion(Settings):
-    """Cells to leave out: those that match everything given; names match with or without options."""
-
-    dataset: str | None = None
-    architecture: str | None = None
-    method: str | None = None
-    sparsity: Sparsity | None = None
-    seed: Seed | None = None
-    units: Granularity | None = None
-
-    def matches(self, run: Run) -> bool:
-        """Whether `run` is to be left out."""
-        named = ("dataset", "architecture", "method")
-        plain = all(getattr(self, n) in (None, getattr(run, n)) for n in ("sparsity", "seed", "units"))
-        return plain and all(
-            (wanted := getattr(self, n)) is None or wanted in (getattr(run, n).name, getattr(run, n).label)
-            for n in named
-        )
-
-
 class Matrix(Settings):
     """Everything that a matrix file says."""
 
@@ -71,7 +50,8 @@ class Matrix(Settings):
     finetune: Finetune = Finetune()
     shift: bool = True
     threads: Threads = 1
-    exclude: list[Exclusion] = Field(default_factory=list)
+    exclude: list[Pattern] = Field(default_factory=list)
+    protocol: Named | None = None
 
     _file: Path | None = PrivateAttr(None)
     _node: Any = PrivateAttr(None)
@@ -85,6 +65,7 @@ class Matrix(Settings):
         datasets = self._checked("datasets", dataset_options)
         architectures = self._checked("architectures", architecture_options)
         methods = self._checked("methods", method_options)
+        training, finetune = self._phases()
         product = itertools.product(datasets, architectures, self.units, self.seeds, methods, self.sparsity)
         runs = [
             Run(
@@ -96,34 +77,55 @@ class Matrix(Settings):
                 sparsity=s,
                 budget=self.budget,
                 shift=self.shift,
-                training=self.training,
-                finetune=self.finetune,
+                training=training,
+                finetune=finetune,
                 threads=self.threads,
             )
             for d, a, u, seed, m, s in product
         ]
-        self._refuse_idle_exclusions(runs)
+        self._refuse_idle_patterns(runs)
         self._refuse_untrained(architectures)
-        kept = {run.key: run for run in runs if not any(e.matches(run) for e in self.exclude)}
+        runs += self._curve(runs, finetune)
+        with sources_read_once():
+            kept = {run.key: run for run in runs if not match(self.exclude, run)}
         if not kept:
             raise UsageError("the matrix is empty: `exclude` leaves no cell")
         return list(kept.values())
 
+    def _phases(self) -> tuple[Training, Finetune]:
+        """Training and retraining, as the protocol has them if there is one."""
+        if self.protocol is None:
+            return self.training, self.finetune
+        try:
+            return self.protocol.phases(self.training, self.finetune)
+        except UsageError as error:
+            raise UsageError(f"{self._place('protocol')}{error}") from error
+
+    def _curve(self, runs: list[Run], finetune: Finetune) -> list[Run]:
+        """The cells that the protocol repeats under other budgets."""
+        if self.protocol is None:
+            return []
+        budgets = self.protocol.other_budgets(finetune)
+        return [r.model_copy(update={"finetune": f}) for f in budgets for r in runs if match(self.protocol.curve, r)]
+
     def _checked(self, kind: str, options: Callable[[str, Mapping[str, Any]], dict[str, Any]]) -> list[Choice]:
         """The choices of one kind with checked options, without those at their default."""
         checked = []
-        for i, choice in enumerate(getattr(self, kind)):
+        tuned = self.protocol.tuned if self.protocol is not None and kind == "methods" else lambda choice: choice
+        for i, choice in enumerate(map(tuned, getattr(self, kind))):
             try:
                 checked.append(Choice(name=choice.name, options=options(choice.name, choice.options)))
             except UsageError as error:
                 raise UsageError(f"{self._place(kind, i)}{error}") from error
         return checked
 
-    def _refuse_idle_exclusions(self, runs: list[Run]) -> None:
-        for i, exclusion in enumerate(self.exclude):
-            if not any(exclusion.matches(run) for run in runs):
-                given = exclusion.model_dump(exclude_none=True)
-                raise UsageError(f"{self._place('exclude', i)}exclude {given} matches no cell; check the spelling")
+    def _refuse_idle_patterns(self, runs: list[Run]) -> None:
+        curve = self.protocol.curve if self.protocol else []
+        for place, patterns in ((("exclude",), self.exclude), (("protocol", "curve"), curve)):
+            for i, pattern in enumerate(patterns):
+                if not any(pattern.matches(run) for run in runs):
+                    given = pattern.model_dump(exclude_none=True)
+                    raise UsageError(f"{self._place(*place, i)}{place[-1]} {given} matches no cell; check the spelling")
 
     def _refuse_untrained(self, architectures: list[Choice]) -> None:
         for i, choice in enumerate(architectures):
@@ -175,5 +177,7 @@ def _located(path: Path, node: yaml.Node | None, error: ValidationError) -> Usag
 
 
 def _fields_at(place: list[Any]) -> Iterable[str]:
-    model = {"training": Training, "finetune": Finetune, "exclude": Exclusion}.get(place[0] if place else "", Matrix)
+    model = {"training": Training, "finetune": Finetune, "exclude": Pattern, "protocol": Protocol}.get(
+        place[0] if place else "", Matrix
+    )
     return model.model_fields

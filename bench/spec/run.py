@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cached_property
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -19,10 +19,13 @@ from ...architectures.units.vector import Granularity
 from ...datasets import registry as datasets
 from ...datasets.registry import Registry
 from ...methods import registry as methods
+from ...methods.tuning import AT, candidates, is_tuned
 from .budget import Budget
+from .revisions import Revisions, revisions_of
 from .settings import Finetune, Training
 
 TRANSPORT = ("download",)
+Found = TypeVar("Found")
 
 
 class Choice(BaseModel):
@@ -37,6 +40,12 @@ class Choice(BaseModel):
     def deciding(self) -> dict[str, Any]:
         """The options that can change a result: all but how data reaches the machine."""
         return {name: value for name, value in sorted(self.options.items()) if name not in TRANSPORT}
+
+    @property
+    def candidates(self) -> list[Choice]:
+        """Choices with each value of the options that are tuned; itself, where none is."""
+        found = candidates(self.options)
+        return [Choice(name=self.name, options=options) for options in found] if len(found) > 1 else [self]
 
     @cached_property
     def label(self) -> str:
@@ -75,15 +84,26 @@ class Run(BaseModel):
         """
         return sources_of(self)
 
+    @cached_property
+    def revisions(self) -> Revisions:
+        """Revisions beyond the first of what the cell is made of, by kind and name; they travel like the sources."""
+        method = self.method
+        place = ("revisions", f"{self.dataset.name} {self.architecture.name} {method.model_dump_json()}")
+        return _once(
+            place,
+            lambda: revisions_of(self.dataset.name, self.architecture.name, method.name, method.candidates[0].options),
+        )
+
     def canonical(self) -> dict[str, Any]:
-        """What identifies the cell, as JSON; the source of plug-ins and the content of weights belong to it."""
+        """What identifies the cell, as JSON; revisions, sources of plug-ins and the content of weights belong to it."""
         form = self.model_dump(mode="json", exclude_defaults=True)
         for part, transports in {"dataset": TRANSPORT, "architecture": (WEIGHTS,)}.items():
             for transport in transports:
                 form[part].get("options", {}).pop(transport, None)
             if not form[part].get("options", True):
                 del form[part]["options"]
-        return form | ({"sources": self.sources} if self.sources else {})
+        beside = {"sources": self.sources, "revisions": self.revisions}
+        return form | {name: value for name, value in beside.items() if value}
 
     @cached_property
     def key(self) -> str:
@@ -91,10 +111,17 @@ class Run(BaseModel):
         return content_key(self.canonical())
 
     @property
+    def candidates(self) -> list[Run]:
+        """The cells among which validation data choose, with each combination of tuned options; itself if none is."""
+        choices = self.method.candidates
+        return [self.model_copy(update={"method": m}) for m in choices] if len(choices) > 1 else [self]
+
+    @property
     def data_key(self) -> str:
         """What the data of the cell are called: the data set, its options and content, the seed of its splits."""
-        form = self.canonical()
-        return content_key({"dataset": form["dataset"], "seed": self.seed, "source": self.sources.get("dataset")})
+        form, revised = self.canonical(), self.revisions.get("dataset")
+        content = {"dataset": form["dataset"], "seed": self.seed, "source": self.sources.get("dataset")}
+        return content_key(content | ({"revisions": revised} if revised else {}))
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """As pydantic's; what was derived from other fields is derived anew."""
@@ -102,6 +129,7 @@ class Run(BaseModel):
         vars(copied).pop("key", None)
         if update and not update.keys().isdisjoint(("dataset", "architecture", "method")):
             vars(copied).pop("sources", None)
+            vars(copied).pop("revisions", None)
         return copied
 
 
@@ -116,13 +144,13 @@ def sources_of(run: Run) -> dict[str, str]:
     return {kind: digest for kind, digest in digests.items() if digest is not None}
 
 
-_read: ContextVar[dict[tuple[str, str], str | None] | None] = ContextVar("read", default=None)
+_read: ContextVar[dict[tuple[str, str], Any] | None] = ContextVar("read", default=None)
 
 
 @contextmanager
 def sources_read_once() -> Iterator[None]:
     """Inside the block every file that belongs to the identity of cells is read once, whatever the number of cells."""
-    token = _read.set({})
+    token = _read.set({} if (read := _read.get()) is None else read)
     try:
         yield
     finally:
@@ -133,11 +161,11 @@ def _source(registry: Registry, name: str) -> str | None:
     return _once((registry.kind, name), lambda: registry.source_digest(name))
 
 
-def _once(place: tuple[str, str], digest: Callable[[], str | None]) -> str | None:
+def _once(place: tuple[str, str], found: Callable[[], Found]) -> Found:
     if (read := _read.get()) is None:
-        return digest()
+        return found()
     if place not in read:
-        read[place] = digest()
+        read[place] = found()
     return read[place]
 
 
@@ -148,4 +176,6 @@ def content_key(content: Any) -> str:
 
 
 def _short(value: Any) -> str:
+    if is_tuned(value):
+        return f"tuned at {AT}"
     return repr(value).removesuffix(".0") if isinstance(value, float) else str(value).replace(" ", "")

@@ -203,6 +203,16 @@ class MultiplicativeNoise(Inference[TruncatedLogNormal]):
         reached = self.log_sigma.max().item()
         self.shortfall = (reached, needed) if reached < needed else None
 
+    def unfinished(self) -> str | None:
+        """Noise that has not grown to where structures leave."""
+        if self.shortfall is None:
+            return None
+        reached, needed = self.shortfall
+        return (
+            f"the noise had no time to grow: log s rose from {self.start[1]:.1f} to {reached:.1f} at most, and "
+            f"structures leave from about {needed:.1f} on"
+        )
+
     @torch.no_grad()
     def detach(self, network: nn.Module) -> None:
         """Fold E[θ] into the weights that read the structures, and take all hooks off."""

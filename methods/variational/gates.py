@@ -232,6 +232,12 @@ class Indicators(SpikeAndSlab[Gated]):
         each = {name: v for name, v in named(odds[self.owner], self.shapes).items() if bool(gated[name].all())}
         return Gated(q.mean, q.precision, each, self.level != "weights")
 
+    def unfinished(self) -> str | None:
+        """As `Variational`, and gates of which none has closed."""
+        lowest = self.gate_log_odds.detach().min().sigmoid().item()
+        open_ = f"the gates had no time to close: the least probable is open with probability {lowest:.2f}"
+        return super().unfinished() or (open_ if lowest >= 0.5 else None)
+
     def tensors(self) -> dict[str, Tensor]:
         """As `Variational`, and the gates."""
         return {**super().tensors(), "steps": self.steps.detach(), "certain": torch.tensor(self.certain)}

@@ -154,6 +154,13 @@ class Variational(Inference[Posterior]):
         """σ of every weight, by name, float64, also of those that have left."""
         return named(self.log_sigma.detach().double().clamp(*LOG_SIGMA_BOUNDS).exp(), self.shapes)
 
+    def unfinished(self) -> str | None:
+        """A warm-up that is not over."""
+        if self.epoch >= self.warm_up[1]:
+            return None
+        risen_to = risen(self.epoch, self.warm_up)
+        return f"the warm-up of the divergence was not over: it had {risen_to:.0%} of its weight".replace("%", " %")
+
     def detach(self, network: nn.Module) -> None:
         """The network keeps the means."""
         self.noise.remove()

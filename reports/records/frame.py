@@ -37,6 +37,8 @@ _TEXT = (
     "host_cpu",
     "fit_device",
     "fit_host_cpu",
+    "protocol",
+    "unfinished",
 )
 _NUMBERS = (
     *METRICS,
@@ -73,6 +75,12 @@ _NUMBERS = (
     "peak_bytes_train",
     "peak_bytes_score",
     "peak_bytes_finetune",
+    "validation_accuracy",
+    "validation_nll",
+    "validation_rmse",
+    "epochs_train",
+    "epochs_finetune",
+    "epochs_held",
     "threads",
     "host_cores",
     "host_workers",
@@ -125,7 +133,8 @@ def prepare(frame: pd.DataFrame) -> Records:
     columns |= {name: _objects(frame, name) for name in _STRUCTURES}
     columns["layer_density"] = columns["layer_density"].map(_as_mapping)
     columns["learned"] = columns["learned"].map(lambda value: value if isinstance(value, Mapping) else None)
-    out = frame.assign(**columns).reset_index(drop=True)
+    others = frame.drop(columns=[name for name in columns if name in frame])
+    out = pd.concat([others, pd.DataFrame(columns, index=frame.index)], axis=1).reset_index(drop=True)
     out["seed"] = _numbers(out, "seed").fillna(0).astype(int)
     out["auto"] = _objects(out, "sparsity_auto").map(lambda flag: flag is True or flag is np.True_).astype(bool)
     out["target"] = out["sparsity_target"].round(9).mask(out["auto"])

@@ -9,12 +9,13 @@ import numpy as np
 import pandas as pd
 
 from ..records import statistics as st
-from ..records.frame import Panel, Records, dense_by_seed, labels, panels, percent, pruned, targets
+from ..records.frame import Panel, Records, dense_by_seed, labels, panels, percent, pruned, span, targets
 from ..records.metrics import METRICS, Metric
 from ..writing.numbers import mean_text
 from ..writing.render import Cell, Section, Table, row
 
 AUTO = "chosen"
+HELD = "final mask (epochs)"
 
 
 def results(records: Records, metric: str = "accuracy") -> Table:
@@ -22,8 +23,15 @@ def results(records: Records, metric: str = "accuracy") -> Table:
     m = METRICS[metric]
     levels = targets(pruned(records))
     auto = bool(pruned(records)["auto"].any())
-    sections = tuple(_result_section(records, panel, m, levels, auto) for panel in panels(records, metric))
-    columns = ("method", *(f"{percent(level)}" for level in levels), *([AUTO] if auto else []), "seeds")
+    epochs = bool(pruned(records)["epochs_held"].notna().any())
+    sections = tuple(_result_section(records, panel, m, levels, auto, epochs) for panel in panels(records, metric))
+    columns = (
+        "method",
+        *(f"{percent(level)}" for level in levels),
+        *([AUTO] if auto else []),
+        "seeds",
+        *([HELD] if epochs else []),
+    )
     notes = (
         f"{m.label[0].upper()}{m.label[1:]}, mean ± sample standard deviation over seeds; columns: share pruned; "
         f"{m.direction}.",
@@ -34,19 +42,26 @@ def results(records: Records, metric: str = "accuracy") -> Table:
             if auto
             else []
         ),
+        *([f"The column “{HELD}” has the epochs that networks were trained with their final mask."] if epochs else []),
         "A number in brackets is the number of seeds where it differs from the last column's; – was not run.",
     )
     return Table(metric.replace("_", "-"), f"Results: {m.label}", columns, sections, notes)
 
 
-def _result_section(records: Records, panel: Panel, metric: Metric, levels: Sequence[float], auto: bool) -> Section:
+def _result_section(
+    records: Records, panel: Panel, metric: Metric, levels: Sequence[float], auto: bool, epochs: bool
+) -> Section:  # fmt: skip
     rows = panel.rows(records)
     names = labels(rows)
     seeds = {name: _most_seeds(rows[rows["label"] == name], metric) for name in names}
     columns = [_column(rows[rows["target"] == level], names, seeds, metric) for level in levels]
     if auto:
         columns.append([_chosen(rows[rows["auto"] & (rows["label"] == name)], metric) for name in names])
-    body = [row(name, *(column[i] for column in columns), str(seeds[name])) for i, name in enumerate(names)]
+    kept = [held(rows[rows["label"] == name]) for name in names] if epochs else []
+    body = [
+        row(name, *(column[i] for column in columns), str(seeds[name]), *kept[i : i + 1])
+        for i, name in enumerate(names)
+    ]
     return Section(with_dense(records, panel, metric), tuple(body))
 
 
@@ -108,3 +123,9 @@ def with_dense(records: Records, panel: Panel, metric: Metric) -> str:
     dense = dense_by_seed(records, panel, metric).to_numpy(float)
     reference = f" (dense: {mean_text(dense, metric)}, {len(dense)} seeds)" if len(dense) else " (dense: not known)"
     return panel.name(records) + reference
+
+
+def held(rows: pd.DataFrame) -> str:
+    """For how many epochs results had their final mask: `30`, or `5–20`; empty where records do not say."""
+    known = rows[rows["status"] == "done"]["epochs_held"].dropna()
+    return span([int(n) for n in known]) if len(known) else ""
