@@ -438,7 +438,8 @@ def _entries(registry: Registry) -> str:
     lines = []
     for entry in entries:
         origin = "" if entry.origin == "built-in" else f"  [{entry.origin}]"
-        lines.append(f"  {entry.name:<{width}}  {entry.summary}{origin}")
+        revision = f"  (revision {entry.revision})" if entry.revision != 1 else ""
+        lines.append(f"  {entry.name:<{width}}  {entry.summary}{revision}{origin}")
         if entry.options:
             lines.append(f"  {'':<{width}}    {', '.join(f'{n}: {t}' for n, t in entry.options.items())}")
     return "\n".join(lines)

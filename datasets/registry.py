@@ -41,6 +41,7 @@ class Entry:
     module: str
     options: Mapping[str, str] = field(default_factory=dict)
     origin: str = BUILT_IN
+    revision: int = 1
 
 
 class Registry:
@@ -54,13 +55,20 @@ class Registry:
         self.kind, self.package, self.entry_points = kind, package, entry_points
         self._builders: dict[str, Callable[..., Any]] = {}
         self._origins: dict[str, str] = {}
+        self._revisions: dict[str, int] = {}
         self._plugin_digests: dict[str, str] = {}
         self._loading: str | None = None
 
-    def register(self, name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-        """Register the decorated builder under `name`; raises UsageError if another builder holds it."""
+    def register(self, name: str, *, revision: int = 1) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """Register the decorated builder under `name`.
+
+        Raise the `revision` with every change that moves results beyond rounding: it is part of their identity.
+        Raises UsageError if another builder holds the name, and for a revision that is no whole number from 1 on.
+        """
         if not re.fullmatch(r"[\w./:<>+-]+", name):
             raise UsageError(f"{self.kind} name {name!r} may hold only letters, digits and . / : + - _")
+        if type(revision) is not int or revision < 1:
+            raise UsageError(f"revision {revision!r} of {self.kind} {name!r} is not valid: give a whole number >= 1")
 
         def keep(builder: Callable[..., Any]) -> Callable[..., Any]:
             module = builder.__module__
@@ -73,6 +81,7 @@ class Registry:
             if owner != module:
                 raise UsageError(f"{self.kind} name {name!r} is taken by {owner}; choose another name")
             self._builders[name] = builder
+            self._revisions[name] = revision
             self._origins.setdefault(name, self._loading or (BUILT_IN if module.startswith(self.package) else module))
             return builder
 
@@ -96,6 +105,7 @@ class Registry:
                     builder.__module__,
                     {n: str(p).partition(":")[2].strip() for n, p in _option_parameters(builder).items()},
                     self._origins[name],
+                    self._revisions[name],
                 )
         return dict(sorted(entries.items()))
 
@@ -106,12 +116,25 @@ class Registry:
 
         Raises UsageError for an unknown name.
         """
+        entry, placeholders = self._found(name)
+        return self._loaded(entry), placeholders
+
+    def revisions(self, name: str) -> dict[str, int]:
+        """Revisions beyond the first of what `name` stands for, by registered name: also of a criterion in the name.
+
+        Raises UsageError for an unknown name.
+        """
+        entry, placeholders = self._found(name)
+        others = self.revisions(placeholders["criterion"]) if "criterion" in placeholders else {}
+        return others | ({entry.name: entry.revision} if entry.revision != 1 else {})
+
+    def _found(self, name: str) -> tuple[Entry, dict[str, str]]:
         catalogue = self.catalogue()
         if name in catalogue and "<" not in name:
-            return self._loaded(catalogue[name]), {}
+            return catalogue[name], {}
         for entry in sorted(catalogue.values(), key=lambda e: -e.name.find("<")):
             if "<" in entry.name and (match := re.fullmatch(_pattern(entry.name), name)):
-                return self._loaded(entry), match.groupdict()
+                return entry, match.groupdict()
         raise unknown(self.kind, name, catalogue)
 
     def options(self, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -301,9 +324,9 @@ def _read_entries(package: str) -> Iterable[Entry]:
     for stem, module in modules.items():
         for node in module.body:
             if isinstance(node, ast.FunctionDef):
-                for name in filter(None, map(_registered_name, node.decorator_list)):
-                    summary = _first_line(ast.get_docstring(node))
-                    yield Entry(name, summary, f"{package}.{stem}", _written_options(node, name, choices))
+                for name, revision in filter(None, map(_registration, node.decorator_list)):
+                    summary, options = _first_line(ast.get_docstring(node)), _written_options(node, name, choices)
+                    yield Entry(name, summary, f"{package}.{stem}", options, revision=revision)
 
 
 def _named_choices(module: ast.Module) -> Iterable[tuple[str, ast.expr]]:
@@ -329,10 +352,11 @@ class _Spelt(ast.NodeTransformer):
         return self.choices.get(node.id, node)
 
 
-def _registered_name(decorator: ast.expr) -> str | None:
+def _registration(decorator: ast.expr) -> tuple[str, int] | None:
+    """Name and revision that a decorator gives."""
     match decorator:
-        case ast.Call(func=ast.Name(id="register"), args=[ast.Constant(value=str(name))]):
-            return name
+        case ast.Call(func=ast.Name(id="register"), args=[ast.Constant(value=str(name))], keywords=given):
+            return name, next((ast.literal_eval(k.value) for k in given if k.arg == "revision"), 1)
     return None
 
 

@@ -55,9 +55,11 @@ class Inference(ABC, Generic[Posterior]):
     Attributes:
         stochastic: whether a network in training mode computes with noise that it does not have in evaluation mode.
             BatchNorm's running statistics, which remember training, are then measured anew after it.
+        revision: of the class, raised with every change that moves results beyond rounding.
     """
 
     stochastic: ClassVar[bool] = False
+    revision: ClassVar[int] = 1
 
     @abstractmethod
     def penalty(self, network: nn.Module) -> Tensor:
@@ -142,6 +144,12 @@ class Inference(ABC, Generic[Posterior]):
     def learned(self, network: nn.Module) -> dict[str, Any]:
         """What was learned beside the network's parameters, summed up as JSON for the record."""
         return {}
+
+    @classmethod
+    def revisions(cls) -> dict[str, int]:
+        """Revisions beyond the first of the class and of those that it is made of, by name."""
+        given = {kind.__qualname__: vars(kind).get("revision", 1) for kind in cls.__mro__}
+        return {name: revision for name, revision in given.items() if isinstance(revision, int) and revision != 1}
 
     @property
     def correlates(self) -> bool:

@@ -12,9 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..spec.metrics import register
 from .metrics import ECE_BINS
 
 
+@register("bernoulli")
 def bernoulli(logits: Tensor, y: Tensor) -> dict[str, Any]:
     """Accuracy, NLL, Brier score, ECE and mean average precision.
 
@@ -39,12 +41,14 @@ def bernoulli(logits: Tensor, y: Tensor) -> dict[str, Any]:
     return found
 
 
+@register("bernoulli_nll")
 def negative_log_likelihood(logits: Tensor, y: Tensor) -> float:
     """Mean over examples of -Σ_k log p(y_k), in nats."""
     loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, y.to(logits), reduction="none")
     return loss.sum(1).mean().item()
 
 
+@register("bernoulli_ece")
 def calibration_error(p: Tensor, y: Tensor, bins: int = ECE_BINS) -> Tensor:
     """Mean |share that holds - p| of one label over equal-width bins of p (N,), weighted by their share; a scalar."""
     bin_of = (p * bins).ceil().long().clamp(1, bins) - 1
@@ -52,6 +56,7 @@ def calibration_error(p: Tensor, y: Tensor, bins: int = ECE_BINS) -> Tensor:
     return gaps.abs().sum() / len(y)
 
 
+@register("average_precision")
 def average_precision(scores: Tensor, y: Tensor) -> Tensor:
     """Σ (R_n - R_{n-1}) P_n over the thresholds of one label's scores (N,); NaN where no example holds; a scalar."""
     order = scores.argsort(descending=True, stable=True)

@@ -19,8 +19,10 @@ from torch.utils.flop_counter import flop_registry
 from ...architectures.running.modes import as_plain_operations, evaluating
 from ...architectures.units.prunable import prunable
 from ...datasets.trees import Inputs, rows
+from ..spec.metrics import register
 
 
+@register("flops")
 def flops(network: nn.Module, example: Inputs) -> dict[str, float]:
     """Floating-point operations for one example: dense, and without those whose weight is zero.
 

@@ -16,6 +16,8 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import rankdata
 from torch import Tensor
 
+from ..spec.metrics import register
+
 ECE_BINS = 15
 LARGEST_EXPONENT = 700.0  # a perplexity beyond is no finite number
 
@@ -32,21 +34,25 @@ def categorical(logits: Tensor, y: Tensor) -> dict[str, float]:
     }
 
 
+@register("language_model")
 def language_model(nll: float) -> dict[str, float]:
     """Bits per token (per character in a model of characters), and perplexity, of a mean NLL in nats."""
     return {"bpc": nll / math.log(2), "perplexity": math.exp(min(nll, LARGEST_EXPONENT))}
 
 
+@register("accuracy")
 def top_k_accuracy(logits: Tensor, y: Tensor, k: int) -> float:
     """Share of examples whose label is among the k largest logits."""
     return (logits.topk(k, 1).indices == _labels(y).unsqueeze(1)).any(1).double().mean().item()
 
 
+@register("nll")
 def negative_log_likelihood(logits: Tensor, y: Tensor) -> float:
     """Mean of -log p(label), in nats."""
     return torch.nn.functional.cross_entropy(logits, y.to(logits) if y.is_floating_point() else y).item()
 
 
+@register("brier")
 def brier(probabilities: Tensor, y: Tensor) -> float:
     """Mean squared distance between the predicted distribution and the label's, summed over classes; in [0, 2]."""
     truth = y if y.is_floating_point() else torch.nn.functional.one_hot(y, probabilities.shape[1])
@@ -57,6 +63,7 @@ def _labels(y: Tensor) -> Tensor:
     return y.argmax(1) if y.is_floating_point() else y
 
 
+@register("ece")
 def expected_calibration_error(probabilities: Tensor, y: Tensor, bins: int = ECE_BINS) -> float:
     """Mean |accuracy - confidence| over equal-width bins of the top probability, weighted by their share.
 
@@ -69,6 +76,7 @@ def expected_calibration_error(probabilities: Tensor, y: Tensor, bins: int = ECE
     return (gaps.abs().sum() / len(y)).item()
 
 
+@register("temperature")
 def fitted_temperature(
     logits: Tensor, y: Tensor, nll: Callable[[Tensor, Tensor], float] = negative_log_likelihood
 ) -> float:
@@ -86,6 +94,7 @@ def log_confidence(logits: Tensor) -> Tensor:
     return logits.log_softmax(1).max(1).values
 
 
+@register("ood_auroc")
 def ood_auroc(logits: Tensor, logits_ood: Tensor, confidence: Callable[[Tensor], Tensor] = log_confidence) -> float:
     """Probability that an in-distribution input has a larger top probability than an out-of-distribution one."""
     inside, outside = (confidence(x).cpu().numpy() for x in (logits, logits_ood))
@@ -94,6 +103,7 @@ def ood_auroc(logits: Tensor, logits_ood: Tensor, confidence: Callable[[Tensor],
     return float(wins / (len(inside) * len(outside)))
 
 
+@register("gaussian")
 def gaussian(outputs: Tensor, y: Tensor, noise: Tensor, scale: Tensor) -> dict[str, float]:
     """RMSE and NLL in the targets' own units.
 

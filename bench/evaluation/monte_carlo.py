@@ -23,12 +23,14 @@ from ...architectures.running.plain import copied
 from ...datasets.data import Data
 from ...datasets.seal import sealed
 from ...methods.pruner import Inference
+from ..spec.metrics import register
 from .evaluate import DECISIONS, predicted, unsealed_test
 
 DRAWS = 50
 EXAMPLES = 256  # of the training split, for the BatchNorm statistics of each draw
 
 
+@register("monte_carlo")
 @torch.no_grad()
 def monte_carlo(
     network: nn.Module, inference: Inference, data: Data, generator: torch.Generator, draws: int = DRAWS

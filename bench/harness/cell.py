@@ -91,7 +91,7 @@ def _traceback(error: BaseException) -> str:
 
 def identity(run: Run) -> dict[str, Any]:
     """The columns that identify a cell."""
-    return {"key": run.key, **names(run), "run": run.model_dump(mode="json")}
+    return {"key": run.key, **names(run), "revisions": run.revisions, "run": run.model_dump(mode="json")}
 
 
 def names(run: Run) -> dict[str, Any]:

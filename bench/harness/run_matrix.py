@@ -89,7 +89,7 @@ def run(
 
 
 def _sources(r: Run) -> str:
-    return content_key(r.sources)
+    return content_key([r.sources, r.revisions])
 
 
 def _run(

@@ -9,6 +9,7 @@ from typing import Any
 IDENTITY = (
     "key", "status", "reason", "dataset", "architecture", "method", "units", "sparsity_target", "sparsity_auto",
     "seed", "when", "inference", "criterion", "likelihood", "predictive",
+    "revisions",
 )  # fmt: skip
 RESULTS = (
     "sparsity", "kept", "total", "compression", "layer_density", "collapsed", "accuracy", "accuracy_top5", "nll",
@@ -47,7 +48,7 @@ TEXTS = (
     "dataset_digest", "logits_digest", "mask_digest", "version_bayesprune", "version_torch", "version_python",
     "git_revision", "host_cpu", "fit_device", "fit_host_cpu",
 )  # fmt: skip
-MAPPINGS = ("layer_density", "shift", "learned", "latency", "run")
+MAPPINGS = ("revisions", "layer_density", "shift", "learned", "latency", "run")
 LISTS = ("reports", "adjustments", "collapsed")
 
 

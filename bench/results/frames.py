@@ -52,7 +52,7 @@ def _csv(frame: pd.DataFrame, columns: list[str]) -> str:
     import pandas as pd
 
     table = frame[columns].copy()
-    for column in ("layer_density", "collapsed", "shift"):
+    for column in ("revisions", "layer_density", "collapsed", "shift"):
         if column in table:
             table[column] = [json.dumps(v) if isinstance(v, dict | list) else "" for v in table[column]]
     for column in table.columns:

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, Valida
 from ...architectures.units.vector import Granularity
 from ...datasets.errors import UsageError, unknown
 from .budget import Budget
-from .run import WEIGHTS, Choice, Run
+from .run import WEIGHTS, Choice, Run, sources_read_once
 from .settings import Finetune, Number, Seed, Settings, Threads, Training
 from .shipped import find_matrix
 from .yaml_places import line_of, written
@@ -104,7 +104,8 @@ class Matrix(Settings):
         ]
         self._refuse_idle_exclusions(runs)
         self._refuse_untrained(architectures)
-        kept = {run.key: run for run in runs if not any(e.matches(run) for e in self.exclude)}
+        with sources_read_once():
+            kept = {run.key: run for run in runs if not any(e.matches(run) for e in self.exclude)}
         if not kept:
             raise UsageError("the matrix is empty: `exclude` leaves no cell")
         return list(kept.values())

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cached_property
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -20,9 +20,11 @@ from ...datasets import registry as datasets
 from ...datasets.registry import Registry
 from ...methods import registry as methods
 from .budget import Budget
+from .revisions import Revisions, revisions_of
 from .settings import Finetune, Training
 
 TRANSPORT = ("download",)
+Found = TypeVar("Found")
 
 
 class Choice(BaseModel):
@@ -75,15 +77,25 @@ class Run(BaseModel):
         """
         return sources_of(self)
 
+    @cached_property
+    def revisions(self) -> Revisions:
+        """Revisions beyond the first of what the cell is made of, by kind and name; they travel like the sources."""
+        method = self.method
+        place = ("revisions", f"{self.dataset.name} {self.architecture.name} {method.model_dump_json()}")
+        return _once(
+            place, lambda: revisions_of(self.dataset.name, self.architecture.name, method.name, method.options)
+        )
+
     def canonical(self) -> dict[str, Any]:
-        """What identifies the cell, as JSON; the source of plug-ins and the content of weights belong to it."""
+        """What identifies the cell, as JSON; revisions, the source of plug-ins and the content of weights belong to it."""
         form = self.model_dump(mode="json", exclude_defaults=True)
         for part, transports in {"dataset": TRANSPORT, "architecture": (WEIGHTS,)}.items():
             for transport in transports:
                 form[part].get("options", {}).pop(transport, None)
             if not form[part].get("options", True):
                 del form[part]["options"]
-        return form | ({"sources": self.sources} if self.sources else {})
+        beside = {"sources": self.sources, "revisions": self.revisions}
+        return form | {name: value for name, value in beside.items() if value}
 
     @cached_property
     def key(self) -> str:
@@ -93,8 +105,9 @@ class Run(BaseModel):
     @property
     def data_key(self) -> str:
         """What the data of the cell are called: the data set, its options and content, the seed of its splits."""
-        form = self.canonical()
-        return content_key({"dataset": form["dataset"], "seed": self.seed, "source": self.sources.get("dataset")})
+        form, revised = self.canonical(), self.revisions.get("dataset")
+        content = {"dataset": form["dataset"], "seed": self.seed, "source": self.sources.get("dataset")}
+        return content_key(content | ({"revisions": revised} if revised else {}))
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """As pydantic's; what was derived from other fields is derived anew."""
@@ -102,6 +115,7 @@ class Run(BaseModel):
         vars(copied).pop("key", None)
         if update and not update.keys().isdisjoint(("dataset", "architecture", "method")):
             vars(copied).pop("sources", None)
+            vars(copied).pop("revisions", None)
         return copied
 
 
@@ -116,13 +130,13 @@ def sources_of(run: Run) -> dict[str, str]:
     return {kind: digest for kind, digest in digests.items() if digest is not None}
 
 
-_read: ContextVar[dict[tuple[str, str], str | None] | None] = ContextVar("read", default=None)
+_read: ContextVar[dict[tuple[str, str], Any] | None] = ContextVar("read", default=None)
 
 
 @contextmanager
 def sources_read_once() -> Iterator[None]:
     """Inside the block every file that belongs to the identity of cells is read once, whatever the number of cells."""
-    token = _read.set({})
+    token = _read.set({} if (read := _read.get()) is None else read)
     try:
         yield
     finally:
@@ -133,11 +147,11 @@ def _source(registry: Registry, name: str) -> str | None:
     return _once((registry.kind, name), lambda: registry.source_digest(name))
 
 
-def _once(place: tuple[str, str], digest: Callable[[], str | None]) -> str | None:
+def _once(place: tuple[str, str], found: Callable[[], Found]) -> Found:
     if (read := _read.get()) is None:
-        return digest()
+        return found()
     if place not in read:
-        read[place] = digest()
+        read[place] = found()
     return read[place]
 
 

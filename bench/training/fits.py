@@ -84,7 +84,10 @@ def fit_key(run: Run, inference: Inference) -> str:
     shared = {n: cell.get(n) for n in ("dataset", "architecture", "seed", "training", "finetune", "threads")}
     shipped = type(inference).__module__.startswith("bayesprune.")
     sources = {n: s for n, s in cell.get("sources", {}).items() if n != "method" or not shipped}
-    return content_key({"fit": inference.identity(), "sources": sources, **shared})
+    revisions = {kind: found for kind, found in cell.get("revisions", {}).items() if kind != "method"}
+    return content_key(
+        {"fit": inference.identity(), "sources": sources, **shared} | ({"revisions": revisions} if revisions else {})
+    )
 
 
 def fitted(run: Run, data: Data, store: Store, device: torch.device) -> Fit:
