@@ -59,8 +59,8 @@ def reducing(inference: Any, rule: Rule, population: Population, reduced: Reduce
 @register("bmr")
 def bmr(
     rule: Rule = "vb4", population: Population = "live", prior: Prior = "student",
-    precision: float | Literal["tuned"] = 1.0, start: float | None = None, kl: float = 1.0,
-    warm_up: tuple[int, int] = (0, 0), draws: Draws = "local", preset: Literal["authors"] | None = None,
+    precision: float | Literal["tuned"] = 1.0, start: float | None = None, kl: float | None = None,
+    warm_up: tuple[int, int] | float | None = None, draws: Draws = "local", preset: Literal["authors"] | None = None,
     reduced: Reduced = "spike",
 ) -> Pruner[Conjugate]:  # fmt: skip
     """Bayesian model reduction on a mean-field posterior (Marković et al. 2024).

@@ -77,9 +77,9 @@ def _weights(network: nn.Module, group: Group) -> Iterator[Slice]:
     return (piece for piece in group.slices if isinstance(piece, Slice) and piece.name in names)
 
 
-@register("group-variational-dropout")
+@register("group-variational-dropout", revision=2)
 def group_variational_dropout_pruner(
-    threshold: float = 3.0, form: Form = "exact", warm_up: tuple[int, int] = (5, 20), kl: float = 1.0,
+    threshold: float = 3.0, form: Form = "exact", warm_up: tuple[int, int] | float = 0.5, kl: float = 0.1,
     weights: Start = "network", start: float | None = None, ties: Ties = "example",
 ) -> Pruner[Gaussian]:  # fmt: skip
     """Variational dropout of weights and of whole structures: log α below 3 stays (Chirkova et al. 2018)."""

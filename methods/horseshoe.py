@@ -21,6 +21,7 @@ from .pruner import Pruner, State, register
 from .reduction.decision import Population, kept, present, summary
 from .scores.signal_to_noise import log_signal
 from .variational.horseshoe_prior import horseshoe_prior
+from .variational.inference import WarmUp
 from .variational.noncentred import Initial, NonCentred
 from .variational.scale_factors import Layer, Prior
 from .variational.weight_noise import Draws
@@ -101,7 +102,7 @@ def _kept(state: State[Scaled], rule: str) -> Tensor:
 
 @register("horseshoe")
 def horseshoe(
-    rule: ShrinkageRule = "bmr", scale: float = 1e-2, kl: float = 1.0, warm_up: tuple[int, int] = (0, 0),
+    rule: ShrinkageRule = "bmr", scale: float = 1e-2, kl: float = 0.1, warm_up: tuple[int, int] | float = 0.5,
     initial: Initial = "network", draws: Draws = "local", population: Population = "live",
 ) -> Pruner[Scaled]:  # fmt: skip
     """Regularised horseshoe over rows of weights (Ghosh et al. 2018); the rules that prune by it are this suite's."""
@@ -110,14 +111,14 @@ def horseshoe(
 
 @register("local-horseshoe")
 def local_horseshoe(
-    rule: ShrinkageRule = "bmr", scale: float = 1e-2, kl: float = 1.0, warm_up: tuple[int, int] = (0, 0),
+    rule: ShrinkageRule = "bmr", scale: float = 1e-2, kl: float = 0.1, warm_up: tuple[int, int] | float = 0.5,
     initial: Initial = "network", draws: Draws = "local", population: Population = "live",
 ) -> Pruner[Scaled]:  # fmt: skip
     """Regularised horseshoe with scales of rows and of single weights; the rules that prune by it are this suite's."""
     return _pruner(rule, population, kl=kl, warm_up=warm_up, draws=draws, initial=initial, scale=scale, local=True)
 
 
-def _pruner(rule: str, population: Population, warm_up: tuple[int, int], **options) -> Pruner[Scaled]:
+def _pruner(rule: str, population: Population, warm_up: WarmUp, **options) -> Pruner[Scaled]:
     inference = partial(Horseshoe, warm_up=warm_up, **options)
     if rule == "bmr":
         told = {"rule": "vb4", "population": population}

@@ -81,7 +81,7 @@ class IVON(Inference[Conjugate]):
     precision: float = 1.0
     start: float = 1.0
     beta2: float | None = None
-    lr_factor: float = 30.0
+    lr_factor: float = 100.0
 
     def __post_init__(self) -> None:
         if not self.precision > 0 or not self.start > 0:
@@ -167,19 +167,19 @@ class IVON(Inference[Conjugate]):
             self.h[name].copy_(tensor)
 
 
-@register("ivon-opd")
+@register("ivon-opd", revision=2)
 def ivon_opd(
     precision: PositiveFloat = 1.0, start: PositiveFloat = 1.0, beta2: float | None = None,
-    lr_factor: PositiveFloat = 30.0,
+    lr_factor: PositiveFloat = 100.0,
 ) -> Pruner[Any]:  # fmt: skip
     """Posterior damage ½Λm², half the squared signal-to-noise ratio, after training by IVON (Shen et al. 2024)."""
     return Pruner(partial(IVON, precision, start, beta2, lr_factor), opd)
 
 
-@register("ivon-bmr")
+@register("ivon-bmr", revision=2)
 def ivon_bmr(
     precision: PositiveFloat = 1.0, start: PositiveFloat = 1.0, beta2: float | None = None,
-    lr_factor: PositiveFloat = 30.0,
+    lr_factor: PositiveFloat = 100.0,
 ) -> Pruner[Any]:  # fmt: skip
     """Bayesian model reduction on the posterior of IVON (Shen et al. 2024; Marković et al. 2024)."""
     return reducing(partial(IVON, precision, start, beta2, lr_factor), "vb4", "live")

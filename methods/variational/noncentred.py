@@ -15,7 +15,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +48,8 @@ class NonCentred(Variational[Scaled]):
             generator, and u = 1, as published.
         start: log s before training.
     """
+
+    revision: ClassVar[int] = 2  # trained in units of the initial scales
 
     initial: Initial = "network"
     start: float = LOG_SPREAD
