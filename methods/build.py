@@ -10,11 +10,14 @@ from ..datasets.errors import UsageError, one_line
 from ..datasets.plain import as_plain
 from ..datasets.seal import TestSplitError, sealed
 from . import registry
-from .pruner import Adjusting, Allocation, Inference, Pruner, Rewind, When
+from .pruner import Adjusting, Allocation, Inference, Pruner, Retrain, Rewind, When
 
 # Options of every method: when, in how many rounds and by which allocation units leave, and where the others go.
-SCHEDULE = ("when", "rounds", "every", "allocation", "adjust", "rewind")
-_CHOICES = {"when": get_args(When), "allocation": get_args(Allocation), "adjust": get_args(Adjusting)}
+SCHEDULE = ("when", "rounds", "every", "allocation", "adjust", "rewind", "retrain")
+_CHOICES = {
+    name: get_args(kind)
+    for name, kind in (("when", When), ("allocation", Allocation), ("adjust", Adjusting), ("retrain", Retrain))
+}
 
 
 def build(name: str, **given: Any) -> Pruner:

@@ -35,6 +35,7 @@ AFTER_TRAINING: Mapping[str, bool] = MappingProxyType({"after training": True})
 Allocation = Literal["global", "layerwise", "rowwise", "erk", "lamp", "2:4"]
 Adjusting = Literal["none", "condition"]
 Rewind = int | Literal["initial", "transplant"]
+Retrain = Literal["shared", "each", "only"]
 
 
 def structures_of(granularity: Granularity) -> Granularity:
@@ -226,6 +227,9 @@ class Pruner(Generic[Posterior]):
             fine-tuning: an epoch's number, "initial" for 0, or "transplant": those of a fresh initialisation.
         stop: whether rounds end, by what the method has reported in each, before more is removed; where the method
             decides how much is.
+        retrain: what the epochs of retraining are for: "shared" among the rounds; all of them after "each" round; or,
+            for pruning at initialisation, they are the "only" training, so that masks found before training and
+            after it are trained for equally long.
     """
 
     inference: Callable[[], Inference[Posterior]]
@@ -243,6 +247,7 @@ class Pruner(Generic[Posterior]):
     regrow: float = 0.3
     rewind: Rewind | None = None
     stop: Callable[[Sequence[dict[str, Any]]], bool] | None = None
+    retrain: Retrain = "shared"
 
     @property
     def adjusts(self) -> bool:
@@ -276,10 +281,19 @@ class Pruner(Generic[Posterior]):
             raise UsageError(f"a pruner's regrow must be a share in (0, 1], got {self.regrow!r}")
         if self.rewind is not None:
             self._check_rewind()
+        self._check_retrain()
         if self.shuffle and (
             self.when in ("during", "online", "dynamic") or (self.when == "after" and self.rounds > 1)
         ):
             raise UsageError("a shuffled control is not possible where training goes on between rounds: use rounds=1")
+
+    def _check_retrain(self) -> None:
+        if self.retrain not in get_args(Retrain):
+            raise UsageError(f"a pruner's retrain must be one of {', '.join(get_args(Retrain))}, got {self.retrain!r}")
+        if self.retrain == "each" and (self.when != "after" or self.rewind is not None):
+            raise UsageError("retrain='each' trains on after each round of pruning: use when='after', without rewind")
+        if self.retrain == "only" and self.when != "before":
+            raise UsageError("retrain='only' leaves out the training before retraining: use when='before'")
 
     def _check_rewind(self) -> None:
         epoch = self.rewind

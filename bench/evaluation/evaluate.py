@@ -14,7 +14,7 @@ are evaluated whose outputs hold at most `EVALUATED` numbers, and of those the f
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -34,6 +34,7 @@ KEPT = 1 << 21  # numbers: 4 MiB in half precision
 KEPT_BYTES = 1 << 29  # of shifted copies, per worker
 SEVERITIES = range(1, 6)
 PREDICTIVE = "plug-in"
+CHOOSING = ("accuracy", "nll", "rmse")  # what variants may be chosen by, on the validation split
 BRIEF = ("accuracy", "nll", "ece", "bpc", "perplexity", "average_precision")
 
 
@@ -68,7 +69,7 @@ def evaluate(network: nn.Module, data: Data, shift: bool = True) -> tuple[dict[s
     with evaluating(network), torch.no_grad():
         outputs, y = _tested(network, data)
         if data.likelihood == "gaussian":
-            values: dict[str, Any] = _gaussian(network, data, outputs, y)
+            values: dict[str, Any] = _gaussian(network, data, outputs, y) | validated(network, data)
         else:
             values = _of_decisions(network, data, outputs, y, shift)
         stored = outputs[: max(1, KEPT // outputs[0].numel())] if outputs.dim() == 3 else outputs
@@ -135,12 +136,22 @@ def brief(network: nn.Module, data: Data) -> dict[str, float]:
 
 def validation_nll(network: nn.Module, data: Data) -> float:
     """Negative log likelihood on the validation split: what hyperparameters may be chosen by."""
+    return validated(network, data)["validation_nll"]
+
+
+def validated(network: nn.Module, data: Data) -> dict[str, float]:
+    """Metrics on the validation split, by which variants may be chosen without test data."""
     with evaluating(network), torch.no_grad():
         outputs, y = predicted(network, data.validation, data.outputs)
         if data.likelihood == "gaussian":
             assert data.target_std is not None
-            return metrics.gaussian(outputs, y, _residual_std(outputs, y), data.target_std)["nll"]
-        return DECISIONS[data.likelihood].nll(outputs, y)
+            return of_validation(metrics.gaussian(outputs, y, _residual_std(outputs, y), data.target_std))
+        return of_validation(DECISIONS[data.likelihood].metrics(outputs, y))
+
+
+def of_validation(values: Mapping[str, Any]) -> dict[str, float]:
+    """The columns that records have of metrics on the validation split."""
+    return {f"validation_{name}": values[name] for name in CHOOSING if name in values}
 
 
 def digest(tensor: Tensor) -> str:
@@ -151,7 +162,8 @@ def digest(tensor: Tensor) -> str:
 def _of_decisions(network: nn.Module, data: Data, outputs: Tensor, y: Tensor, shift: bool) -> dict[str, Any]:
     """All metrics of outputs that are logits: of classes, or of labels that hold or not."""
     of = DECISIONS[data.likelihood]
-    temperature = metrics.fitted_temperature(*predicted(network, data.validation, data.outputs), of.nll)
+    held_out = predicted(network, data.validation, data.outputs)
+    temperature = metrics.fitted_temperature(*held_out, of.nll)
     scaled = _judged(outputs / temperature, y, data)
     with opened():
         ood = data.ood
@@ -162,6 +174,7 @@ def _of_decisions(network: nn.Module, data: Data, outputs: Tensor, y: Tensor, sh
         "ece_scaled": scaled["ece"],
         "temperature": temperature,
         "ood_auroc": metrics.ood_auroc(outputs.flatten(0, -2), foreign, of.log_confidence),
+        **of_validation(of.metrics(*held_out)),
         **(_under_shift(network, data) if shift else {}),
     }
 

@@ -108,6 +108,8 @@ def _same(network: nn.Module, inference: Inference, wish: Asked) -> Callable[[],
 def _check_moment(wish: Asked, epochs: Any, data: AnyData | None) -> None:
     """What a method needs to know beforehand, by when it prunes."""
     when = wish.pruner.when
+    if wish.pruner.retrain != "shared":
+        raise UsageError(f"retrain={wish.pruner.retrain!r} is for training by the suite: use bayesprune.fit")
     if wish.pruner.rewind is not None:
         raise UsageError(f"rewind={wish.pruner.rewind!r} trains the network again: use bayesprune.fit")
     if when in ("during", "online", "dynamic"):

@@ -136,6 +136,7 @@ def _results(run: Run, bench: Workbench) -> tuple[dict[str, Any], dict[str, np.n
         **flops(outcome.network, bench.data.train[:1].x),
         **(_deployed(bench, outcome) if run.units != "weights" else {}),
         **_cost_columns(outcome),
+        **_epochs(run, outcome),
         "logits_digest": digest(outputs),
     }
     return columns, {"outputs": outputs.numpy(), "y": labels.cpu().numpy()}
@@ -182,6 +183,15 @@ def _cost_columns(outcome: Outcome) -> dict[str, Any]:
         f"{what}_{name}": getattr(cost, what)
         for name, cost in phases.items()
         for what in ("seconds", "passes", "peak_bytes")
+    }
+
+
+def _epochs(run: Run, outcome: Outcome) -> dict[str, Any]:
+    """The budget: epochs of training and of retraining, and how many of them had the final mask."""
+    return {
+        "epochs_train": run.training.epochs,
+        "epochs_finetune": run.finetune.epochs,
+        "epochs_held": outcome.epochs_held,
     }
 
 

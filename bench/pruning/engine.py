@@ -36,7 +36,7 @@ Attached = tuple[nn.Module, Inference]
 class Outcome:
     """A pruned and trained network, its mask, what it cost, and what the method said at each pruning.
 
-    `state` is the one that was scored last.
+    `state` is the one that was scored last. What is kept has been the same, `held`, for `epochs_held` epochs.
     """
 
     network: nn.Module
@@ -51,6 +51,8 @@ class Outcome:
     reports: list[dict[str, Any]] = field(default_factory=list)
     adjustments: list[dict[str, Any]] = field(default_factory=list)
     learned: dict[str, Any] = field(default_factory=dict)
+    held: Tensor | None = None
+    epochs_held: int = 0
 
 
 @dataclass(frozen=True)
@@ -204,6 +206,8 @@ class Engine:
         if self.pruner.adjusts:
             take_(outcome.network, self._adjusted(outcome, part))
         leave(outcome.network, outcome.inference, outcome.mask)
+        if outcome.held is None or not torch.equal(outcome.held, outcome.mask.kept):
+            outcome.held, outcome.epochs_held = outcome.mask.kept, 0
 
     def _adjusted(self, outcome: Outcome, part: int) -> Adjusted:
         """The state that was scored is read only: other sparsities share the first."""
@@ -242,7 +246,7 @@ class Engine:
     def train(self, outcome: Outcome, mask: Mask | None, after_epoch: AfterEpoch | None = None) -> None:
         """The training from the start, in which the mask holds."""
         order = stream(self.seed, "data order")
-        settings, told = self.training, self._told(after_epoch)
+        settings, told = self.training, self.told(outcome, after_epoch)
         with seeded(self.seed, "training"):
             train(outcome.network, self.split, outcome.inference, settings, settings.epochs, order, mask, told)
 
@@ -250,11 +254,14 @@ class Engine:
         """Training on after pruning, `done` epochs of it being over."""
         refine(
             outcome.network, self.split, outcome.inference, self.training, self.finetune, self.seed, epochs,
-            outcome.mask, done, self._told(after_epoch),
+            outcome.mask, done, self.told(outcome, after_epoch),
         )  # fmt: skip
 
-    def _told(self, after_epoch: AfterEpoch | None) -> AfterEpoch:
+    def told(self, outcome: Outcome, after_epoch: AfterEpoch | None = None) -> AfterEpoch:
+        """What happens after each epoch of training a network: it is counted, then `after_epoch` may prune."""
+
         def told(epoch: int) -> Mask | None:
+            outcome.epochs_held += 1
             mask = after_epoch(epoch) if after_epoch else None
             self.advance()
             return mask

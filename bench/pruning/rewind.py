@@ -52,7 +52,7 @@ def rewind_(engine: Engine, outcome: Outcome, to: Past) -> None:
         left = settings.epochs - to.epoch
         train(
             outcome.network, engine.split, outcome.inference, settings, left, order, outcome.mask,
-            lambda _: engine.advance(), 0, to.epoch,
+            engine.told(outcome), 0, to.epoch,
         )  # fmt: skip
 
 

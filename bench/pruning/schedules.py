@@ -32,8 +32,9 @@ def prune(engine: Engine, sparsity: float | None) -> Outcome:
 
 
 def prune_after(engine: Engine, sparsity: float | None) -> Outcome:
-    """Prune a trained network in `rounds`, training on after each; the fine-tuning epochs are shared among rounds."""
+    """Prune a trained network in `rounds`, training on after each; rounds share the epochs, or have as many each."""
     rounds, epochs = engine.pruner.rounds, engine.finetune.epochs
+    epochs *= rounds if engine.pruner.retrain == "each" else 1
     to = past(engine) if engine.pruner.rewind is not None else None
 
     def train_on(outcome: Outcome, i: int) -> None:
@@ -53,7 +54,10 @@ def prune_after(engine: Engine, sparsity: float | None) -> Outcome:
 def prune_before(engine: Engine, sparsity: float | None) -> Outcome:
     """Prune at initialisation, in `rounds` without training between them, then train what is left."""
     outcome = engine.in_rounds(sparsity, lambda outcome, i: None)
-    _train_in_full(engine, outcome, outcome.mask)
+    if engine.pruner.retrain == "only":
+        _train_on(engine, outcome)
+    else:
+        _train_in_full(engine, outcome, outcome.mask)
     return outcome
 
 
@@ -102,6 +106,12 @@ def _train_in_full(engine: Engine, outcome: Outcome, mask: Mask | None, after_ep
         setattr(outcome, phase, cost.without((outcome.score + outcome.adjust).without(nested)))
 
 
+def _train_on(engine: Engine, outcome: Outcome) -> None:
+    """The second phase alone."""
+    with measured(outcome.network, engine.device) as outcome.finetune:
+        engine.refine(outcome, engine.finetune.epochs)
+
+
 # ---------------------------------------------------------------------- online
 
 
@@ -112,8 +122,7 @@ def prune_online(engine: Engine, sparsity: float | None) -> Outcome:
     snapshots, cost = engine.online
     outcome = cut_online(engine, snapshots, sparsity)
     outcome.train = cost
-    with measured(outcome.network, engine.device) as outcome.finetune:
-        engine.refine(outcome, engine.finetune.epochs)
+    _train_on(engine, outcome)
     return outcome
 
 

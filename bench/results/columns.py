@@ -15,12 +15,13 @@ RESULTS = (
     "sparsity", "kept", "total", "compression", "layer_density", "collapsed", "accuracy", "accuracy_top5", "nll",
     "brier", "ece", "average_precision", "exact_match", "labels", "nll_scaled", "ece_scaled", "temperature", "rmse",
     "ood_auroc", "shift_accuracy", "shift_ece",
-    "shift", "bpc", "perplexity", "test_terms", "mc_draws", "mc_accuracy", "mc_nll", "mc_ece", "dense_accuracy",
-    "dense_nll", "dense_ece", "dense_average_precision", "dense_rmse", "dense_bpc", "dense_perplexity", "flops_dense",
-    "flops_nonzero", "flops_ratio",
+    "shift", "validation_accuracy", "validation_nll", "validation_rmse", "bpc", "perplexity", "test_terms", "mc_draws",
+    "mc_accuracy", "mc_nll", "mc_ece", "dense_accuracy", "dense_nll", "dense_ece", "dense_average_precision",
+    "dense_rmse", "dense_bpc", "dense_perplexity", "flops_dense", "flops_nonzero", "flops_ratio",
     "parameters", "parameters_masked", "parameters_removed", "flops_compact", "bytes_dense", "bytes_compact",
     "certificate",
-    "passes_train", "passes_score", "passes_finetune", "mask_digest", "logits_digest",
+    "passes_train", "passes_score", "passes_finetune", "epochs_train", "epochs_finetune", "epochs_held", "tuned",
+    "mask_digest", "logits_digest",
 )  # fmt: skip
 
 SECONDS = (
@@ -33,8 +34,8 @@ COSTS = (
     "fit_device", "fit_host_cpu",
 )  # fmt: skip
 NUMERIC_PREFIXES = (
-    "accuracy", "nll", "ece", "mc_", "dense_", "shift_", "seconds_", "flops_", "passes_", "peak_bytes_",
-    "parameters", "bytes_", "speedup_", "certificate",
+    "accuracy", "nll", "ece", "mc_", "dense_", "validation_", "epochs_", "shift_", "seconds_", "flops_", "passes_",
+    "peak_bytes_", "parameters", "bytes_", "speedup_", "certificate",
 )  # fmt: skip
 NUMBERS = (
     "sparsity", "sparsity_target", "kept", "total", "compression", "brier", "average_precision", "exact_match", "rmse",
@@ -48,7 +49,7 @@ TEXTS = (
     "dataset_digest", "logits_digest", "mask_digest", "version_bayesprune", "version_torch", "version_python",
     "git_revision", "host_cpu", "fit_device", "fit_host_cpu",
 )  # fmt: skip
-MAPPINGS = ("revisions", "layer_density", "shift", "learned", "latency", "run")
+MAPPINGS = ("revisions", "tuned", "layer_density", "shift", "learned", "latency", "run")
 LISTS = ("reports", "adjustments", "collapsed")
 
 

@@ -87,7 +87,7 @@ class Run(BaseModel):
         )
 
     def canonical(self) -> dict[str, Any]:
-        """What identifies the cell, as JSON; revisions, the source of plug-ins and the content of weights belong to it."""
+        """What identifies the cell, as JSON; revisions, sources of plug-ins and the content of weights belong to it."""
         form = self.model_dump(mode="json", exclude_defaults=True)
         for part, transports in {"dataset": TRANSPORT, "architecture": (WEIGHTS,)}.items():
             for transport in transports:

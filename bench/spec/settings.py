@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -37,6 +37,22 @@ class Settings(BaseModel):
         return as_plain(given)
 
 
+class Drops(Settings):
+    """A learning rate that falls in steps: times `factor` at the end of each of the epochs `at`, counted in each phase.
+
+    So a phase after pruning begins at the full rate again, as with a cosine.
+    """
+
+    factor: Annotated[Number, Field(gt=0, lt=1)]
+    at: Annotated[tuple[Count, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _rising(self) -> Self:
+        if list(self.at) != sorted(set(self.at)):
+            raise ValueError("the epochs of a schedule must rise")
+        return self
+
+
 class Training(Settings):
     """How networks are trained, the same for all methods. Weight decay is the inference's prior precision.
 
@@ -47,7 +63,7 @@ class Training(Settings):
     batch_size: Count = 64
     optimizer: Literal["adam", "sgd", "adabelief"] = "adam"
     lr: Rate = 1e-3
-    schedule: Literal["constant", "cosine"] = "constant"
+    schedule: Literal["constant", "cosine"] | Drops = "constant"
     momentum: Annotated[Number, Field(ge=0, lt=1)] = 0.9
 
 

@@ -17,7 +17,7 @@ from ...datasets.examples import Examples
 from ...datasets.seal import sealed
 from ...methods.closed_forms.likelihood import mean_loss
 from ...methods.pruner import Inference
-from ..spec.settings import Finetune, Training
+from ..spec.settings import Drops, Finetune, Training
 from .adabelief import AdaBelief
 from .seeding import seeded, stream
 from .steps import AfterEpoch, Steps
@@ -64,7 +64,7 @@ def train(
     parameters, each = steps.parameters(), steps_per_epoch(split, settings)
     if not past + over:
         inference.begin(settings.epochs or epochs)
-    optimizer, scheduler = _optimizer(inference, parameters, settings, (over + epochs) * each)
+    optimizer, scheduler = _optimizer(inference, parameters, settings, (over + epochs) * each, each)
     _skip(over, split, generator, scheduler, each)
     train_(network)
     for epoch in range(past + over + 1, past + over + epochs + 1):
@@ -127,11 +127,19 @@ def steps_per_epoch(split: Examples, settings: Training) -> int:
     return len(split.batch_sizes(settings.batch_size))
 
 
-def _optimizer(inference: Inference, parameters: list[nn.Parameter], settings: Training, steps: int):
+def _optimizer(inference: Inference, parameters: list[nn.Parameter], settings: Training, steps: int, each: int):
     own = inference.optimizer(parameters, settings.lr, steps)
     optimizer = own or _OPTIMIZERS[settings.optimizer](parameters, settings)
+    return optimizer, _scheduler(optimizer, settings, steps, each)
+
+
+def _scheduler(optimizer: torch.optim.Optimizer, settings: Training, steps: int, each: int) -> Any:
+    """Of a phase of so many steps, `each` of them an epoch; None where the rate stays."""
+    if isinstance(settings.schedule, Drops):
+        milestones = [epoch * each for epoch in settings.schedule.at]
+        return torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, settings.schedule.factor)
     cosine = settings.schedule == "cosine" and steps > 0
-    return optimizer, torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps) if cosine else None
+    return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps) if cosine else None
 
 
 def _skip(epochs: int, split: Examples, generator: torch.Generator, scheduler: Any, steps: int) -> None:
