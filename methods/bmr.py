@@ -27,13 +27,12 @@ from .laplace.free_energy import free_energy, no_longer_rises
 from .laplace.hyperparameters import UpdateRule
 from .laplace.map import MAP
 from .laplace.prior_structure import PriorStructure
-from .mean_field import Prior, mean_field
+from .mean_field import AUTHORS, Prior, mean_field
 from .opd import opd
 from .pruner import Pruner, register
 from .reduction import hierarchical as reduced_horseshoe
 from .reduction.decision import Population, Rule, kept, summary
 from .spam import SpaM
-from .variational.student import StudentT
 from .variational.weight_noise import Draws
 
 __all__ = ["bmr", "bmr_laplace", "bmr_spam", "delta_f", "delta_f_multivariate"]
@@ -69,8 +68,7 @@ def bmr(
     `reduced: horseshoe` has rows leave by the scales of a narrower prior, instead of weights by a spike.
     """
     if preset == "authors":
-        inference = partial(StudentT, initial="uniform", draws="minibatch")
-        return reducing(inference, "vb4", "full" if reduced == "spike" else "live", reduced)
+        return reducing(AUTHORS, "vb4", "full" if reduced == "spike" else "live", reduced)
     return reducing(mean_field(prior, precision, start, kl, warm_up, draws), rule, population, reduced)
 
 

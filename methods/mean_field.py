@@ -155,6 +155,9 @@ def _optimum(mean: Tensor, variance: Tensor, present: Tensor) -> Tensor:
 
 Prior = Literal["scalar", "layerwise", "student"]
 
+# The inference of Marković et al. (2024): all of the divergence, one draw for a batch, uniform initial means.
+AUTHORS: partial[Any] = partial(StudentT, initial="uniform", draws="minibatch")
+
 
 def mean_field(
     prior: Prior, precision: float | Literal["tuned"], start: float | None, kl: float | None, warm_up: WarmUp | None,
@@ -176,6 +179,10 @@ def mean_field(
 def mean_field_pruner(
     prior: Prior = "student", precision: float | Literal["tuned"] = 1.0, start: float | None = None,
     kl: float | None = None, warm_up: tuple[int, int] | float | None = None, draws: Draws = "local",
+    preset: Literal["authors"] | None = None,
 ) -> Pruner[Conjugate]:  # fmt: skip
-    """Signal to noise of mean-field inference without reduction: the control for `bmr` (Blundell et al. 2015)."""
-    return Pruner(mean_field(prior, precision, start, kl, warm_up, draws), opd)
+    """Signal to noise of mean-field inference without reduction: the control for `bmr` (Blundell et al. 2015).
+
+    `preset: authors` is the inference of Marković et al. (2024).
+    """
+    return Pruner(AUTHORS if preset == "authors" else mean_field(prior, precision, start, kl, warm_up, draws), opd)

@@ -44,6 +44,9 @@ THRESHOLD = 3.0
 # Standard deviation of weights that start small, and what they, or others, start with (see `VariationalDropout`).
 SMALL = 0.01
 
+# The warm-up that saves a network of random weights from the whole divergence, and the weight of this.
+WHOLE: tuple[tuple[int, int], float] = ((5, 20), 1.0)
+
 INITIAL: dict[Start, float] = {"network": -6.0, "small": -10.0}
 # Weights at a time that stay in a processor's cache.
 BLOCK = 1 << 14
@@ -102,7 +105,7 @@ class VariationalDropout(Variational[Gaussian]):
         start: that log α (-6 unless given), or that log σ² (-10).
     """
 
-    warm_up: WarmUp = (5, 20)
+    warm_up: WarmUp = WHOLE[0]
     biases: bool = False
     form: Form = "exact"
     weights: Start = "network"
