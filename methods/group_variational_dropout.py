@@ -79,7 +79,7 @@ def _weights(network: nn.Module, group: Group) -> Iterator[Slice]:
 
 @register("group-variational-dropout", revision=2)
 def group_variational_dropout_pruner(
-    threshold: float = 3.0, form: Form = "exact", warm_up: tuple[int, int] | float = 0.5, kl: float = 0.1,
+    threshold: float = 3.0, form: Form = "exact", warm_up: tuple[int, int] | float = 0.5, kl: float = 0.2,
     weights: Start = "network", start: float | None = None, ties: Ties = "example",
     preset: Literal["authors"] | None = None,
 ) -> Pruner[Gaussian]:  # fmt: skip

@@ -21,7 +21,7 @@ __all__ = ["VariationalDropout", "kl", "signal_over_noise", "variational_dropout
 
 @register("variational-dropout", revision=2)
 def variational_dropout_pruner(
-    threshold: float = 3.0, form: Form = "exact", warm_up: tuple[int, int] | float = 0.5, kl: float = 0.1,
+    threshold: float = 3.0, form: Form = "exact", warm_up: tuple[int, int] | float = 0.5, kl: float = 0.2,
     weights: Start = "network", start: float | None = None, preset: Literal["authors"] | None = None,
 ) -> Pruner[Gaussian]:  # fmt: skip
     """Sparse variational dropout: what has log α below 3 stays (Molchanov, Ashukha, Vetrov 2017).
