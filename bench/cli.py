@@ -99,13 +99,14 @@ def run(
     try:
         from .harness.dry_run import describe
         from .harness.run_matrix import run as run_matrix
+        from .progress_bar import bar
 
         if dry_run:
             click.echo(describe(matrix, out, jobs, part, retry_failed, device, plugins, executor))
             return
         table = run_matrix(
             matrix, out, jobs=jobs, shard=part, retry_failed=retry_failed, device=device, plugins=plugins,
-            executor=executor, progress=_bar, wait=wait, pin=pin,
+            executor=executor, progress=bar, wait=wait, pin=pin,
         )  # fmt: skip
     except KeyboardInterrupt:
         click.echo(f"\nInterrupted. Finished cells are in {out}; run the same command again to go on.", err=True)
@@ -353,6 +354,17 @@ def _prune_own(
     click.echo(told)
 
 
+def _with_those_of_reports() -> None:
+    """Commands that compare with the reference results, which reports read."""
+    from ..reports.commands import COMMANDS
+
+    for command in COMMANDS:
+        main.add_command(command)
+
+
+_with_those_of_reports()
+
+
 # ---------------------------------------------------------------------- helpers
 
 
@@ -372,42 +384,6 @@ def _shard(text: str) -> tuple[int, int]:
 
 def _interrupt(number: int, frame: Any) -> None:
     raise KeyboardInterrupt
-
-
-def _bar(total: int) -> Callable[[int], None]:
-    """A progress bar over cells; plain lines, at most one per per cent, where there is no terminal."""
-    if not total:
-        click.echo("Nothing to run: every cell is in the results folder.")
-        return lambda n: None
-    if not sys.stderr.isatty():
-        return _lines(total)
-    from tqdm import tqdm
-
-    bar = tqdm(total=total, unit="cell", smoothing=0.1, dynamic_ncols=True)
-
-    def advance(n: int) -> None:
-        bar.update(n)
-        if bar.n >= total:
-            bar.close()
-
-    return advance
-
-
-def _lines(total: int) -> Callable[[int], None]:
-    import time
-
-    start, done, said = time.monotonic(), 0, 0
-
-    def advance(n: int) -> None:
-        nonlocal done, said
-        done += n
-        if done * 20 // total > said or done == total:
-            said = done * 20 // total
-            elapsed = time.monotonic() - start
-            left = elapsed / done * (total - done)
-            click.echo(f"{done}/{total} cells, {elapsed:.0f} s elapsed, about {left:.0f} s left", err=True)
-
-    return advance
 
 
 def _summary(folder: Path) -> int:

@@ -38,37 +38,40 @@ class _Image:
     width: int
 
 
-def report(frame: pd.DataFrame, out: Path | str, *, title: str = "Pruning report", missing: Sequence[str] = ()) -> Path:
+def report(
+    frame: pd.DataFrame, out: Path | str, *, title: str = "Pruning report", missing: Sequence[str] = (),
+    says: Sequence[str] = (), leading: Sequence[Table] = (),
+) -> Path:  # fmt: skip
     """Write a report of the records in `frame` to the folder `out`; returns the path of index.html.
 
     Written are index.html (one file that needs no other and no network), figures/*.{pdf,svg,png},
     tables/*.{md,tex} and results.csv. The same frame gives the same bytes. index.html comes last and in one
     piece. `missing` are sentences about records that should be in `frame` and are not; the page shows them on
-    top, under "Read with care". Raises UsageError if `out` cannot be a folder.
+    top, under "Read with care". `says` are sentences and `leading` tables that come before those of the records. Raises
+    UsageError if `out` cannot be a folder.
     """
     out = _folder(Path(out))
     records = prepare(frame)
     parts = divided(records)
     ranked = rankings(parts[0].ranked)
     images = [_image(drawing, out / "figures") for drawing in drawings_of(records, parts[0], ranked)]
-    found = tables_of(records, parts, ranked)
-    for table in found:
-        _write(out / "tables" / f"{table.name}.md", render.markdown(table))
-        _write(out / "tables" / f"{table.name}.tex", render.latex(table))
+    found = [*leading, *tables_of(records, parts, ranked)]
+    _write_tables(out, found)
     _write(out / "results.csv", _csv(frame))
-    _write(out / "index.html", page(records, parts[0], ranked, images, found, title, missing))
+    _write(out / "index.html", page(records, parts[0], ranked, images, found, title, missing, says))
     return out / "index.html"
 
 
 def page(
     records: Records, part: Part, ranked: Sequence[Ranking], images: list[_Image], found: list[Table], title: str,
-    missing: Sequence[str] = (),
+    missing: Sequence[str] = (), says: Sequence[str] = (),
 ) -> str:  # fmt: skip
     """The page as HTML, with the findings of one part of the records; their text and `missing` are escaped."""
     return _template().render(
         title=title,
+        of_records=True,
         facts=summary.facts(records),
-        headlines=[*filter(None, [part.budget.sentence]), *summary.headlines(part.records, ranked)],
+        headlines=[*filter(None, [part.budget.sentence]), *says, *summary.headlines(part.records, ranked)],
         doubts=[*missing, *summary.doubts(part.records, ranked), *summary.apart(part)],
         incomplete=bool(missing),
         missing=summary.missing_controls(part.ranked),
@@ -77,6 +80,23 @@ def page(
         failures=[(table, Markup(render.html_table(table))) for table in found if table.name == "failures"],  # noqa: S704
         tracebacks=_tracebacks(records),
     )
+
+
+def tables_page(out: Path | str, title: str, says: Sequence[str], found: Sequence[Table]) -> Path:
+    """Write a page of sentences and tables alone, and the tables beside it; raises UsageError as `report`."""
+    out = _folder(Path(out))
+    _write_tables(out, found)
+    shown = [(table, Markup(render.html_table(table))) for table in found]  # noqa: S704
+    nothing = {part: [] for part in ("facts", "doubts", "missing", "images", "failures", "tracebacks")}
+    text = _template().render(title=title, of_records=False, headlines=says, tables=shown, incomplete=False, **nothing)
+    _write(out / "index.html", text)
+    return out / "index.html"
+
+
+def _write_tables(out: Path, found: Sequence[Table]) -> None:
+    for table in found:
+        _write(out / "tables" / f"{table.name}.md", render.markdown(table))
+        _write(out / "tables" / f"{table.name}.tex", render.latex(table))
 
 
 def _template() -> jinja2.Template:

@@ -27,36 +27,47 @@ class Planned:
     """What a run is about to do.
 
     Attributes:
-        matrix: as it was read.
+        said: what asked for the cells, as the results folder notes it.
         every: all of its cells.
         cells: those of the shard.
         senseless: of those the ones that make no sense, by key, with the reason.
         plugins: path and content of each plug-in, which every worker of the run will execute.
     """
 
-    matrix: Matrix
+    said: dict[str, Any]
     every: list[Run]
     cells: list[Run]
     senseless: dict[str, NotApplicable]
     plugins: tuple[tuple[str, bytes], ...]
 
 
-def planned(matrix: str | Path | Matrix, shard: tuple[int, int], plugins: Sequence[str | Path] = ()) -> Planned:
-    """Read, expand and check a matrix; writes nothing, and raises UsageError for whatever the user can mend."""
+def planned(
+    matrix: str | Path | Matrix | Sequence[Run], shard: tuple[int, int], plugins: Sequence[str | Path] = ()
+) -> Planned:
+    """Read, expand and check a matrix, or check given cells.
+
+    Writes nothing, and raises UsageError for whatever the user can mend.
+    """
     try:
         with isolated(importing=True):
             loaded = load_plugins(plugins)
-            matrix = matrix if isinstance(matrix, Matrix) else load_matrix(matrix)
-            with sources_read_once(), sealed():
-                every = matrix.cells()
+            said, every = _asked(matrix)
         cells = sharded(every, shard)
-        return Planned(matrix, every, cells, preflight(cells), loaded)
+        return Planned(said, every, cells, preflight(cells), loaded)
     except LeftBehind as error:
         raise UsageError(f"a plug-in cannot be used: when it was loaded or built, {error}") from error
     except (KeyboardInterrupt, GeneratorExit) as error:
         if interrupted():
             raise
         raise UsageError(f"a plug-in cannot be used: it raised {type(error).__name__} when it was built") from error
+
+
+def _asked(matrix: str | Path | Matrix | Sequence[Run]) -> tuple[dict[str, Any], list[Run]]:
+    if not isinstance(matrix, str | Path | Matrix):
+        return {"cells": sorted(r.key for r in matrix)}, list(matrix)
+    matrix = matrix if isinstance(matrix, Matrix) else load_matrix(matrix)
+    with sources_read_once(), sealed():
+        return matrix.model_dump(mode="json"), matrix.cells()
 
 
 def load_plugins(paths: Sequence[str | Path]) -> tuple[tuple[str, bytes], ...]:

@@ -34,7 +34,7 @@ from .tasks import Setting
 
 
 def run(
-    matrix: str | Path | Matrix,
+    matrix: str | Path | Matrix | Sequence[Run],
     out: str | Path,
     *,
     jobs: int | None = None,
@@ -52,7 +52,7 @@ def run(
     Cells whose record stands in the folder are not run again, so that calling this twice resumes.
 
     Args:
-        matrix: a matrix file, the name of a shipped matrix, or a Matrix.
+        matrix: a matrix file, the name of a shipped matrix, a Matrix, or the cells themselves.
         out: the results folder, created if need be; every worker must reach it under this path.
         jobs: worker processes; as many as there are cores by default. Where an executor brings its own workers, how
             many tasks it is given at once.
@@ -78,10 +78,9 @@ def run(
     with watching_for_interrupts():
         plan = planned(matrix, shard, plugins)
         store = Store(out)
-        said = plan.matrix.model_dump(mode="json")
-        owner = this_run(content_key([said, sorted({*map(_sources, plan.every)})]), shard)
+        owner = this_run(content_key([plan.said, sorted({*map(_sources, plan.every)})]), shard)
         with owned(store.folder, owner, wait, logger.warning) as lease:
-            store.write_note(said, [r.key for r in plan.every])
+            store.write_note(plan.said, [r.key for r in plan.every])
             setting = Setting(
                 store.folder.resolve(), device if place is None else str(place), plan.plugins, lease.sign, __version__
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +24,18 @@ def results(*folders: str | Path) -> pd.DataFrame:
     A cell that stands in several folders (shards) counts once, a finished record before a failed one.
     Raises UsageError for a folder that is not a results folder.
     """
-    import pandas as pd
-
     if not folders:
         raise UsageError("name at least one results folder")
     best: dict[str, dict[str, Any]] = {}
     for record in (r for folder in folders for r in Store(folder, create=False).records()):
         if record["key"] not in best or record["status"] == "done":
             best[record["key"]] = record
-    rows = [_budget(record) | record for record in sorted(best.values(), key=_position)]
+    return frame_of(best.values())
+
+
+def frame_of(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Records as a pandas frame, one row per cell, in a fixed order."""
+    rows = [_budget(record) | dict(record) for record in sorted(records, key=_position)]
     columns = [*IDENTITY, *RESULTS, *SECONDS, *COSTS, "learned", "reports", "latency", "traceback"]
     frame = pd.DataFrame(rows, columns=pd.Index(columns))
     numeric = [c for c in columns if is_number(c)]

@@ -1,0 +1,230 @@
+"""Commands that set results beside the reference and the literature; each imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+_JOBS = click.option("--jobs", type=click.IntRange(min=1), help="Worker processes.  [default: number of cores]")
+
+
+@click.command()
+@click.argument("file", required=False)
+@click.option(
+    "--results", multiple=True, type=click.Path(path_type=Path), metavar="FOLDER",
+    help="Results of your own, a folder for each matrix in it; repeatable. The reference results always count.",
+)  # fmt: skip
+@click.option("--run", "entry", metavar="ENTRY", help="Compute the cells that decide an entry, then judge.")
+@click.option(
+    "--into", default="ledger-results", show_default=True, type=click.Path(path_type=Path), metavar="FOLDER",
+    help="Where --run computes; a folder for each matrix in it.",
+)  # fmt: skip
+@click.option("--out", default="ledger", show_default=True, metavar="FOLDER", help="Where the page goes.")
+@_JOBS
+def ledger(
+    file: str | None, results: tuple[Path, ...], entry: str | None, into: Path, out: str, jobs: int | None
+) -> None:
+    """Set published claims beside the records: published, ours, verdict, and the command for each.
+
+    Judges the entries that come with the package, or those of FILE, a YAML list of entries of the same form. A rule is
+    written before its run; a number that is only remembered is shown as such and decides nothing.
+    """
+    from .ledger import evaluate, run_entry
+
+    if entry is not None:
+        run_entry(entry, file, into, jobs, _bar())
+    folders = [*results, *([into] if into.is_dir() and into not in results else [])]
+    said, page = evaluate(file, folders, Path(out))
+    click.echo(said)
+    click.echo(f"Ledger: {page}")
+
+
+@click.command()
+@click.option("--tier", "tiers", multiple=True, help="core, real or given; repeatable.  [default: all]")
+@click.option(
+    "--out", default="reference-results", show_default=True, type=click.Path(path_type=Path), metavar="FOLDER",
+    help="Where they are computed; a folder for each matrix in it, resumed if there.",
+)  # fmt: skip
+@click.option("--pack-only", is_flag=True, help="Compute nothing: pack what is there.")
+@click.option(
+    "--into",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Where the packed files go.  [default: the package]",
+)
+@_JOBS
+def reference(tiers: tuple[str, ...], out: Path, pack_only: bool, into: Path | None, jobs: int | None) -> None:
+    """Compute the reference results, or go on with them, and pack them into the package.
+
+    Seed by seed: the first seed of every matrix, then the second. Interrupt and call again at any time.
+    """
+    from ...datasets.errors import unknown
+    from ..reference.packing import compute, pack
+    from ..reference.results import FOLDER
+    from ..reference.tiers import TIERS
+
+    for tier in tiers:
+        if tier not in TIERS:
+            raise unknown("tier", tier, TIERS)
+    chosen = tiers or tuple(TIERS)
+    try:
+        if not pack_only:
+            compute(out, chosen, jobs=jobs, said=click.echo, progress=_bar())
+    finally:
+        for tier in chosen:
+            path, count = pack(out, tier, into or FOLDER)
+            click.echo(f"{path}: {count} rows")
+
+
+_UNITS = click.option("--structured", is_flag=True, help="Whole neurons, filters and heads instead of single weights.")
+_OPTIONS = click.option(
+    "--option", "options", multiple=True, metavar="K=V", help="An option of the method; repeatable."
+)
+
+
+@click.command()
+@click.argument("method_or_file")
+@_OPTIONS
+@_UNITS
+@click.option(
+    "--results", default="compared", show_default=True, type=click.Path(path_type=Path), metavar="FOLDER",
+    help="Where the cells are computed; resumed, and dense networks in it are shared by all that compare there.",
+)  # fmt: skip
+@click.option("--out", default="comparison", show_default=True, type=click.Path(path_type=Path), metavar="FOLDER",
+              help="Where the report goes.")  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Say what would run and how long it may take; write nothing.")
+@_JOBS
+def compare(
+    method_or_file: str, options: tuple[str, ...], structured: bool, results: Path, out: Path, dry_run: bool,
+    jobs: int | None,
+) -> None:  # fmt: skip
+    """Set a method among the reference results: METHOD_OR_FILE is a name, or a plug-in file of your own.
+
+    Runs it on the blocks, sparsities and seeds of CORE that the reference has, under the same protocol, and writes a
+    report with its standing among all, with intervals. Nothing that the reference has is computed again.
+    """
+    import os
+
+    from ..reference.results import shipped
+    from . import compare as comparing
+    from .entrants import entrants
+
+    found = entrants(method_or_file, _parsed(options))
+    planned = comparing.plan(found, "groups" if structured else "weights", shipped())
+    plugins = [found.plugin] if found.plugin else []
+    if planned.todo:
+        workers = jobs or os.cpu_count() or 1
+        seconds = comparing.estimate(planned, workers)
+        click.echo(f"{len(planned.todo)} cells, about {max(seconds, 60) / 60:.0f} minutes with {workers} jobs.")
+    if dry_run:
+        return
+    comparing.compute(planned, results, jobs, plugins, _bar())
+    says, page = comparing.standings(planned, results, out)
+    for text in says:
+        click.echo(text)
+    click.echo(f"Report: {page}")
+
+
+@click.command()
+@click.argument("results", type=click.Path(path_type=Path))
+@click.argument("method_or_file")
+@_OPTIONS
+@_UNITS
+@click.option("--out", default="submission.json.gz", show_default=True, type=click.Path(path_type=Path),
+              metavar="FILE", help="The file to write.")  # fmt: skip
+def submit(results: Path, method_or_file: str, options: tuple[str, ...], structured: bool, out: Path) -> None:
+    """Pack what `compare` left in RESULTS for METHOD_OR_FILE into one file: records, source, environment.
+
+    Whoever receives it recomputes some of its cells, which nobody can choose: `bayesprune verify FILE`.
+    """
+    from ..reference.results import shipped
+    from .entrants import entrants
+    from .submission import submit as pack
+
+    found = entrants(method_or_file, _parsed(options))
+    count = pack(results, found, "groups" if structured else "weights", shipped(), out)
+    click.echo(f"{out}: {count} cells")
+
+
+@click.command()
+@click.argument("file", required=False, type=click.Path(path_type=Path))
+@click.option("--sample", type=click.IntRange(min=1), help="How many cells.  [default: 50; of a submission 44]")
+@click.option("--cell", metavar="KEY", help="One reference cell, by the beginning of its key.")
+@click.option("--tier", default="core", show_default=True, help="Whose cells: core, real or given.")
+@click.option("--seed", type=int, help="Of the choice.  [default: another one every time]")
+@click.option("--execute-source", is_flag=True, help="Execute the plug-in source that a submission holds.")
+@click.option(
+    "--results", default="verified", show_default=True, type=click.Path(path_type=Path), metavar="FOLDER",
+    help="Where the cells are computed again; resumed.",
+)  # fmt: skip
+@_JOBS
+def verify(
+    file: Path | None, sample: int | None, cell: str | None, tier: str, seed: int | None, execute_source: bool,
+    results: Path, jobs: int | None,
+) -> None:  # fmt: skip
+    """Recompute random cells of the reference results, or cells of a submission FILE, and compare.
+
+    Equal to the bit on the same class of machine; on another, within a rounding that is stated. Exit code 1 if a cell
+    differs.
+    """
+    from .recompute import recompute, summary
+
+    rows, plugins = _rows_to_verify(file, sample, cell, tier, seed, execute_source, results)
+    found = recompute(rows, results, jobs, plugins, _bar())
+    for one in found:
+        if one.why:
+            where = f"{one.row['method']} on {one.row['dataset']}, {one.row['architecture']}, seed {one.row['seed']}"
+            click.echo(f"  {one.outcome}: {one.row['key'][:12]}, {where}: {one.why}")
+    click.echo(summary(found))
+    if any(one.outcome in ("differs", "another revision") for one in found):
+        sys.exit(1)
+
+
+def _rows_to_verify(
+    file: Path | None, count: int | None, cell: str | None, tier: str, seed: int | None, execute: bool, results: Path
+) -> tuple[list[dict], list[Path]]:
+    from ...datasets.errors import UsageError, unknown
+    from ..reference.results import shipped
+    from ..reference.tiers import TIERS
+    from .entrants import refuse_strangers
+    from .recompute import chosen_by_hash, sample
+    from .submission import CHECKED, load_submission, unpacked_plugin
+
+    if file is None:
+        if tier not in TIERS:
+            raise unknown("tier", tier, TIERS)
+        if cell is not None:
+            return [shipped().row(cell)], []
+        return sample(shipped().of(*TIERS[tier]).rows, count or 50, seed), []
+    found = load_submission(file)
+    if found.plugin and not execute:
+        raise UsageError(
+            f"{file} holds the source of a plug-in, {found.plugin[0]}, which its cells need: read it, and give "
+            "--execute-source if you want to run it"
+        )
+    refuse_strangers(found.rows)
+    return chosen_by_hash(found.rows, found.digest, count or CHECKED), unpacked_plugin(found, _beside(results))
+
+
+def _beside(results: Path) -> Path:
+    folder = results.with_name(f"{results.name}-plugin")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _parsed(options: tuple[str, ...]) -> dict:
+    from ...bench.spec.option_text import parsed
+
+    return parsed(options)
+
+
+def _bar() -> Callable[[int], Callable[[int], None]]:
+    from ...bench.progress_bar import bar
+
+    return bar
+
+
+COMMANDS = (compare, verify, submit, ledger, reference)

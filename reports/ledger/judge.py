@@ -1,0 +1,165 @@
+"""Judging entries by records: held, in part, did not hold, not run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from ..leaderboard.student import t_quantile
+from ..records.frame import done
+from .entry import Check, Entry, Quantity
+
+Verdict = Literal["held", "in part", "did not hold", "not run"]
+_PLACE = ["dataset", "architecture", "units", "sparsity_target", "seed"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a check found: values by seed, their mean with its 95 % t interval (NaN for one seed), and the verdict."""
+
+    check: Check
+    verdict: Verdict
+    values: tuple[float, ...] = ()
+    mean: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+
+
+@dataclass(frozen=True)
+class Judged:
+    """An entry, and what became of it. Of one that is only remembered the verdict is shown and decides nothing."""
+
+    entry: Entry
+    findings: tuple[Finding, ...]
+    command: str
+
+    @property
+    def verdict(self) -> Verdict:
+        """Held if all rules are; did not hold if none is; not run if no rule could be judged."""
+        found: set[Verdict] = {f.verdict for f in self.findings}
+        first, *others = found
+        return "in part" if others else first
+
+    @property
+    def decides(self) -> bool:
+        """Whether the verdict counts."""
+        return not self.entry.remembered
+
+
+def judge(entries: Sequence[Entry], frames: Mapping[str, pd.DataFrame], command: str) -> list[Judged]:
+    """Judge entries by the records of their matrices; `command` computes the cells, with {} for the entry's id."""
+    nothing = pd.DataFrame()
+    return [
+        Judged(
+            entry, tuple(_found(c, frames.get(entry.matrix, nothing)) for c in entry.checks), command.format(entry.id)
+        )
+        for entry in entries
+    ]
+
+
+def _found(check: Check, frame: pd.DataFrame) -> Finding:
+    values = _values(check, frame)
+    if not len(values):
+        return Finding(check, "not run")
+    mean, low, high = _interval(values)
+    return Finding(check, _verdict(check, values, mean, low, high), tuple(values), mean, low, high)
+
+
+def _values(check: Check, frame: pd.DataFrame) -> np.ndarray:
+    """The values by seed of what is checked; empty if a part of it has not been run."""
+    first = quantity(check.of, frame)
+    other = check.minus or check.over
+    if other is None:
+        return first.groupby("seed").mean().to_numpy()
+    pair = pd.concat([first, quantity(other, frame)], axis=1, keys=["one", "two"], join="inner")
+    combined = pair["one"] - pair["two"] if check.minus else pair["one"] / pair["two"]
+    combined = combined[np.isfinite(combined)]
+    return combined.groupby("seed").mean().to_numpy() if len(combined) else np.array([])
+
+
+def quantity(asked: Quantity, frame: pd.DataFrame) -> pd.Series:
+    """Values of the finished records that match, by data set, architecture, units, sparsity (0 if several) and seed."""
+    rows = done(frame) if len(frame) else frame
+    for column in ("method", "dataset", "architecture"):
+        if (wanted := getattr(asked, column)) is not None and len(rows):
+            rows = _named(wanted, column, rows)
+    for column, wanted in (("units", asked.units), ("epochs_finetune", asked.retraining)):
+        rows = rows[rows[column] == wanted] if wanted is not None and len(rows) else rows
+    rows = _at(asked, rows)
+    if not len(rows):
+        return pd.Series(dtype=float, index=pd.MultiIndex.from_arrays([[]] * len(_PLACE), names=_PLACE))
+    keys = rows[_PLACE].assign(sparsity_target=0.0)
+    values = pd.Series(_column(asked, rows).to_numpy(float), pd.MultiIndex.from_frame(keys))
+    return values[np.isfinite(values)].groupby(level=_PLACE).mean()
+
+
+def _at(asked: Quantity, rows: pd.DataFrame) -> pd.DataFrame:
+    """At the sparsities asked for; a seed and place that lacks one of them is left out."""
+    if asked.sparsity is None or not len(rows):
+        return rows
+    levels = asked.sparsity if isinstance(asked.sparsity, list) else [asked.sparsity]
+    auto = rows["sparsity_auto"].astype(bool)
+    target = rows["sparsity_target"].astype(float)
+    level = target.where(~auto, -1.0)
+    wanted = [-1.0 if s == "auto" else float(s) for s in levels]
+    near = level.map(lambda value: next((w for w in wanted if abs(value - w) < 1e-9), math.nan))
+    rows = rows[near.notna()].assign(_level=near)
+    places = ["dataset", "architecture", "units", "method", "seed"]
+    complete = rows.groupby(places)["_level"].transform("nunique") == len(set(wanted))
+    return rows[complete]
+
+
+def _named(wanted: str, column: str, rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of this label; where there is none, those of this name, whatever their options."""
+    exact = rows[rows[column] == wanted]
+    return exact if len(exact) else rows[[label.partition("(")[0] == wanted for label in rows[column]]]
+
+
+def _column(asked: Quantity, rows: pd.DataFrame) -> pd.Series:
+    name = asked.column
+    if asked.layer is not None:
+        place = asked.layer
+        return rows["layer_density"].map(lambda density: _zeros_in(density, place))
+    if name in ("error", "dense_error"):
+        return 100 * (1 - rows[name.replace("error", "accuracy")])
+    if name in ("accuracy", "dense_accuracy"):
+        return 100 * rows[name]
+    if name == "zeros":
+        return 100 * rows["sparsity"]
+    return pd.to_numeric(rows[name], errors="coerce") if name in rows else pd.Series(math.nan, rows.index)
+
+
+def _zeros_in(density: object, place: int) -> float:
+    shares = list(density.values()) if isinstance(density, Mapping) else []
+    return 100 * (1 - shares[place]) if place < len(shares) else math.nan
+
+
+def _interval(values: np.ndarray) -> tuple[float, float, float]:
+    mean = float(values.mean())
+    if len(values) < 2:
+        return mean, math.nan, math.nan
+    half = t_quantile(len(values) - 1) * float(values.std(ddof=1)) / math.sqrt(len(values))
+    return mean, mean - half, mean + half
+
+
+def _verdict(check: Check, values: np.ndarray, mean: float, low: float, high: float) -> Verdict:
+    if check.near is not None:
+        error = float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+        return "held" if abs(mean - check.near) <= max(2 * error, check.within) + 1e-9 else "did not hold"
+    least = -math.inf if check.at_least is None else check.at_least
+    most = math.inf if check.at_most is None else check.at_most
+    if check.by == "mean":
+        return "held" if least <= mean <= most else "did not hold"
+    if check.by == "every":
+        kept = int(((values >= least) & (values <= most)).sum())
+        return "held" if kept == len(values) else "in part" if kept else "did not hold"
+    if math.isnan(low):  # one seed has no interval: it cannot decide
+        return "in part" if least <= mean <= most else "did not hold"
+    if least <= low and high <= most:
+        return "held"
+    return "did not hold" if high < least or low > most else "in part"

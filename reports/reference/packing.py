@@ -1,0 +1,55 @@
+"""Making the reference results: computed seed by seed, so that whatever is there is complete; then packed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from ...bench.results.scores import scores_of
+from ...bench.results.store import Store
+from .files import SUFFIX, read, write
+from .results import FOLDER
+from .rows import Row, row_of
+from .tiers import TIERS
+
+
+def compute(
+    out: Path, tiers: Iterable[str], *, jobs: int | None = None, said: Callable[[str], None] = lambda text: None,
+    progress: Callable[[int], Callable[[int], None]] | None = None,
+) -> None:  # fmt: skip
+    """Run the matrices of some tiers, each into a folder of its own in `out`: the first seed of all, then the next.
+
+    What is finished there is not run again. Raises what running a matrix raises.
+    """
+    from ...bench.harness.run_matrix import run
+    from ...bench.spec.matrix import load_matrix
+
+    matrices = {name: load_matrix(name) for tier in tiers for name in TIERS[tier]}
+    longest = max(len(matrix.seeds) for matrix in matrices.values())
+    for place in range(longest):
+        for name, matrix in matrices.items():
+            if place < len(matrix.seeds):
+                said(f"{name}, seed {matrix.seeds[place]}")
+                part = matrix.model_copy(update={"seeds": [matrix.seeds[place]]})
+                run(part, out / name, jobs=jobs, progress=progress)
+
+
+def pack(out: Path, tier: str, folder: Path = FOLDER) -> tuple[Path, int]:
+    """Write the file of a tier from results folders in `out`; returns its path and how many rows it has.
+
+    Rows of the present file stay where a cell has not been computed again; raises UsageError as `read`.
+    """
+    path = folder / f"{tier}{SUFFIX}"
+    rows = {row["key"]: row for row in (read(path)[1] if path.is_file() else ())}
+    for name in TIERS[tier]:
+        if (out / name / "store.json").is_file():
+            rows |= {row["key"]: row for row in _rows(Store(out / name, create=False), name)}
+    made = max((row["started"][:10] for row in rows.values() if "started" in row), default="")
+    write(path, list(rows.values()), made)
+    return path, len(rows)
+
+
+def _rows(store: Store, matrix: str) -> Iterable[Row]:
+    for record in store.records():
+        if record["status"] != "failed":
+            yield row_of(record, matrix, scores_of(store, record))

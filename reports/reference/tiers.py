@@ -1,0 +1,20 @@
+"""Which matrices make which tier of the reference results, in the order in which they are computed."""
+
+from __future__ import annotations
+
+TIERS = {
+    "core": (
+        "reference-core-weights",
+        "reference-core-groups",
+        "reference-core-variational",
+    ),
+    "real": (
+        "reference-real-perceptron",
+        "reference-real-lenet5",
+        "reference-real-cifar",
+        "reference-real-uci",
+        "reference-real-variational",
+        "reference-real-groups",
+    ),
+    "given": ("reference-given", "reference-given-resnet"),
+}

@@ -1,0 +1,230 @@
+"""Reference results: what a run leaves goes into a file and comes back; every way in which a file can be wrong."""
+
+import gzip
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from bayesprune.bench.harness.run_matrix import run
+from bayesprune.bench.results.frames import results
+from bayesprune.bench.results.scores import folder_scores, scored
+from bayesprune.bench.results.store import Store
+from bayesprune.bench.spec.matrix import Matrix, load_matrix
+from bayesprune.datasets.errors import UsageError
+from bayesprune.reports.leaderboard.standings import leaderboard
+from bayesprune.reports.records.blocks import field
+from bayesprune.reports.records.frame import prepare
+from bayesprune.reports.records.ranking import rankings
+from bayesprune.reports.reference import packing
+from bayesprune.reports.reference.files import FACE, read, write
+from bayesprune.reports.reference.results import FOLDER, joined, shipped
+from bayesprune.reports.reference.rows import row_of
+from bayesprune.reports.reference.tiers import TIERS
+from bayesprune.reports.topics.standing import standing_table
+
+MATRIX = {
+    "datasets": ["digits"], "architectures": ["mlp"], "methods": ["magnitude", "random", "snip"],
+    "sparsity": [0.5, 0.9], "seeds": [0, 1], "training": {"epochs": 2, "lr": 3e-3}, "finetune": {"epochs": 2},
+    "shift": False,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def computed(tmp_path_factory):
+    """A folder of results, of which a tier `tiny` is made."""
+    out = tmp_path_factory.mktemp("reference")
+    run(Matrix.model_validate(MATRIX), out / "tiny", jobs=1)
+    return out
+
+
+@pytest.fixture
+def packed(computed, tmp_path, monkeypatch):
+    monkeypatch.setitem(TIERS, "tiny", ("tiny",))
+    return packing.pack(computed, "tiny", tmp_path)[0]
+
+
+def test_rows_hold_what_the_records_say_and_what_recomputes_them(computed, packed):
+    head, rows = read(packed)
+    records = {r["key"]: r for r in Store(computed / "tiny", create=False).records()}
+    assert len(rows) == len(records) == 12
+    assert head["made"] == max(r["started"] for r in records.values())[:10]
+    for row in rows:
+        for name in ("accuracy", "nll", "logits_digest", "mask_digest", "host_cpu", "version_torch", "started", "run"):
+            assert row[name] == records[row["key"]][name]
+    frame, own = joined([("tiny", packed)]).frame(), results(computed / "tiny")
+    assert list(frame["key"]) == list(own["key"])
+    np.testing.assert_array_equal(frame["accuracy"], own["accuracy"])
+
+
+def test_scores_are_those_of_the_stored_outputs(computed, packed):
+    store, reference = Store(computed / "tiny", create=False), joined([("tiny", packed)])
+    found = folder_scores(store, {r["key"]: r for r in store.records()})
+    assert found.keys() == reference.scores.keys()
+    for key, scores in found.items():
+        np.testing.assert_array_equal(scores.values, reference.scores[key].values)
+        assert scores.test == reference.scores[key].test
+        assert scores.values.mean() == pytest.approx(reference.by_key[key]["accuracy"], abs=0.002)
+
+
+def test_packing_twice_gives_the_same_bytes_and_keeps_what_is_not_computed_again(
+    computed, packed, monkeypatch, tmp_path
+):
+    before = packed.read_bytes()
+    packing.pack(computed, "tiny", packed.parent)
+    assert packed.read_bytes() == before
+    packing.pack(tmp_path / "nothing", "tiny", packed.parent)
+    assert packed.read_bytes() == before
+
+
+def test_computing_goes_seed_by_seed_and_resumes(monkeypatch, tmp_path):
+    monkeypatch.setitem(TIERS, "tiny", ("one", "two"))
+    parts = {name: Matrix.model_validate(MATRIX | {"seeds": seeds}) for name, seeds in (("one", [0, 1]), ("two", [0]))}
+    monkeypatch.setattr("bayesprune.bench.spec.matrix.load_matrix", parts.__getitem__)
+    ran = []
+    monkeypatch.setattr(
+        "bayesprune.bench.harness.run_matrix.run", lambda matrix, out, **_: ran.append((out.name, matrix.seeds))
+    )
+    packing.compute(tmp_path, ["tiny"])
+    assert ran == [("one", [0]), ("two", [0]), ("one", [1])]
+
+
+def test_shipped_matrices_of_the_tiers_are_there():
+    for name in (name for names in TIERS.values() for name in names):
+        assert load_matrix(name).cells()
+
+
+# ---------------------------------------------------------------------- what can be wrong with a file
+
+
+def rewritten(path, head=None, rows=None):
+    """The file with another head, or other rows and a head that fits them."""
+    old, body = read(path)
+    if rows is not None:
+        write(path, rows(body), old["made"])
+    if head is not None:
+        first, _, rest = gzip.decompress(path.read_bytes()).partition(b"\n")
+        path.write_bytes(gzip.compress(json.dumps(json.loads(first) | head).encode() + b"\n" + rest))
+
+
+def test_a_damaged_file_is_named(packed):
+    content = packed.read_bytes()
+    for bad in (content[:-30], content[:200] + b"?" + content[201:], b"", b"not gzip", gzip.compress(b"[]\n")):
+        packed.write_bytes(bad)
+        with pytest.raises(UsageError, match=r"tiny.jsonl.gz is damaged .*make reference"):
+            read(packed)
+
+
+def test_a_row_that_was_edited_by_hand_is_found(packed):
+    text = gzip.decompress(packed.read_bytes())
+    packed.write_bytes(gzip.compress(text.replace(b'"accuracy":0.', b'"accuracy":0.9', 1)))
+    with pytest.raises(UsageError, match="its checksum is of something else"):
+        read(packed)
+
+
+def test_another_schema_and_a_newer_version_are_told_apart(packed):
+    rewritten(packed, {"schema": 2})
+    with pytest.raises(UsageError, match="of schema 2, this program reads schema 1: update bayesprune"):
+        read(packed)
+    rewritten_old = json.loads(gzip.decompress(packed.read_bytes()).partition(b"\n")[0])["bayesprune"]
+    text = gzip.decompress(packed.read_bytes()).replace(b'"schema": 2', b'"schema": 1', 1)
+    packed.write_bytes(gzip.compress(text.replace(f'"{rewritten_old}"'.encode(), b'"99.0.1"', 1)))
+    with pytest.raises(UsageError, match=r"was written by bayesprune 99.0.1, this is .*: update it"):
+        read(packed)
+
+
+def test_two_rows_that_look_alike_are_refused(packed):
+    rewritten(packed, rows=lambda rows: [*rows, rows[0] | {"key": "0" * 64}])
+    with pytest.raises(UsageError, match=r"holds two rows of .*another revision, or two methods share a name"):
+        read(packed)
+
+
+def test_a_row_that_is_none_is_refused(packed):
+    rewritten(packed, rows=lambda rows: [rows[0] | {"accuracy": "much"}, *rows[1:]])
+    with pytest.raises(UsageError, match="its accuracy is none"):
+        read(packed)
+    with pytest.raises(UsageError, match="there are no reference results"):
+        read(packed.with_name("absent.jsonl.gz"))
+
+
+# ---------------------------------------------------------------------- leaderboards of records
+
+
+def test_scores_average_to_the_areas_by_which_everything_else_ranks(computed, packed):
+    reference = joined([("tiny", packed)])
+    records = prepare(reference.frame())
+    found = field(records, reference.scores, "weights")
+    assert found is not None
+    board, ranked = leaderboard(found.blocks), rankings(records)[0]
+    assert [s.label for s in ranked.standings] == list(board.entrants)
+    rows = {s.entrant: s for s in board.standings}
+    means = {n: records[records["label"] == n]["accuracy"].mean() for n in rows}
+    for name, mean in means.items():  # of two sparsities the area is the plain mean
+        assert rows[name].score == pytest.approx(mean, abs=0.002)
+    table = standing_table(board, found, "standings", "Standings", ["snip"])
+    assert [row[0].text for row in table.rows] == list(board.entrants)
+    assert [row[0].text for row in table.rows if row[0].bold] == ["snip"]
+
+
+def test_an_entrant_that_must_stay_decides_what_counts(packed):
+    reference = joined([("tiny", packed)])
+    frame = reference.frame()
+    frame = frame[~((frame["method"] == "snip") & (frame["seed"] == 1))]
+    frame = frame[~((frame["method"] == "random") & (frame["sparsity_target"] == 0.9) & (frame["seed"] == 0))]
+    found = field(prepare(frame), reference.scores, "weights", must=["snip"])
+    assert found is not None
+    assert found.seeds == ((0,),)
+    assert found.blocks[0].entrants == ("magnitude", "snip")
+    assert found.left_out == ("random",)
+    assert "seeds 1" in found.notes[0]
+
+
+def test_scores_of_every_likelihood():
+    outputs = np.array([[2.0, 0.0], [0.0, 1.0], [3.0, 1.0]])
+    assert list(scored(outputs, np.array([0, 0, 0]), "categorical").values) == [True, False, True]
+    labels = np.array([[1, 0], [1, 1], [1, 1]])
+    assert list(scored(outputs - 0.5, labels, "bernoulli").values) == [1.0, 0.5, 1.0]
+    y = np.array([[0.0], [1.0], [2.0]])
+    found = scored(np.array([[0.5], [1.0], [1.0]]), y, "gaussian")
+    assert found.values.mean() == pytest.approx(1 - ((0.25 + 0 + 1) / 3) / y.var())
+    assert scored(np.zeros((2, 3, 4)), np.zeros((2, 3)), "categorical") is None
+
+
+def test_regressions_keep_half_precision(packed):
+    scores = scored(np.array([[0.5], [1.0]]), np.array([[0.0], [1.0]]), "gaussian")
+    from bayesprune.reports.reference.rows import scores_in
+
+    _, rows = read(packed)
+    again = scores_in(row_of(rows[0], "tiny", scores))
+    np.testing.assert_allclose(again.values, scores.values, rtol=1e-3)
+
+
+# ---------------------------------------------------------------------- what is shipped
+
+
+@pytest.mark.skipif(not shipped().rows, reason="no reference results are in this checkout")
+def test_the_shipped_files_are_small_fast_and_say_where_each_row_is_from():
+    assert sum(path.stat().st_size for path in FOLDER.glob("*.jsonl.gz")) <= 5_000_000
+    shipped.cache_clear()
+    start = time.perf_counter()
+    reference = shipped()
+    assert len(reference.scores) > 0
+    assert time.perf_counter() - start <= 1.0
+    names = {name for names in TIERS.values() for name in names}
+    for row in reference.rows:
+        assert row["matrix"] in names
+        assert row["status"] in ("done", "skipped")
+        if row["status"] == "done":
+            assert {"version_torch", "version_python", "version_bayesprune", "host_cpu", "started"} <= row.keys()
+            assert not row["git_revision"].endswith("-dirty")
+    assert len({tuple(row.get(n) for n in FACE) for row in reference.rows}) == len(reference.rows)
+
+
+def test_reading_them_never_imports_torch():
+    code = (
+        "import sys; from bayesprune.reports.reference.results import shipped; shipped().scores; "
+        "import bayesprune.reports.topics.standing; sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
