@@ -19,8 +19,8 @@ help: ## Say what there is to make.
 
 install: $(STAMP) ## Make the environment in .venv: the package, editable, with everything the tests need.
 
-bench: $(STAMP) ## Run the default matrix into results/ (resumes if interrupted) and write report/index.html.
-	$(BIN)/bayesprune run digits --out results $(if $(JOBS),--jobs $(JOBS))
+bench: $(STAMP) ## Run the mission, the default matrix, into results/ (resumes if interrupted) and write report/index.html.
+	$(BIN)/bayesprune run --out results $(if $(JOBS),--jobs $(JOBS))
 	$(BIN)/bayesprune report results --out report
 	@echo "Open $(CURDIR)/report/index.html in a browser."
 

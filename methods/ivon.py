@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import PositiveFloat
@@ -35,6 +35,7 @@ from .opd import opd
 from .pruner import Inference, Pruner, register
 
 BETA1 = 0.9
+AUTHORS = (0.99999, 100.0)  # their memory of h, and, where Adam's rate is the usual 0.001, their 0.1
 TRAININGS = 1.0  # for how many of them the memory of h reaches back
 
 
@@ -81,7 +82,7 @@ class IVON(Inference[Conjugate]):
     precision: float = 1.0
     start: float = 1.0
     beta2: float | None = None
-    lr_factor: float = 30.0
+    lr_factor: float = 50.0
 
     def __post_init__(self) -> None:
         if not self.precision > 0 or not self.start > 0:
@@ -167,19 +168,25 @@ class IVON(Inference[Conjugate]):
             self.h[name].copy_(tensor)
 
 
-@register("ivon-opd")
+@register("ivon-opd", revision=2)
 def ivon_opd(
     precision: PositiveFloat = 1.0, start: PositiveFloat = 1.0, beta2: float | None = None,
-    lr_factor: PositiveFloat = 30.0,
+    lr_factor: PositiveFloat = 50.0, preset: Literal["authors"] | None = None,
 ) -> Pruner[Any]:  # fmt: skip
-    """Posterior damage ½Λm², half the squared signal-to-noise ratio, after training by IVON (Shen et al. 2024)."""
-    return Pruner(partial(IVON, precision, start, beta2, lr_factor), opd)
+    """Posterior damage ½Λm², half the squared signal-to-noise ratio, after training by IVON (Shen et al. 2024).
+
+    `preset: authors` has their learning rate and memory of h.
+    """
+    return Pruner(partial(IVON, precision, start, *(AUTHORS if preset else (beta2, lr_factor))), opd)
 
 
-@register("ivon-bmr")
+@register("ivon-bmr", revision=2)
 def ivon_bmr(
     precision: PositiveFloat = 1.0, start: PositiveFloat = 1.0, beta2: float | None = None,
-    lr_factor: PositiveFloat = 30.0,
+    lr_factor: PositiveFloat = 50.0, preset: Literal["authors"] | None = None,
 ) -> Pruner[Any]:  # fmt: skip
-    """Bayesian model reduction on the posterior of IVON (Shen et al. 2024; Marković et al. 2024)."""
-    return reducing(partial(IVON, precision, start, beta2, lr_factor), "vb4", "live")
+    """Bayesian model reduction on the posterior of IVON (Shen et al. 2024; Marković et al. 2024).
+
+    `preset: authors` has their learning rate and memory of h.
+    """
+    return reducing(partial(IVON, precision, start, *(AUTHORS if preset else (beta2, lr_factor))), "vb4", "live")

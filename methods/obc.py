@@ -16,6 +16,7 @@ import torch
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
+from ..architectures.units.prunable import is_transposed
 from ..datasets.errors import NotApplicable
 from .closed_forms.kronecker_product import Kronecker, KroneckerProduct
 from .closed_forms.posteriors import Laplace
@@ -46,22 +47,27 @@ def obc(state: State[Laplace]) -> Tensor:
     for name, weight in state.weights().items():
         block = whole.blocks[name] if isinstance(whole, Kronecker) else None
         if isinstance(block, KroneckerProduct):
-            worth[name] = _worth(name, block, posterior.mean[name], posterior.prior[name])
+            mirrored = is_transposed(state.network.get_submodule(name.rpartition(".")[0]))
+            worth[name] = _worth(name, block, posterior.mean[name], posterior.prior[name], mirrored)
         else:
             worth[name] = 0.5 * weight.double().square() * posterior.precision[name]
     return state.units.gather(worth)
 
 
-def _worth(name: str, block: KroneckerProduct, mean: Tensor, prior: Tensor) -> Tensor:
-    rows, inputs = mean.view(block.h.shape), block.h.shape[2]
+def _worth(name: str, block: KroneckerProduct, mean: Tensor, prior: Tensor, mirrored: bool) -> Tensor:
+    """Of I ⊗ A; of A ⊗ I where the weight is held `mirrored`, (in, out)."""
+    weights, h, vectors = mean.view(block.h.shape), block.h, block.right
+    if mirrored:
+        weights, h, vectors = weights.mT, h.mT, block.left
+    inputs = h.shape[2]
     if inputs > MOST:
         raise NotApplicable(f"obc holds an inverse of {inputs:,} inputs of {name!r}, more than {MOST:,}: choose obs")
-    found = torch.empty_like(rows)
-    for group, (q, values, w) in enumerate(zip(block.right, block.h[:, 0], rows, strict=True)):
+    found = torch.empty_like(weights)
+    for group, (q, values, w) in enumerate(zip(vectors, h[:, 0], weights, strict=True)):
         inverse = (q / (values + prior.flatten()[0])) @ q.T
         parts = w.split(max(1, HELD // inputs**2))
         found[group] = torch.cat([leaving_costs(part, inverse) for part in parts])
-    return found.view_as(mean)
+    return (found.mT if mirrored else found).reshape(mean.shape)
 
 
 def leaving_costs(rows: Tensor, inverse: Tensor) -> Tensor:

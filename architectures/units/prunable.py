@@ -40,12 +40,12 @@ def prunable(network: nn.Module) -> dict[str, nn.Parameter]:
     embedding is left out.
     """
     tables = [module for module in network.modules() if isinstance(module, _TABLES) and not isinstance(module, Words)]
-    weighted = [module for module in network.modules() if isinstance(module, _WEIGHTED) or _is_transposed(module)]
+    weighted = [module for module in network.modules() if isinstance(module, _WEIGHTED) or is_transposed(module)]
     offered = _parameters_of(weighted) - _parameters_of(tables)
     return {name: p for name, p in network.named_parameters() if id(p) in offered and p.requires_grad}
 
 
-def _is_transposed(module: nn.Module) -> bool:
+def is_transposed(module: nn.Module) -> bool:
     """Whether this is Hugging Face's `Conv1D`, a linear layer whose weight is (in, out), as in GPT-2."""
     return any(kind.__name__ == "Conv1D" and hasattr(module, "nf") for kind in type(module).__mro__)
 

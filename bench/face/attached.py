@@ -56,6 +56,8 @@ class AttachedMethod:
         self._epochs, self._inputs = epochs, engine.split[:CERTIFIED].x
         self._outcome = engine.outcome(network, inference)
         self._steps = Steps(network, inference, engine.split.terms)
+        if epochs is not None:
+            inference.begin(epochs)
         self._watch = Watch(network, self.parameters())
         self._identity = _identity(asked, engine)
         self._finished = False
@@ -102,7 +104,7 @@ class AttachedMethod:
             UsageError: the loss does not depend on the network, or `finish` was called.
         """
         self._check_at_work()
-        self._watch.loss(loss, self.epoch + 1)
+        self._watch.loss(loss, self._steps.epoch + 1)
         self._steps.backward(loss, scaler)
         self._watch.backward()
 
@@ -118,7 +120,8 @@ class AttachedMethod:
 
     def after_step(self) -> None:
         """After the optimiser's step: what has left is zero again."""
-        self._watch.step()
+        if self._watch.fresh or self._steps.due:
+            self._watch.step()
         self._steps.after_step()
 
     def optimizer(self, lr: float, steps: int) -> torch.optim.Optimizer:

@@ -24,13 +24,14 @@ class Watch:
     Attributes:
         seen: backward passes of the present epoch.
         recent: running mean of the losses.
+        fresh: until the first step has been looked at.
     """
 
     def __init__(self, network: nn.Module, own: list[nn.Parameter]) -> None:
         self.network, self.seen, self.recent = network, 0, 0.0
         self._own, self._shapes = own, _shapes(network)
+        self.fresh = True
         self._first: list[tuple[nn.Parameter, Tensor, bool]] | None = None  # parameter, its first value, whether own
-        self._stepped = False
 
     def loss(self, loss: Tensor, epoch: int) -> None:
         """A loss, before its gradient is computed; raises DivergedError if it is not finite."""
@@ -45,7 +46,7 @@ class Watch:
     def backward(self) -> None:
         """Gradients have been computed; raises UsageError if they are of another network."""
         self.seen += 1
-        if self._first is None and not self._stepped:
+        if self.fresh and self._first is None:
             trained = [p for p in self.network.parameters() if p.grad is not None]
             if not trained:
                 raise UsageError(
@@ -57,15 +58,13 @@ class Watch:
             self._first = [(p, p.detach().clone(), is_own) for p, is_own in watched]
 
     def step(self) -> None:
-        """The optimiser has taken a step; raises UsageError if it moved the network, and not the method."""
-        if not self.seen:
-            raise UsageError("after_step comes after method.backward(loss) and optimizer.step()")
+        """The optimiser has taken its first step; raises UsageError if it moved the network, and not the method."""
         if self._first is None:
-            return
+            raise UsageError("after_step comes after method.backward(loss) and optimizer.step()")
         moved = {is_own: False for *_, is_own in self._first}
         for parameter, before, is_own in self._first:
             moved[is_own] |= not torch.equal(parameter, before)
-        self._first, self._stepped = None, True
+        self._first, self.fresh = None, False
         if moved.get(False) and moved.get(True) is False:
             raise UsageError(
                 "the optimiser does not train the method's own parameters: give it "

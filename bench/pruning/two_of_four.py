@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from ...architectures.units.prunable import is_transposed
 from ...datasets.errors import UsageError
 from ...methods.pruner import State
 from .ranking import best, keep_count
@@ -42,6 +43,8 @@ def input_rows(network: nn.Module, name: str) -> Tensor:
             positions = positions.unflatten(0, (module.groups, -1)).movedim(1, -1)
         else:  # (outputs, inputs of a group, kernel)
             positions = positions.movedim(1, -1)
+    elif is_transposed(module):  # (inputs, outputs)
+        positions = positions.T
     return positions.flatten(0, -2)
 
 

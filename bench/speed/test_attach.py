@@ -14,7 +14,7 @@ from torch import nn
 PLAIN, OURS = 1.05, 1.02
 SETTINGS = Training(batch_size=64)
 METHODS = ["opd", "mean-field", "bmrs-u", "variational-dropout", "pip-gates", "horseshoe"]
-EPOCHS, PAIRS = {"mlp": 2, "lenet5": 1}, {"mlp": 61, "lenet5": 41}
+EPOCHS, PAIRS = {"mlp": 10, "lenet5": 2}, {"mlp": 61, "lenet5": 41}
 
 
 @pytest.fixture(scope="module")

@@ -58,17 +58,18 @@ class Steps:
         with which the step will be taken.
         """
         self.gradient(loss, scaler)
-        self.penalise(1.0 if scaler is None else scaler.get_scale())
+        if self.due:
+            self.penalise(1.0 if scaler is None else scaler.get_scale())
 
     def gradient(self, loss: Tensor, scaler: Any = None) -> None:
         """That of the loss alone, of all ranks."""
         (loss if scaler is None else scaler.scale(loss)).backward()
-        self.average()
+        if self._own:
+            self.average()
 
     def average(self) -> None:
         """Give every rank the mean of the gradients of the inference's own parameters."""
-        if self._own:
-            average_over_ranks(self._own)
+        average_over_ranks(self._own)
 
     def penalise(self, scale: float = 1.0) -> None:
         """Add the gradient of scale · penalty / N, once before each step."""

@@ -21,6 +21,7 @@ from torch import Tensor
 from . import conditioning
 from .conditioning import Conditional
 from .curvature_matrix import Curvature
+from .eigen import eigh
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class KroneckerProduct(Curvature):
     @classmethod
     def of(cls, left: Tensor, right: Tensor) -> Self:
         """From the symmetric positive semi-definite factors B (G, out, out) and A (G, in, in)."""
-        (l1, q1), (l2, q2) = (torch.linalg.eigh(factor.double()) for factor in (left, right))
+        (l1, q1), (l2, q2) = (eigh(factor.double()) for factor in (left, right))
         h = l1.clamp_min_(0).unsqueeze(2) * l2.clamp_min_(0).unsqueeze(1)
         return cls(h, q1, q2)
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ...datasets.errors import UsageError
 from .arguments import finite, non_negative, positive
+from .eigen import eigh
 
 # Numbers that a step of elementwise arithmetic takes at a time: 256 KiB.
 BLOCK = 1 << 15
@@ -194,7 +195,7 @@ def _root(covariance: Tensor) -> Tensor:
     """R with R R' = Σ̃; eigenvalues that are negative by rounding alone are 0."""
     if not torch.isfinite(covariance).all():
         raise UsageError("reduced_covariance must be finite")
-    values, vectors = torch.linalg.eigh(covariance)
+    values, vectors = eigh(covariance)
     if len(values) and values[0] < -1e-12 * values.abs().max():
         raise UsageError(f"reduced_covariance must have no negative eigenvalue, got {float(values[0])!r}")
     return vectors * values.clamp_min(0).sqrt()

@@ -150,8 +150,8 @@ class KroneckerSums(ParameterUses):
         left, right = self._left.pop(name, None), self._right.pop(name, None)
         if name in self.diagonals or left is None or right is None or not right.numel():
             none = torch.zeros_like(self.parameters[name], dtype=torch.float64)
-            return Diagonal(_finite(name, self.diagonals.get(name, none)).flatten())
-        return KroneckerProduct.of(_finite(name, left), _finite(name, right) / self._positions[name])
+            return Diagonal(finite(name, self.diagonals.get(name, none)).flatten())
+        return KroneckerProduct.of(finite(name, left), finite(name, right) / self._positions[name])
 
 
 def _left(use: Factored) -> Tensor:
@@ -196,7 +196,8 @@ def _accumulate(sums: dict[str, Tensor], name: str, value: Tensor) -> None:
     sums[name] = sums[name] + value if name in sums else value.double()
 
 
-def _finite(name: str, value: Tensor) -> Tensor:
+def finite(name: str, value: Tensor) -> Tensor:
+    """The value; raises ArithmeticError if a curvature is not finite."""
     if not torch.isfinite(value).all():
         raise ArithmeticError(
             f"the curvature of {name!r} is not finite: the network has diverged, lower the learning rate"

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakIdKeyDictionary
 
 from ...datasets.trees import Inputs, examples, rows
 from . import broadcasting, layers, lstm, norms
@@ -28,6 +29,8 @@ __all__ = ["Convolution", "Factors", "Geometry", "Gradients", "Lookup", "Paramet
 HANDLERS: dict[Callable, Callable[..., Any]] = {
     F.linear: layers.linear,
     F.embedding: layers.embedding,
+    torch.addmm: layers.addmm,
+    **dict.fromkeys((torch.matmul, torch.mm, Tensor.matmul, Tensor.mm, Tensor.__matmul__), layers.matmul),
     torch.conv2d: layers.conv2d,
     torch.lstm: lstm.lstm,
     F.layer_norm: norms.layer_norm,
@@ -38,6 +41,8 @@ HANDLERS: dict[Callable, Callable[..., Any]] = {
     **dict.fromkeys((Tensor.mul, torch.mul, Tensor.__mul__, Tensor.__rmul__), broadcasting.elementwise(torch.mul)),
     **dict.fromkeys((Tensor.sub, torch.sub, Tensor.__sub__), broadcasting.elementwise(torch.sub)),
 }
+# What may lay the tokens of all examples side by side.
+FLATTENING = frozenset((Tensor.view, Tensor.reshape, torch.reshape, Tensor.flatten, torch.flatten))
 
 
 class ParameterUses(TorchFunctionMode):
@@ -62,6 +67,7 @@ class ParameterUses(TorchFunctionMode):
         self.examples: int | None = None
         self._expected = Counter[str]()
         self._waiting: dict[str, list[Use]] = {}
+        self._flat = WeakIdKeyDictionary()  # tensors (N · T, C) that were flattened from a batch
 
     @abstractmethod
     def collect(self, name: str, uses: list[Use]) -> None:
@@ -71,6 +77,7 @@ class ParameterUses(TorchFunctionMode):
         """Forget the uses of the last forward pass."""
         self._expected.clear()
         self._waiting.clear()
+        self._flat.clear()
 
     def try_out(self, network: nn.Module, x: Inputs) -> Tensor:
         """Outputs of the first example (1, C): finds what cannot be followed, unseen by the network's own hooks."""
@@ -110,7 +117,10 @@ class ParameterUses(TorchFunctionMode):
         kwargs = kwargs or {}
         consumed = [n for a in _tensors((*args, *kwargs.values())) if (n := self.names.get(id(a)))]
         if not consumed:
-            return func(*args, **kwargs)
+            result = func(*args, **kwargs)
+            if func in FLATTENING:
+                self._note_flat(_tensors((*args, *kwargs.values()))[0], result)
+            return result
         handler = None if self.fallback.intersection(consumed) else HANDLERS.get(func)
         result = handler(self, *args, **kwargs) if handler else None
         if result is None:
@@ -122,6 +132,14 @@ class ParameterUses(TorchFunctionMode):
     def batched(self, x: Tensor, axis: int = 0) -> bool:
         """Whether an axis is as long as the batch."""
         return self.examples is None or x.shape[axis] == self.examples
+
+    def tokens(self, flat: Tensor) -> Tensor | None:
+        """(N, T, C) of what a batch was flattened to, (N · T, C); None of anything else."""
+        return flat.view(self.examples or 1, -1, flat.shape[1]) if flat in self._flat else None
+
+    def _note_flat(self, before: Tensor, after: Tensor) -> None:
+        if before.dim() > 2 and after.dim() == 2 and self.batched(before) and before.shape[-1] == after.shape[-1]:
+            self._flat[after] = True
 
     # -------------------------------------------------------------- what the nodes hand in
 

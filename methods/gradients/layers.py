@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .uses import Convolution, Factors, Geometry, Gradients, Lookup, Sink
+from .uses import Convolution, Factors, Geometry, Gradients, Lookup, Sink, Transposed
 
 
 class _Linear(torch.autograd.Function):
@@ -42,6 +42,45 @@ def linear(sink: Sink, input: Tensor, weight: Tensor, bias: Tensor | None = None
     if input.dim() < 2 or not sink.batched(input):
         return None
     return _Linear.apply(input, weight, bias, sink)  # pyright: ignore[reportReturnType]
+
+
+class _Product(torch.autograd.Function):
+    """x (N, ..., in) @ weight (in, out) + bias: linear layers that hold their weights the other way (GPT-2's)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, sink: Sink) -> Tensor:
+        ctx.sink, ctx.weight, ctx.bias = sink, sink.use(weight), sink.use(bias)
+        ctx.save_for_backward(x if ctx.weight else None, weight)
+        y = x @ weight
+        return y if bias is None else y + bias
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple:  # pyright: ignore[reportIncompatibleMethodOverride]
+        x, weight = ctx.saved_tensors
+        if ctx.weight:
+            ctx.sink.add(ctx.weight, Transposed(_tokens(x), _tokens(g)))
+        if ctx.bias:
+            ctx.sink.add(ctx.bias, Gradients(_tokens(g).sum(1)))
+        return g @ weight.T if ctx.needs_input_grad[0] else None, None, None, None
+
+
+def matmul(sink: Sink, input: Tensor, other: Tensor | None = None, mat2: Tensor | None = None) -> Tensor | None:
+    """`x @ weight` of a batch and a matrix."""
+    other = mat2 if other is None else other
+    if other is None or sink.names.get(id(input)) or input.dim() < 2 or other.dim() != 2 or not sink.batched(input):
+        return None
+    return _Product.apply(input, other, None, sink)  # pyright: ignore[reportReturnType]
+
+
+def addmm(sink: Sink, input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor | None:
+    """bias + x @ weight of a batch, or of its tokens in the order of the examples."""
+    if beta != 1 or alpha != 1 or input.dim() != 1 or sink.names.get(id(mat1)):
+        return None
+    x = mat1 if sink.batched(mat1) else sink.tokens(mat1)
+    if x is None:
+        return None
+    y: Tensor = _Product.apply(x, mat2, input, sink)  # pyright: ignore[reportAssignmentType]
+    return y.flatten(0, -2)
 
 
 class _Convolution(torch.autograd.Function):

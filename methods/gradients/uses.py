@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, Self
 
 import torch
 import torch.nn.functional as F
@@ -55,6 +55,10 @@ class Sink(Protocol):
         """Whether an axis is as long as the batch."""
         ...
 
+    def tokens(self, flat: Tensor) -> Tensor | None:
+        """(N, T, ...) of what a batch was flattened to, (N · T, ...); None of anything else."""
+        ...
+
 
 @dataclass(frozen=True)
 class Gradients:
@@ -84,13 +88,18 @@ class Factors:
     def __len__(self) -> int:
         return len(self.g)
 
-    def split(self, size: int) -> list[Factors]:
+    def split(self, size: int) -> list[Self]:
         """Parts of at most `size` examples."""
-        return [Factors(g, a) for g, a in zip(self.g.split(size), self.a.split(size), strict=True)]
+        return [type(self)(g, a) for g, a in zip(self.g.split(size), self.a.split(size), strict=True)]
 
     def per_example(self) -> Tensor:
         """Shape (N, out, in); shape (N, ...)."""
         return self.g.transpose(1, 2) @ self.a
+
+
+@dataclass(frozen=True)
+class Transposed(Factors):
+    """The same of a weight (in, out), that multiplies inputs from the right: `g` are the inputs, `a` came back."""
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,12 @@ precision I ⊗ A, in units of squared outputs and not of nats, in which rows ar
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ...architectures.units.prunable import trainable
 from ...datasets.errors import UsageError
@@ -20,7 +21,8 @@ from ..closed_forms.flat import flat
 from ..closed_forms.kronecker_product import Kronecker, KroneckerProduct
 from ..closed_forms.posteriors import Laplace
 from ..curvature.diagonals import send_back
-from ..curvature.kronecker import KroneckerSums
+from ..curvature.kronecker import KroneckerSums, finite
+from ..gradients.uses import Lookup, Transposed, Use
 from .evidence import drawn
 from .map import MAP
 
@@ -72,13 +74,31 @@ class LayerErrors(MAP):
 class InputSums(KroneckerSums):
     """Adds up A alone: any vector sent back shows the inputs, and no label is read."""
 
+    def __init__(self, parameters: Mapping[str, nn.Parameter]):
+        super().__init__(parameters)
+        self._kinds: dict[str, type[Use]] = {}
+
+    def collect(self, name: str, uses: list[Use]) -> None:
+        """Also of what kind the uses are, as it says where the inputs stand."""
+        self._kinds[name] = type(uses[0])
+        super().collect(name, uses)
+
     def pop(self, name: str) -> Curvature:
-        """I ⊗ A of a weight, A summed over positions; of a vector what it is for `KroneckerSums`."""
-        moment = self._right.get(name)
-        found = super().pop(name)
-        if moment is None or not isinstance(found, KroneckerProduct) or self.parameters[name].dim() < 2:
-            return found
-        if len(found.h) != len(moment):  # a table, whose rows are looked up and multiply nothing
+        """I ⊗ A of a weight, A ⊗ I of one that is held transposed, A summed over positions.
+
+        Of a vector it is what it is for `KroneckerSums`; a table's rows are looked up and multiply nothing.
+        """
+        kind, left, right = self._kinds.get(name), self._left.get(name), self._right.get(name)
+        vector = self.parameters[name].dim() < 2
+        if vector or name in self.diagonals or left is None or right is None or not right.numel():
+            return super().pop(name)
+        del self._left[name], self._right[name]
+        if kind is Lookup:
             return Diagonal(torch.zeros_like(self.parameters[name], dtype=torch.float64).flatten())
-        one = torch.eye(found.h.shape[1], dtype=torch.float64, device=moment.device)
-        return KroneckerProduct.of(one.expand(len(moment), -1, -1), moment)
+        if kind is Transposed:
+            return KroneckerProduct.of(finite(name, left), _one_like(right))
+        return KroneckerProduct.of(_one_like(left), finite(name, right))
+
+
+def _one_like(factors: Tensor) -> Tensor:
+    return torch.eye(factors.shape[1], dtype=torch.float64, device=factors.device).expand(len(factors), -1, -1)

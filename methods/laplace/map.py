@@ -79,14 +79,14 @@ class MAP(Inference[Laplace]):
 
     def penalizer(self, network: nn.Module, scale: float) -> Callable[[], None]:
         """Adds scale · δ · θ to the gradients, in one fused step."""
-        parameters = list(trainable(network).values())
+        parameters, weight = list(trainable(network).values()), scale * self._delta
 
-        @torch.no_grad()
         def add() -> None:
             if penalised := [p for p in parameters if p.grad is not None]:
-                torch._foreach_add_([p.grad for p in penalised], penalised, alpha=scale * self._delta)  # pyright: ignore
+                with torch.no_grad():  # as a decorator it takes longer than the sum
+                    torch._foreach_add_([p.grad for p in penalised], penalised, alpha=weight)  # pyright: ignore
 
-        return add if self._delta and parameters else lambda: None
+        return add if weight and parameters else lambda: None
 
     def posterior(self, network: nn.Module, train: Examples) -> Laplace:
         """Laplace posterior at the network's parameters: precision cH + δ."""
