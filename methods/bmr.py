@@ -30,13 +30,12 @@ from .laplace.free_energy import free_energy, no_longer_rises
 from .laplace.hyperparameters import UpdateRule
 from .laplace.map import MAP
 from .laplace.prior_structure import PriorStructure
-from .mean_field import Prior, mean_field
+from .mean_field import AUTHORS, Prior, mean_field
 from .opd import opd
 from .pruner import Pruner, register
 from .reduction import hierarchical as reduced_horseshoe
 from .reduction.decision import Population, Rule, kept, summary
 from .spam import SpaM
-from .variational.student import StudentT
 from .variational.weight_noise import Draws
 
 __all__ = ["bmr", "bmr_laplace", "bmr_spam", "delta_f", "delta_f_multivariate"]
@@ -62,8 +61,8 @@ def reducing(inference: Any, rule: Rule, population: Population, reduced: Reduce
 @register("bmr")
 def bmr(
     rule: Rule = "vb4", population: Population = "live", prior: Prior = "student",
-    precision: float | Literal["tuned"] = 1.0, start: float | None = None, kl: float = 1.0,
-    warm_up: tuple[int, int] = (0, 0), draws: Draws = "local", preset: Literal["authors"] | None = None,
+    precision: float | Literal["tuned"] = 1.0, start: float | None = None, kl: float | None = None,
+    warm_up: tuple[int, int] | float | None = None, draws: Draws = "local", preset: Literal["authors"] | None = None,
     reduced: Reduced = "spike",
 ) -> Pruner[Conjugate]:  # fmt: skip
     """Bayesian model reduction on a mean-field posterior (Marković et al. 2024).
@@ -75,8 +74,7 @@ def bmr(
     Oracle: test_bmr.py::test_delta_f_is_the_integral, test_bmr.py::test_decisions_are_those_of_plain_code
     """
     if preset == "authors":
-        inference = partial(StudentT, initial="uniform", draws="minibatch")
-        return reducing(inference, "vb4", "full" if reduced == "spike" else "live", reduced)
+        return reducing(AUTHORS, "vb4", "full" if reduced == "spike" else "live", reduced)
     return reducing(mean_field(prior, precision, start, kl, warm_up, draws), rule, population, reduced)
 
 

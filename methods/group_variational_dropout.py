@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Self
+from typing import Literal, Self
 
 from torch import nn
 
@@ -34,7 +34,7 @@ from .pruner import Pruner, register, structures_of
 from .structured_dropout.factored import FactoredDropout, Hooks, Ties
 from .structured_dropout.structures import Structure
 from .structured_dropout.worth import worth
-from .variational.weight_dropout import Form, Start
+from .variational.weight_dropout import WHOLE, Form, Start
 
 
 @dataclass
@@ -83,11 +83,17 @@ def _weights(network: nn.Module, group: Group) -> Iterator[Slice]:
     return (piece for piece in group.slices if isinstance(piece, Slice) and piece.name in names)
 
 
-@register("group-variational-dropout")
+@register("group-variational-dropout", revision=2)
 def group_variational_dropout_pruner(
-    threshold: float = 3.0, form: Form = "exact", warm_up: tuple[int, int] = (5, 20), kl: float = 1.0,
+    threshold: float = 3.0, form: Form = "exact", warm_up: tuple[int, int] | float = 0.5, kl: float = 0.2,
     weights: Start = "network", start: float | None = None, ties: Ties = "example",
+    preset: Literal["authors"] | None = None,
 ) -> Pruner[Gaussian]:  # fmt: skip
-    """Variational dropout of weights and of whole structures: log α below 3 stays (Chirkova et al. 2018)."""
+    """Variational dropout of weights and of whole structures: log α below 3 stays (Chirkova et al. 2018).
+
+    `preset: authors` has the whole divergence.
+    """
+    if preset == "authors":
+        warm_up, kl = WHOLE
     inference = partial(GroupVariationalDropout, kl, warm_up, form=form, weights=weights, start=start, ties=ties)
     return Pruner(inference, worth, keep_above=-threshold)

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import PositiveFloat
@@ -38,6 +38,7 @@ from .opd import opd
 from .pruner import Inference, Pruner, register
 
 BETA1 = 0.9
+AUTHORS = (0.99999, 100.0)  # their memory of h, and, where Adam's rate is the usual 0.001, their 0.1
 TRAININGS = 1.0  # for how many of them the memory of h reaches back
 
 
@@ -84,7 +85,7 @@ class IVON(Inference[Conjugate]):
     precision: float = 1.0
     start: float = 1.0
     beta2: float | None = None
-    lr_factor: float = 30.0
+    lr_factor: float = 50.0
 
     def __post_init__(self) -> None:
         if not self.precision > 0 or not self.start > 0:
@@ -170,29 +171,33 @@ class IVON(Inference[Conjugate]):
             self.h[name].copy_(tensor)
 
 
-@register("ivon-opd")
+@register("ivon-opd", revision=2)
 def ivon_opd(
     precision: PositiveFloat = 1.0, start: PositiveFloat = 1.0, beta2: float | None = None,
-    lr_factor: PositiveFloat = 30.0,
+    lr_factor: PositiveFloat = 50.0, preset: Literal["authors"] | None = None,
 ) -> Pruner[Any]:  # fmt: skip
     """Posterior damage ½Λm², half the squared signal-to-noise ratio, after training by IVON (Shen et al. 2024).
+
+    `preset: authors` has their learning rate and memory of h.
 
     Formula: s_k = ½ N (h_k + δ/N) m_k²
     Oracle: test_hooks.py::test_ivon_finds_the_curvature_of_a_quadratic
     """
-    return Pruner(partial(IVON, precision, start, beta2, lr_factor), opd)
+    return Pruner(partial(IVON, precision, start, *(AUTHORS if preset else (beta2, lr_factor))), opd)
 
 
-@register("ivon-bmr")
+@register("ivon-bmr", revision=2)
 def ivon_bmr(
     precision: PositiveFloat = 1.0, start: PositiveFloat = 1.0, beta2: float | None = None,
-    lr_factor: PositiveFloat = 30.0,
+    lr_factor: PositiveFloat = 50.0, preset: Literal["authors"] | None = None,
 ) -> Pruner[Any]:  # fmt: skip
     """Bayesian model reduction on the posterior of IVON (Shen et al. 2024; Marković et al. 2024).
+
+    `preset: authors` has their learning rate and memory of h.
 
     Formula: ΔF_k = ½ log(Λ_k / δ) - ½ Λ_k m_k²,  Λ_k = N h_k + δ;  what has ΔF > threshold leaves
     Paper: shen2024variational, markovic2023bayesian
     Oracle: test_hooks.py::test_ivon_finds_the_curvature_of_a_quadratic,
         test_bmr.py::test_a_spike_is_the_savage_dickey_ratio_at_any_precision
     """
-    return reducing(partial(IVON, precision, start, beta2, lr_factor), "vb4", "live")
+    return reducing(partial(IVON, precision, start, *(AUTHORS if preset else (beta2, lr_factor))), "vb4", "live")

@@ -29,7 +29,7 @@ from .closed_forms.flat import named
 from .closed_forms.posteriors import Conjugate
 from .opd import opd
 from .pruner import TUNING_GRID, Pruner, register
-from .variational.inference import Variational, equal_log_sigma
+from .variational.inference import TEMPERED, Variational, WarmUp, equal_log_sigma
 from .variational.student import StudentT
 from .variational.weight_noise import Draws
 
@@ -160,24 +160,34 @@ def _optimum(mean: Tensor, variance: Tensor, present: Tensor) -> Tensor:
 
 Prior = Literal["scalar", "layerwise", "student"]
 
+# The inference of Marković et al. (2024): all of the divergence, one draw for a batch, uniform initial means.
+AUTHORS: partial[Any] = partial(StudentT, initial="uniform", draws="minibatch")
+
 
 def mean_field(
-    prior: Prior, precision: float | Literal["tuned"], start: float | None, kl: float, warm_up: tuple[int, int],
+    prior: Prior, precision: float | Literal["tuned"], start: float | None, kl: float | None, warm_up: WarmUp | None,
     draws: Draws,
 ) -> partial[Any]:  # fmt: skip
-    """The inference behind `bmr` and `mean-field`, ready to be made."""
-    options: dict[str, Any] = {"kl": kl, "warm_up": warm_up, "draws": draws}
-    if start is not None:
-        options["start"] = start
+    """The inference behind `bmr` and `mean-field`, ready to be made.
+
+    Unless they are given, a Gaussian prior has its whole divergence from the start, and that of layers with learned
+    scales is tempered (`variational.inference.TEMPERED`).
+    """
+    given = {"kl": kl, "warm_up": warm_up, "start": start}
+    options: dict[str, Any] = {name: value for name, value in given.items() if value is not None} | {"draws": draws}
     if prior == "student":
-        return partial(StudentT, **options)
+        return partial(StudentT, **{**TEMPERED, **options})
     return partial(MeanField, precision=precision, prior=prior, **options)
 
 
 @register("mean-field")
 def mean_field_pruner(
-    prior: Prior = "student", precision: float | Literal["tuned"] = 1.0, start: float | None = None, kl: float = 1.0,
-    warm_up: tuple[int, int] = (0, 0), draws: Draws = "local",
+    prior: Prior = "student", precision: float | Literal["tuned"] = 1.0, start: float | None = None,
+    kl: float | None = None, warm_up: tuple[int, int] | float | None = None, draws: Draws = "local",
+    preset: Literal["authors"] | None = None,
 ) -> Pruner[Conjugate]:  # fmt: skip
-    """Signal to noise of mean-field inference without reduction: the control for `bmr` (Blundell et al. 2015)."""
-    return Pruner(mean_field(prior, precision, start, kl, warm_up, draws), opd)
+    """Signal to noise of mean-field inference without reduction: the control for `bmr` (Blundell et al. 2015).
+
+    `preset: authors` is the inference of Marković et al. (2024).
+    """
+    return Pruner(AUTHORS if preset == "authors" else mean_field(prior, precision, start, kl, warm_up, draws), opd)

@@ -106,11 +106,11 @@ class MixturePrior(SpikeAndSlab[Gaussian]):
 # ---------------------------------------------------------------------- the method
 
 
-@register("pip")
+@register("pip", revision=2)
 def pip(
     inclusion: float = 0.1, spike_variance: float = 1e-3, slab_variance: float = 1.0, estimate: Estimate = "expected",
-    select: Select = "median", rate: float = 0.05, kl: float = 1.0, warm_up: tuple[int, int] = (0, 50),
-    anneal: tuple[int, int] = (0, 0), noise: TargetNoise = "fitted", shrink: float = 0.3, shrunk: Shrunk = "all",
+    select: Select = "median", rate: float = 0.05, kl: float = 0.1, warm_up: tuple[int, int] | float = 0.5,
+    anneal: tuple[int, int] = (0, 0), noise: TargetNoise = "fitted", shrink: float = 1.0, shrunk: Shrunk = "all",
     start: float = -5.0,
 ) -> Pruner[Gaussian]:  # fmt: skip
     """Inclusion probability after training under a mixture prior (reconstruction of Saha, Liu, Liang 2024).

@@ -26,10 +26,10 @@ CERTAIN = 40.0
 TIE = 1e-3
 
 
-@register("pip-gates")
+@register("pip-gates", revision=2)
 def pip_gates(
     inclusion: float = 0.1, slab_variance: float = 1.0, level: Level = "weights", relaxation: Relaxation | None = None,
-    select: Select = "median", rate: float = 0.05, kl: float = 1.0, warm_up: tuple[int, int] = (0, 50),
+    select: Select = "median", rate: float = 0.05, kl: float = 0.1, warm_up: tuple[int, int] | float = 0.5,
     anneal: tuple[int, int] = (0, 0), noise: TargetNoise = "fitted", lr_factor: float = 5.0, shrink: float = 1.0,
     shrunk: Shrunk = "first", start: tuple[float, float] = (3.0, -5.0),
 ) -> Pruner[Gated]:  # fmt: skip

@@ -88,6 +88,9 @@ class Inference(ABC, Generic[Posterior]):
     def attach(self, network: nn.Module, units: Units, train: Examples) -> None:
         """Prepare for training `network`: create own parameters, add hooks."""
 
+    def begin(self, epochs: int) -> None:
+        """A training of so many epochs begins; not called in loops whose length nobody has told."""
+
     def parameters(self) -> Iterable[nn.Parameter]:
         """Own parameters for the optimiser, beside the network's."""
         return ()

@@ -14,26 +14,29 @@ Oracle: test_variational_dropout.py::test_exact_divergence_three_ways,
 from __future__ import annotations
 
 from functools import partial
+from typing import Literal
 
 from torch import Tensor
 
 from .closed_forms.posteriors import Gaussian
 from .pruner import Pruner, State, register
 from .scores.signal_to_noise import log_signal
-from .variational.weight_dropout import TINY, Form, Start, VariationalDropout, kl
+from .variational.weight_dropout import TINY, WHOLE, Form, Start, VariationalDropout, kl
 
 __all__ = ["VariationalDropout", "kl", "signal_over_noise", "variational_dropout_pruner"]
 
 
-@register("variational-dropout")
+@register("variational-dropout", revision=2)
 def variational_dropout_pruner(
-    threshold: float = 3.0, form: Form = "exact", warm_up: tuple[int, int] = (5, 20), kl: float = 1.0,
-    weights: Start = "network", start: float | None = None,
+    threshold: float = 3.0, form: Form = "exact", warm_up: tuple[int, int] | float = 0.5, kl: float = 0.2,
+    weights: Start = "network", start: float | None = None, preset: Literal["authors"] | None = None,
 ) -> Pruner[Gaussian]:  # fmt: skip
     """Sparse variational dropout: what has log α below 3 stays (Molchanov, Ashukha, Vetrov 2017).
 
-    `weights: small` is the authors' initialisation.
+    `weights: small` is the authors' initialisation; `preset: authors` has the whole divergence too.
     """
+    if preset == "authors":
+        warm_up, kl, weights = *WHOLE, "small"
     inference = partial(VariationalDropout, kl, warm_up, form=form, weights=weights, start=start)
     return Pruner(inference, signal_over_noise, keep_above=-threshold)
 

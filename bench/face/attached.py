@@ -56,6 +56,8 @@ class AttachedMethod:
         self._epochs, self._inputs = epochs, engine.split[:CERTIFIED].x
         self._outcome = engine.outcome(network, inference)
         self._steps = Steps(network, inference, engine.split.terms)
+        if epochs is not None:
+            inference.begin(epochs)
         self._watch = Watch(network, self.parameters())
         self._identity = _identity(asked, engine)
         self._finished = False

@@ -110,12 +110,12 @@ def _pruner(method: str, settings: Training, options: dict[str, Any]) -> Pruner:
 
 
 def _gates(warm_up: tuple[int, int], options: dict[str, Any]) -> Pruner:
-    few = {"inclusion": 1e-2, "lr_factor": 1.0, "shrink": 0.5, "shrunk": "first"}
+    few = {"inclusion": 1e-2, "kl": 1.0, "lr_factor": 1.0, "shrink": 0.5, "shrunk": "first"}
     return build_pruner("pip-gates", **{"warm_up": warm_up, **few, **options})
 
 
 def _mixture(warm_up: tuple[int, int], options: dict[str, Any]) -> Pruner:
-    few = {"inclusion": 1e-5, "shrink": 0.5, "shrunk": "first"}
+    few = {"inclusion": 1e-5, "kl": 1.0, "shrink": 0.5, "shrunk": "first"}
     return build_pruner("pip", **{"warm_up": warm_up, **few, **options})
 
 

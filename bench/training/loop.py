@@ -47,7 +47,7 @@ def train(
         network: trained in place and left in training mode, but for what is frozen (`modes.held`).
         split: training examples, on the network's device.
         inference: gives the penalty, its own parameters, and the update after each epoch.
-        settings: optimiser and schedule; its number of epochs is not read.
+        settings: optimiser and schedule; its number of epochs is that of a whole training.
         epochs: passes over the split.
         generator: CPU generator of the data order.
         mask: enforced from the start and after every optimiser step.
@@ -62,6 +62,8 @@ def train(
     """
     steps = Steps(network, inference, split.terms, mask, past + over)
     parameters, each = steps.parameters(), steps_per_epoch(split, settings)
+    if not past + over:
+        inference.begin(settings.epochs or epochs)
     optimizer, scheduler = _optimizer(inference, parameters, settings, (over + epochs) * each, each)
     _skip(over, split, generator, scheduler, each)
     train_(network)

@@ -4,16 +4,16 @@ With a = A D^-½ and K = a a', the identities of Woodbury and Sylvester leave n 
 
     (H + D)⁻¹ = D^-½ (I - a'(I + K)⁻¹ a) D^-½,    log det(H + D) - log det D = log det(I + K).
 
-γ are column sums of squares of L⁻¹a, L L' = I + K: nothing is subtracted. Conditioning takes rows and columns out of a,
-so that it is exact in every round. Rows of linear layers are outer products, and are formed a block at a time.
+γ are column sums of squares of L⁻¹a, L L' = I + K: nothing is subtracted. Where all weights share one prior precision,
+which is sought for, one eigendecomposition of A A' serves every value of it. Conditioning takes rows and columns out of
+a, so that it is exact in every round. Rows of linear layers are outer products, and are formed a block at a time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Self
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -54,26 +54,27 @@ Rows = Outer | Formed
 
 @dataclass(frozen=True)
 class LowRank(Curvature):
-    """Rows by parameter name, in the flat order of `sizes` numbers each; H = scale · A'A of what is `kept`."""
+    """Rows by parameter name, in the flat order of `sizes` numbers each; H = scale · A'A of what is `kept`.
+
+    `shared` holds what is computed once for all curvatures that differ in scale alone.
+    """
 
     rows: Mapping[str, Rows]
     sizes: tuple[int, ...]
     n: int
     scale: float | Tensor = 1.0
     kept: Tensor | None = None
+    shared: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def scaled(self, c: float | Tensor) -> Self:
         """The rows times √c."""
-        found = replace(self, scale=self.scale * c)
-        if "_grams" in vars(self):  # which are most of the work
-            vars(found)["_grams"] = [c * gram for gram in self._grams]
-        return found
+        return replace(self, scale=self.scale * c)
 
     def masked(self, kept: Tensor) -> Self:
         """Columns of what has left are no more."""
         there = kept if self.kept is None else kept & self.kept
         unchanged = bool(there.all()) if self.kept is None else torch.equal(there, self.kept)
-        return self if unchanged else replace(self, kept=there)
+        return self if unchanged else replace(self, kept=there, shared={})
 
     def log_det_ratio(self, prior_precision: Tensor) -> Tensor:
         """log det(I + K)."""
@@ -89,9 +90,13 @@ class LowRank(Curvature):
 
     def determined_in_sum(self, prior_precision: Tensor, out: Tensor | None = None) -> Tensor:
         """tr((I + K)⁻¹ K_t) of each tensor t, the same number for each of its weights."""
-        inverse = torch.cholesky_inverse(self._factor(prior_precision))
-        parts = zip(self._grams, prior_precision.split(self.sizes), strict=True)
-        sums = [(inverse * gram).sum() / prior[0] for gram, prior in parts]
+        if bool((prior_precision == prior_precision[0]).all()):
+            values, parts = self._spectrum
+            sums = (parts / (prior_precision[0] / self.scale + values)).sum(1).unbind()
+        else:
+            inverse = torch.cholesky_inverse(self._factor(prior_precision))
+            grams = zip(self._grams, prior_precision.split(self.sizes), strict=True)
+            sums = [self.scale * (inverse * gram).sum() / prior[0] for gram, prior in grams]
         return torch.cat([(s / n).expand(n) for s, n in zip(sums, self.sizes, strict=True)], out=out)
 
     def precision(self, prior_precision: Tensor) -> Tensor:
@@ -136,11 +141,25 @@ class LowRank(Curvature):
         if not all(bool((part == part[0]).all()) for part in parts if len(part)):
             return _plus_one(self._gram(prior))
         shares = zip(self._grams, parts, strict=True)
-        return _plus_one(torch.stack([gram / part[0] for gram, part in shares if len(part)]).sum(0))
+        return _plus_one(torch.stack([gram * (self.scale / part[0]) for gram, part in shares if len(part)]).sum(0))
 
-    @cached_property
+    @property
     def _grams(self) -> list[Tensor]:
-        """A A' of each tensor."""
+        """A A' of each tensor, at scale 1."""
+        if "grams" not in self.shared:
+            self.shared["grams"] = replace(self, scale=1.0)._formed_grams()
+        return self.shared["grams"]
+
+    @property
+    def _spectrum(self) -> tuple[Tensor, Tensor]:
+        """Eigenvalues of A A', (n,), and the diagonals of its tensors' parts in its eigenbasis, (tensors, n)."""
+        if "spectrum" not in self.shared:
+            values, basis = torch.linalg.eigh(torch.stack(self._grams).sum(0))
+            parts = torch.stack([((gram @ basis) * basis).sum(0) for gram in self._grams])
+            self.shared["spectrum"] = values.clamp_min(0), parts
+        return self.shared["spectrum"]
+
+    def _formed_grams(self) -> list[Tensor]:
         one = torch.ones(sum(self.sizes), dtype=torch.float64, device=self._device)
         grams = [self._zero() for _ in self.sizes]
         for i, _, a in self._columns(one):

@@ -11,6 +11,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -31,6 +32,15 @@ Posterior = TypeVar("Posterior", bound=Gaussian)
 # log σ of a posterior that others read: beyond it variances have no use, and no precision.
 LOG_SIGMA_BOUNDS = (-40.0, 40.0)
 LOG_2 = math.log(2)
+# The length of a training of which nobody knows it: that of a loop of the user's.
+UNTOLD = 40
+
+WarmUp = tuple[int, int] | float
+
+# What the divergence is multiplied by, and the share of a training in which it rises to that, by default: the whole of
+# it is more than some thousand examples can pay for (docs/posteriors.md).
+KL, RISE = 0.1, 0.5
+TEMPERED: Mapping[str, Any] = MappingProxyType({"kl": KL, "warm_up": RISE})
 
 
 @dataclass
@@ -41,7 +51,8 @@ class Variational(Inference[Posterior]):
 
     Attributes:
         kl: β, weight of the divergence.
-        warm_up: epochs after which β begins to rise from 0, and reaches `kl`; (0, 0): no warm-up.
+        warm_up: epochs after which β begins to rise from 0, and reaches `kl`; or the share of the training's epochs in
+            which it rises, 0 for no warm-up.
         biases: whether the biases of layers with prunable weights are Gaussian too.
         draws: how noise is drawn, see `WeightNoise`.
     """
@@ -49,14 +60,20 @@ class Variational(Inference[Posterior]):
     stochastic: ClassVar[bool] = True
 
     kl: float = 1.0
-    warm_up: tuple[int, int] = (0, 0)
+    warm_up: WarmUp = 0.0
     biases: bool = True
     draws: Draws = "local"
 
     def __post_init__(self) -> None:
         if not 0 <= self.kl < float("inf"):
             raise UsageError(f"the weight kl of the divergence must be a finite number >= 0, got {self.kl!r}")
-        check_span("warm_up", self.warm_up)
+        if isinstance(self.warm_up, tuple):
+            check_span("warm_up", self.warm_up)
+        elif not 0 <= self.warm_up < 1:
+            raise UsageError(
+                f"warm_up must be two epochs, or a share of them in [0, 1): the divergence has its whole weight in the "
+                f"end; got {self.warm_up!r}"
+            )
 
     @abstractmethod
     def initial_log_sigma(self, network: nn.Module) -> Tensor:
@@ -75,7 +92,7 @@ class Variational(Inference[Posterior]):
         self.log_sigma = nn.Parameter(self.initial_log_sigma(network))
         self.variance = torch.empty_like(self.log_sigma.detach())
         self.present: Tensor | None = None
-        self.epoch = 0
+        self.epoch, self.epochs = 0, UNTOLD
         means, variances = (lambda *call: self.means(*call)), (lambda: self.variances())
         self.noise = WeightNoise(network, self.names, means, variances, self.draws_on(network))
 
@@ -117,12 +134,21 @@ class Variational(Inference[Posterior]):
     @property
     def beta(self) -> float:
         """The present weight of the divergence."""
-        return self.kl * risen(self.epoch, self.warm_up)
+        return self.kl * risen(self.epoch, self.rise)
+
+    @property
+    def rise(self) -> tuple[int, int]:
+        """The epochs between which β rises; before the last of the training."""
+        return self.warm_up if isinstance(self.warm_up, tuple) else (0, math.floor(self.warm_up * self.epochs))
 
     @property
     def settles(self) -> int:
         """The end of the warm-up."""
-        return self.warm_up[1]
+        return self.rise[1]
+
+    def begin(self, epochs: int) -> None:
+        """A warm-up is a share of them."""
+        self.epochs = epochs
 
     def update(self, network: nn.Module, train: Examples, epoch: int) -> None:
         """The warm-up goes on."""
@@ -175,16 +201,17 @@ class Variational(Inference[Posterior]):
         }
 
     def tensors(self) -> dict[str, Tensor]:
-        """log σ, which weights are present, and the epoch that the warm-up has reached."""
+        """log σ, which weights are present, and the epoch that the warm-up has reached, of how many."""
         present = torch.ones_like(self.log_sigma) if self.present is None else self.present
-        return {"log_sigma": self.log_sigma.detach(), "present": present, "epoch": torch.tensor(self.epoch)}
+        epochs = {"epoch": torch.tensor(self.epoch), "epochs": torch.tensor(self.epochs)}
+        return {"log_sigma": self.log_sigma.detach(), "present": present, **epochs}
 
     @torch.no_grad()
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Put back what `tensors` returned."""
         self.log_sigma.copy_(tensors["log_sigma"])
         self.present = None if bool(tensors["present"].all()) else tensors["present"].to(self.log_sigma)
-        self.epoch = int(tensors["epoch"])
+        self.epoch, self.epochs = int(tensors["epoch"]), int(tensors.get("epochs", self.epochs))
 
     @torch.no_grad()
     def learned(self, network: nn.Module) -> dict[str, Any]:

@@ -2,8 +2,12 @@
 
 Ghosh, Yao, Doshi-Velez, "Structured variational learning of Bayesian neural networks with horseshoe priors", ICML
 2018, arXiv 1806.05975; Marković, Friston, Kiebel, arXiv 2309.12095. The network's parameters are the means μ of ŵ in
-training, and E[γ] μ once the inference is detached. Scales are made of positive factors (see `scale_factors`), drawn
-once in each forward pass.
+training, each tensor in units of a number u, as u μ, and E[γ] μ once the inference is detached. Scales are made of
+positive factors (see `scale_factors`), drawn once in each forward pass.
+
+Adam moves a parameter by one learning rate, whatever its units. With u = 1 it moves a weight by γ learning rates, ten
+times fewer than in other methods where γ = 0.1, and networks are still untrained when these are done; with u = E[γ] at
+the start steps are those of the weights themselves. The model is the same.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -40,9 +44,12 @@ class NonCentred(Variational[Scaled]):
 
     Attributes:
         initial: means before training: those at which the "network" starts as it is initialised, scales being the
-            root mean square of its weights; or all "uniform" in ±2, drawn from torch's global generator, as published.
+            root mean square of its weights, and u their means; or all "uniform" in ±2, drawn from torch's global
+            generator, and u = 1, as published.
         start: log s before training.
     """
+
+    revision: ClassVar[int] = 2  # trained in units of the initial scales
 
     initial: Initial = "network"
     start: float = LOG_SPREAD
@@ -59,7 +66,7 @@ class NonCentred(Variational[Scaled]):
     # -------------------------------------------------------------- the network's step
 
     def attach(self, network: nn.Module, units: Units, train: Examples) -> None:
-        """As `Variational`; the parameters of `network` become the means of ŵ."""
+        """As `Variational`; the parameters of `network` become the means of ŵ, in their units."""
         super().attach(network, units, train)
         self.points = sorted(trainable(network).keys() - set(self.names))
         self.factors: dict[str, Factor] = {}
@@ -77,12 +84,13 @@ class NonCentred(Variational[Scaled]):
 
     @torch.no_grad()
     def _begin(self, network: nn.Module) -> None:
+        self.unit = dict.fromkeys((*self.names, *self.points), 1.0)
         if self.initial == "uniform":
             for tensor in (self.location, *(network.get_parameter(name) for name in self.names)):
                 nn.init.uniform_(tensor, -WIDTH, WIDTH)
             return
         for name, moment in self.moments().items():
-            network.get_parameter(name).div_(moment.mean)
+            self.unit[name] = moment.mean.mean().item()  # all of a tensor start at one scale
 
     def named_weights(self, network: nn.Module) -> dict[str, nn.Parameter]:
         """As `Variational`, but for biases that belong to no one weight."""
@@ -101,7 +109,7 @@ class NonCentred(Variational[Scaled]):
     def means(self, network: nn.Module, training: bool) -> Weights:
         """γ μ with one draw of γ in training, E[γ] μ else."""
         self.drawn = self._draw() if training else {name: m.mean for name, m in self.moments().items()}
-        return {name: scale * network.get_parameter(name) for name, scale in self.drawn.items()}
+        return {name: scale / self.unit[name] * network.get_parameter(name) for name, scale in self.drawn.items()}
 
     def variances(self) -> Weights:
         """γ² s² of every weight, by name, with the γ that the means have; 0 of those that have left."""
@@ -126,7 +134,7 @@ class NonCentred(Variational[Scaled]):
 
     def divergence(self, network: nn.Module) -> Tensor:
         """Σ ½ (μ² + s² - 1) - log s, the divergence of the factors, and ½ |θ|² of the points; a scalar, in nats."""
-        squares = [network.get_parameter(name).double().square().sum() for name in (*self.names, *self.points)]
+        squares = [(network.get_parameter(name).double() / unit).square().sum() for name, unit in self.unit.items()]
         log_s = self.log_sigma.double()
         spread = 0.5 * ((2 * log_s).exp() - 1) - log_s
         factors = kl_to_gamma(self.location.double(), self.log_spread.double(), self.a.double(), self.b.double())
@@ -135,11 +143,12 @@ class NonCentred(Variational[Scaled]):
     def penalizer(self, network: nn.Module, scale: float) -> Callable[[], None]:
         """Adds the gradient of scale · penalty in closed form."""
         weighted = scale * self.beta
-        parameters = [network.get_parameter(name) for name in (*self.names, *self.points)]
+        factors = [(network.get_parameter(name), weighted / unit**2) for name, unit in self.unit.items()]
 
         @torch.no_grad()
         def add() -> None:
-            torch._foreach_add_([gradient(p) for p in parameters], parameters, alpha=weighted)  # pyright: ignore
+            for parameter, factor in factors:
+                gradient(parameter).add_(parameter, alpha=factor)
             # The variance is that of the forward pass of this very step.
             of_spread = gradient(self.log_sigma)
             of_spread.add_(self.variance, alpha=weighted)
@@ -162,10 +171,11 @@ class NonCentred(Variational[Scaled]):
     def posterior(self, network: nn.Module, train: Examples) -> Scaled:
         """The Gaussians of ŵ, and the moments of the scales; float64."""
         q = self.gaussian(network)
-        prior = {name: torch.ones_like(m) for name, m in q.mean.items()}
-        parts = {name: _doubled(m, q.mean[name]) for name, m in self.moments().items()}
+        mean = {name: theta / self.unit[name] for name, theta in q.mean.items()}
+        prior = {name: torch.ones_like(m) for name, m in mean.items()}
+        parts = {name: _doubled(m, mean[name]) for name, m in self.moments().items()}
         logs, scales, squares = ({n: getattr(m, part) for n, m in parts.items()} for part in ("log", "mean", "square"))
-        return Scaled(q.mean, q.precision, prior, logs, scales, squares)
+        return Scaled(mean, q.precision, prior, logs, scales, squares)
 
     @torch.no_grad()
     def detach(self, network: nn.Module) -> None:
@@ -173,7 +183,7 @@ class NonCentred(Variational[Scaled]):
         super().detach(network)
         self.expected = {name: moment.mean for name, moment in self.moments().items()}
         for name, mean in self.expected.items():
-            network.get_parameter(name).mul_(mean)
+            network.get_parameter(name).mul_(mean / self.unit[name])
 
     @torch.no_grad()
     def sample(self, network: nn.Module, generator: torch.Generator) -> dict[str, Tensor]:
@@ -189,6 +199,7 @@ class NonCentred(Variational[Scaled]):
     def tensors(self) -> dict[str, Tensor]:
         """What `Variational` has, and the factors' posterior."""
         own = {"location": self.location, "log_spread": self.log_spread, "counted": self.counted}
+        own["unit"] = torch.tensor([*self.unit.values()], dtype=torch.float64)
         return super().tensors() | {name: tensor.detach() for name, tensor in own.items()}
 
     @torch.no_grad()
@@ -197,6 +208,8 @@ class NonCentred(Variational[Scaled]):
         super().load_tensors(tensors)
         for name in ("location", "log_spread", "counted"):
             getattr(self, name).copy_(tensors[name])
+        units = tensors["unit"].tolist() if "unit" in tensors else [1.0] * len(self.unit)  # before there were units
+        self.unit = dict(zip(self.unit, units, strict=True))
 
     @torch.no_grad()
     def learned(self, network: nn.Module) -> dict[str, Any]:

@@ -115,10 +115,10 @@ class SpikeAndSlab(Variational[Posterior]):
 
     def learned(self, network: nn.Module) -> dict[str, Any]:
         """As `Variational`, and s of real targets; warns of a warm-up that was not over."""
-        if self.epoch < self.warm_up[1]:
+        if self.epoch < self.settles:
             logger.warning(
                 "training under spike and slab ended in its warm-up: the divergence has weight %.2g only; train for "
-                "more than %d epochs, or shorten warm_up", super().beta, self.warm_up[1],
+                "more than %d epochs, or shorten warm_up", super().beta, self.settles,
             )  # fmt: skip
         found = super().learned(network)
         return {**found, "noise": self.noise_variance**0.5} if self.real else found

@@ -28,7 +28,7 @@ from ...datasets.errors import UsageError, unknown
 from ...datasets.examples import Examples
 from ..closed_forms.dawson import exact, slope
 from ..closed_forms.posteriors import Gaussian
-from .inference import Variational, gradient
+from .inference import Variational, WarmUp, gradient
 
 logger = logging.getLogger("bayesprune")
 Form = Literal["exact", "molchanov"]
@@ -43,6 +43,9 @@ CLAMP = 8.0
 THRESHOLD = 3.0
 # Standard deviation of weights that start small, and what they, or others, start with (see `VariationalDropout`).
 SMALL = 0.01
+
+# The warm-up that saves a network of random weights from the whole divergence, and the weight of this.
+WHOLE: tuple[tuple[int, int], float] = ((5, 20), 1.0)
 
 INITIAL: dict[Start, float] = {"network": -6.0, "small": -10.0}
 # Weights at a time that stay in a processor's cache.
@@ -102,7 +105,7 @@ class VariationalDropout(Variational[Gaussian]):
         start: that log α (-6 unless given), or that log σ² (-10).
     """
 
-    warm_up: tuple[int, int] = (5, 20)
+    warm_up: WarmUp = WHOLE[0]
     biases: bool = False
     form: Form = "exact"
     weights: Start = "network"
@@ -112,10 +115,10 @@ class VariationalDropout(Variational[Gaussian]):
         super().__post_init__()
         if self.form not in get_args(Form):
             raise unknown("form of the divergence", self.form, get_args(Form))
-        if self.warm_up[1] == 0 and self.kl >= 1:
+        if self.warm_up in (0, (0, 0)) and self.kl >= 1:
             logger.warning(
                 "variational dropout without a warm-up: the whole divergence from the first step on usually removes "
-                "every weight of a network that starts at random; give warm_up: [5, 20]"
+                "every weight of a network that starts at random; give warm_up: 0.5"
             )
 
     def attach(self, network: nn.Module, units: Units, train: Examples) -> None:
@@ -167,10 +170,10 @@ class VariationalDropout(Variational[Gaussian]):
     @torch.no_grad()
     def learned(self, network: nn.Module) -> dict[str, Any]:
         """β and KL at the end, the median log α of each layer, and the share of weights above the threshold."""
-        if self.epoch < self.warm_up[1]:
+        if self.epoch < self.settles:
             logger.warning(
                 "variational dropout ended in its warm-up: the divergence has weight %.2g only; train for more than "
-                "%d epochs, or shorten warm_up", self.beta, self.warm_up[1],
+                "%d epochs, or shorten warm_up", self.beta, self.settles,
             )  # fmt: skip
         rates = self._log_alpha(network).split([shape.numel() for shape in self.shapes.values()])
         medians = {name: rate.median().item() for name, rate in zip(self.names, rates, strict=True)}

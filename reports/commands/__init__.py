@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _JOBS = click.option("--jobs", type=click.IntRange(min=1), help="Worker processes.  [default: number of cores]")
 
 
-@click.command()
+@click.command("ledger")
 @click.argument("file", required=False)
 @click.option(
     "--results", multiple=True, type=click.Path(path_type=Path), metavar="FOLDER",
@@ -30,7 +30,7 @@ _JOBS = click.option("--jobs", type=click.IntRange(min=1), help="Worker processe
 )  # fmt: skip
 @click.option("--out", default="ledger", show_default=True, metavar="FOLDER", help="Where the page goes.")
 @_JOBS
-def ledger(
+def ledger_(
     file: str | None, results: tuple[Path, ...], entry: str | None, into: Path, out: str, jobs: int | None
 ) -> None:
     """Set published claims beside the records: published, ours, verdict, and the command for each.
@@ -48,7 +48,7 @@ def ledger(
     click.echo(f"Ledger: {page}")
 
 
-@click.command()
+@click.command("reference")
 @click.option("--tier", "tiers", multiple=True, help="core, real or given; repeatable.  [default: all]")
 @click.option(
     "--out", default="reference-results", show_default=True, type=click.Path(path_type=Path), metavar="FOLDER",
@@ -62,7 +62,7 @@ def ledger(
     help="Where the packed files go.  [default: the package]",
 )
 @_JOBS
-def reference(tiers: tuple[str, ...], out: Path, pack_only: bool, into: Path | None, jobs: int | None) -> None:
+def reference_(tiers: tuple[str, ...], out: Path, pack_only: bool, into: Path | None, jobs: int | None) -> None:
     """Compute the reference results, or go on with them, and pack them into the package.
 
     Seed by seed: the first seed of every matrix, then the second. Interrupt and call again at any time.
@@ -85,10 +85,10 @@ def reference(tiers: tuple[str, ...], out: Path, pack_only: bool, into: Path | N
             click.echo(f"{path}: {count} rows")
 
 
-@click.command()
+@click.command("cite")
 @click.argument("names", nargs=-1, required=True, metavar="METHOD...|MATRIX")
 @click.option("--plugin", "plugins", multiple=True, metavar="FILE", help="A file of further methods; repeatable.")
-def cite(names: tuple[str, ...], plugins: tuple[str, ...]) -> None:
+def cite_(names: tuple[str, ...], plugins: tuple[str, ...]) -> None:
     """Print BibTeX of the papers behind methods, or behind all methods, networks and data of a MATRIX.
 
     \b
@@ -110,7 +110,7 @@ _OPTIONS = click.option(
 )
 
 
-@click.command()
+@click.command("compare")
 @click.argument("method_or_file")
 @_OPTIONS
 @_UNITS
@@ -122,7 +122,7 @@ _OPTIONS = click.option(
               help="Where the report goes.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Say what would run and how long it may take; write nothing.")
 @_JOBS
-def compare(
+def compare_(
     method_or_file: str, options: tuple[str, ...], structured: bool, results: Path, out: Path, dry_run: bool,
     jobs: int | None,
 ) -> None:  # fmt: skip
@@ -153,14 +153,14 @@ def compare(
     click.echo(f"Report: {page}")
 
 
-@click.command()
+@click.command("submit")
 @click.argument("results", type=click.Path(path_type=Path))
 @click.argument("method_or_file")
 @_OPTIONS
 @_UNITS
 @click.option("--out", default="submission.json.gz", show_default=True, type=click.Path(path_type=Path),
               metavar="FILE", help="The file to write.")  # fmt: skip
-def submit(results: Path, method_or_file: str, options: tuple[str, ...], structured: bool, out: Path) -> None:
+def submit_(results: Path, method_or_file: str, options: tuple[str, ...], structured: bool, out: Path) -> None:
     """Pack what `compare` left in RESULTS for METHOD_OR_FILE into one file: records, source, environment.
 
     Whoever receives it recomputes some of its cells, which nobody can choose: `bayesprune verify FILE`.
@@ -174,7 +174,7 @@ def submit(results: Path, method_or_file: str, options: tuple[str, ...], structu
     click.echo(f"{out}: {count} cells")
 
 
-@click.command()
+@click.command("verify")
 @click.argument("file", required=False, type=click.Path(path_type=Path))
 @click.option("--sample", type=click.IntRange(min=1), help="How many cells.  [default: 50; of a submission 44]")
 @click.option("--cell", metavar="KEY", help="One reference cell, by the beginning of its key.")
@@ -186,7 +186,7 @@ def submit(results: Path, method_or_file: str, options: tuple[str, ...], structu
     help="Where the cells are computed again; resumed.",
 )  # fmt: skip
 @_JOBS
-def verify(
+def verify_(
     file: Path | None, sample: int | None, cell: str | None, tier: str, seed: int | None, execute_source: bool,
     results: Path, jobs: int | None,
 ) -> None:  # fmt: skip
@@ -261,4 +261,4 @@ def _bar() -> Callable[[int], Callable[[int], None]]:
     return bar
 
 
-COMMANDS = (cite, compare, verify, submit, ledger, reference)
+COMMANDS = (cite_, compare_, verify_, submit_, ledger_, reference_)
