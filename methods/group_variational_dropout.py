@@ -7,7 +7,8 @@ when no weight reads it any more.
 
 Formula: W_ij = w_ij z_i,  z_i ~ N(θ_i, σ_i²);  structure i leaves if log σ_i² / θ_i² > 3
 Paper: chirkova2018bayesian, molchanov2017variational
-Deviations: the paper has factors in recurrent networks; those on feed-forward structures are this suite's.
+Deviations: the paper has factors in recurrent networks; those on feed-forward structures are this suite's. The
+    divergence is tempered (`kl`).
 Oracle: test_group_dropout.py::test_the_penalty_is_the_sum_over_weights_and_factors_and_its_gradient_is_right,
     test_group_dropout.py::test_worth_is_the_least_of_what_a_weight_depends_on
 """

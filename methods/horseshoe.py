@@ -6,7 +6,7 @@ Ghosh, Yao, Doshi-Velez, ICML 2018 (arXiv 1806.05975), in the mean-field form to
 Formula: w_ij = γ_i ŵ_ij,  γ_i² = τ² λ_i² c² / (c² + τ² λ_i²)
 Paper: ghosh2018structured, markovic2023bayesian
 Deviations: the papers prune by hand-picked thresholds or not at all; the rules `bmr`, `kappa`, `row` and `snr` are
-    this suite's.
+    this suite's. The divergence is tempered (`kl`), as the whole one runs away from few data (`preset: authors`).
 Oracle: test_horseshoe.py::test_moments_of_scales_are_two_dimensional_integrals,
     test_horseshoe.py::test_the_divergence_from_a_gamma_prior_is_the_integral
 """

@@ -11,7 +11,7 @@ and the signal-to-noise ratio a magnitude; one of a fifth of the training forget
 data leave free drift to their prior. Here β₂ = 1 - 1/steps unless given, and the record says what became of h.
 
 Paper: shen2024variational
-Deviations: β₂ forgets over the whole training instead of being 0.99999, and learning rates are multiples of Adam's.
+Deviations: β₂ forgets over the whole training instead of being 0.99999 (`preset: authors`).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from .opd import opd
 from .pruner import Inference, Pruner, register
 
 BETA1 = 0.9
-AUTHORS = (0.99999, 100.0)  # their memory of h, and, where Adam's rate is the usual 0.001, their 0.1
+AUTHORS_BETA2 = 0.99999
 TRAININGS = 1.0  # for how many of them the memory of h reaches back
 
 
@@ -79,13 +79,13 @@ class IVON(Inference[Conjugate]):
         start: h before training; learning rates are for it: the first steps are lr times gradients.
         beta2: memory of h; 1 - 1/steps by default.
         lr_factor: learning rates over those of the training, which are Adam's: those of IVON are near plain gradient
-            descent's.
+            descent's; where the training's is the usual 0.001, this is the authors' 0.1.
     """
 
     precision: float = 1.0
     start: float = 1.0
     beta2: float | None = None
-    lr_factor: float = 50.0
+    lr_factor: float = 100.0
 
     def __post_init__(self) -> None:
         if not self.precision > 0 or not self.start > 0:
@@ -174,30 +174,30 @@ class IVON(Inference[Conjugate]):
 @register("ivon-opd", revision=2)
 def ivon_opd(
     precision: PositiveFloat = 1.0, start: PositiveFloat = 1.0, beta2: float | None = None,
-    lr_factor: PositiveFloat = 50.0, preset: Literal["authors"] | None = None,
+    lr_factor: PositiveFloat = 100.0, preset: Literal["authors"] | None = None,
 ) -> Pruner[Any]:  # fmt: skip
     """Posterior damage ½Λm², half the squared signal-to-noise ratio, after training by IVON (Shen et al. 2024).
 
-    `preset: authors` has their learning rate and memory of h.
+    `preset: authors` has their memory of h, too.
 
     Formula: s_k = ½ N (h_k + δ/N) m_k²
     Oracle: test_hooks.py::test_ivon_finds_the_curvature_of_a_quadratic
     """
-    return Pruner(partial(IVON, precision, start, *(AUTHORS if preset else (beta2, lr_factor))), opd)
+    return Pruner(partial(IVON, precision, start, AUTHORS_BETA2 if preset else beta2, lr_factor), opd)
 
 
 @register("ivon-bmr", revision=2)
 def ivon_bmr(
     precision: PositiveFloat = 1.0, start: PositiveFloat = 1.0, beta2: float | None = None,
-    lr_factor: PositiveFloat = 50.0, preset: Literal["authors"] | None = None,
+    lr_factor: PositiveFloat = 100.0, preset: Literal["authors"] | None = None,
 ) -> Pruner[Any]:  # fmt: skip
     """Bayesian model reduction on the posterior of IVON (Shen et al. 2024; Marković et al. 2024).
 
-    `preset: authors` has their learning rate and memory of h.
+    `preset: authors` has their memory of h, too.
 
     Formula: ΔF_k = ½ log(Λ_k / δ) - ½ Λ_k m_k²,  Λ_k = N h_k + δ;  what has ΔF > threshold leaves
     Paper: shen2024variational, markovic2023bayesian
     Oracle: test_hooks.py::test_ivon_finds_the_curvature_of_a_quadratic,
         test_bmr.py::test_a_spike_is_the_savage_dickey_ratio_at_any_precision
     """
-    return reducing(partial(IVON, precision, start, *(AUTHORS if preset else (beta2, lr_factor))), "vb4", "live")
+    return reducing(partial(IVON, precision, start, AUTHORS_BETA2 if preset else beta2, lr_factor), "vb4", "live")

@@ -12,7 +12,7 @@ r the responsibility of the slab, which is what training discards, and what `inc
 Formula: PIP_k = E_q[r(w_k)],  r(w) = π N(w; 0, s₁²) / (π N(w; 0, s₁²) + (1-π) N(w; 0, s₀²));  stays if PIP > ½
 Paper: saha2024efficient, blundell2015weight
 Deviations: a reconstruction, as the equations were not at hand; the divergence is integrated, not drawn, when it is
-    reported.
+    reported, and tempered (`kl`).
 Oracle: test_mixture_prior.py::test_the_divergence_is_an_integral,
     test_spike_slab.py::test_responsibility_is_bayes_rule_and_its_threshold_the_published_one
 """

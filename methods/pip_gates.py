@@ -2,7 +2,8 @@
 
 Formula: PIP_k = φ_k,  w_k = z_k ŵ_k,  q(z_k = 1) = φ_k;  stays if φ_k > ½
 Paper: saha2024efficient
-Deviations: a reconstruction: gates are those of stochastic variational inference with a spike and a slab.
+Deviations: a reconstruction: gates are those of stochastic variational inference with a spike and a slab. The
+    divergence is tempered (`kl`).
 Oracle: test_indicators.py::test_the_trained_probabilities_of_an_orthogonal_design_are_exact,
     test_indicators.py::test_the_divergence_counts_every_gate_once
 """

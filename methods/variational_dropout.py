@@ -6,7 +6,7 @@ divergence and the inference, which the methods with structures share, are in `v
 Formula: s_k = -log α_k,  α_k = σ_k² / θ_k²;  leaves if log α_k > 3
 Paper: molchanov2017variational, kingma2015variational
 Deviations: the divergence is exact, by Dawson's integral, instead of the published fit (`form: molchanov`); training
-    starts from the network, not from `weights: small`.
+    starts from the network, not from `weights: small`; the divergence is tempered (`kl`); `preset: authors` is theirs.
 Oracle: test_variational_dropout.py::test_exact_divergence_three_ways,
     test_sparse_variational_dropout.py::test_scores_are_minus_log_alpha_and_of_groups_from_summed_moments
 """

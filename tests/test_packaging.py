@@ -335,7 +335,8 @@ MEASURED = (
 
 def typed(text):
     """Measured numbers in prose; what stands in blocks of code are settings and commands."""
-    prose = re.sub(r"^(`{3,}).*?^\1$|`[^`\n]*`", "", text, flags=re.MULTILINE | re.DOTALL)
+    made = re.sub(r"<!-- (\w+) -->.*?<!-- end of \1 -->", "", text, flags=re.DOTALL)  # by a program, of records
+    prose = re.sub(r"^(`{3,}).*?^\1$|`[^`\n]*`", "", made, flags=re.MULTILINE | re.DOTALL)
     return [match[0] for pattern in MEASURED for match in re.finditer(pattern, prose, re.IGNORECASE)]
 
 

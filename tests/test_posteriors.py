@@ -1,5 +1,6 @@
 """Well-trained posteriors: what defaults promise, the units of non-centred weights, the tables, and that it holds."""
 
+from functools import cache
 from itertools import product
 
 import pandas as pd
@@ -181,12 +182,12 @@ def records():
             "status": "done",
         }
         accuracy = 0.96 + 0.01 * seed - gap * (architecture == "vit")
-        rows.append(common | {"sparsity_target": 0.0, "accuracy": accuracy, "validation_accuracy": accuracy})
+        rows.append(common | {"sparsity_target": 0.8, "dense_accuracy": accuracy})
     return pd.DataFrame(rows)
 
 
 def test_differences_are_taken_seed_by_seed_and_misses_are_bold():
-    table = accuracies(records(), "accuracy", 0.0, "Dense")
+    table = accuracies(records(), "dense_accuracy", "Dense")
     assert table.columns == ("method", "mlp", "vit")
     texts = {cells[0].text: [c.text for c in cells[1:]] for cells in table.rows}
     assert texts["opd"] == ["96.5", "96.5"]
@@ -194,17 +195,17 @@ def test_differences_are_taken_seed_by_seed_and_misses_are_bold():
     assert [[c.bold for c in cells[1:]] for cells in table.rows] == [[False, False], [False, False], [False, True]]
     assert "2 seeds" in table.notes[0]
     with pytest.raises(UsageError, match="no finished cell of MAP"):
-        accuracies(records().query("method != 'opd'"), "accuracy", 0.0, "Dense")
+        accuracies(records().query("method != 'opd'"), "dense_accuracy", "Dense")
 
 
 def test_places_are_filled_and_prose_stays(tmp_path):
     text = "Before.\n<!-- chosen -->\nformer\n<!-- end of chosen -->\nAfter.\n"
-    new = filled(text, "chosen", [accuracies(records(), "accuracy", 0.0, "Dense")])
+    new = filled(text, "chosen", [accuracies(records(), "dense_accuracy", "Dense")])
     assert new.startswith("Before.\n<!-- chosen -->\n")
     assert new.endswith("<!-- end of chosen -->\nAfter.\n")
     assert "### Dense" in new
     assert "former" not in new
-    assert filled(new, "chosen", [accuracies(records(), "accuracy", 0.0, "Dense")]) == new
+    assert filled(new, "chosen", [accuracies(records(), "dense_accuracy", "Dense")]) == new
     with pytest.raises(UsageError, match="no place"):
         filled("", "chosen", [])
     with pytest.raises(FileNotFoundError):
@@ -214,25 +215,38 @@ def test_places_are_filled_and_prose_stays(tmp_path):
 # ---------------------------------------------------------------------- that it holds
 
 
+METHODS = (
+    "bmr", "horseshoe", "pip", "pip-gates", "variational-dropout", "group-variational-dropout", "bmrs-n", "ivon-opd",
+)  # fmt: skip
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "method",
-    ["bmr", "horseshoe", "pip", "pip-gates", "variational-dropout", "group-variational-dropout", "bmrs-n", "ivon-opd",
-     "spam-opd"],
-)  # fmt: skip
-@pytest.mark.parametrize("architecture", ["mlp", "lenet5"])
-def test_dense_networks_are_within_two_points_of_map(method, architecture):
+    ("architecture", "method", "options"),
+    [
+        *((architecture, method, {}) for architecture in ("mlp", "lenet5") for method in METHODS),
+        ("mlp", "spam-opd", {}),
+        ("lenet5", "spam-opd", {"temperature": 0.3}),  # of the paper's own temperature docs/posteriors.md tells
+    ],
+)
+def test_dense_networks_are_within_two_points_of_map(architecture, method, options):
     """On the validation split, three seeds, sixty epochs; docs/posteriors.md has all families."""
-
-    def accuracy(method, seed):
-        data = load("digits", seed)
-        run = Run(
-            dataset=Choice(name="digits"), architecture=Choice(name=architecture), method=Choice(name=method),
-            sparsity=0.0, seed=seed, training=Training(epochs=60), finetune=Finetune(epochs=0),
-        )  # fmt: skip
-        network, inference, _ = train_one(run, data, inference_of(run), CPU)
-        inference.detach(network)
-        return validated(network, data)["validation_accuracy"]
-
-    gaps = [accuracy("magnitude", seed) - accuracy(method, seed) for seed in range(3)]
+    own = Choice(name=method, options=options)
+    gaps = [accuracy_of_map(architecture, seed) - accuracy(architecture, own, seed) for seed in range(3)]
     assert sum(gaps) / 3 <= 0.02
+
+
+@cache
+def accuracy_of_map(architecture, seed):
+    return accuracy(architecture, Choice(name="magnitude"), seed)
+
+
+def accuracy(architecture, method, seed):
+    data = load("digits", seed)
+    run = Run(
+        dataset=Choice(name="digits"), architecture=Choice(name=architecture), method=method, sparsity=0.0, seed=seed,
+        training=Training(epochs=60), finetune=Finetune(epochs=0),
+    )  # fmt: skip
+    network, inference, _ = train_one(run, data, inference_of(run), CPU)
+    inference.detach(network)
+    return validated(network, data)["validation_accuracy"]
