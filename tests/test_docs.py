@@ -42,7 +42,7 @@ def test_every_entry_of_the_registries_has_a_page_that_the_list_links_to(kind, t
 def test_the_page_of_a_method_says_all_that_its_docstrings_do(tmp_path):
     entry = methods.catalogue()["obd"]
     page, says = pages.page("methods", entry, tmp_path), described(entry)
-    assert says.formula.replace("_", r"\_") in page
+    assert "s<sub>k</sub> = ½ c H<sub>kk</sub> θ<sub>k</sub>²" in page
     assert "@inproceedings{lecun1989optimal," in page
     assert all(f"`{oracle}`" in page for oracle in says.oracles)
     assert all(f"| `{option}` |" in page for option in entry.options)
@@ -131,7 +131,14 @@ def test_variants_belong_to_the_page_of_their_method(label, name):
 
 def test_what_is_indented_is_shown_as_it_stands_and_code_stays_code():
     assert markdown.prose("    a = b\n    c") == "```text\na = b\nc\n```"
-    assert markdown.prose("see `x_y|z`\nand |w_k|*2") == r"see `x_y|z` and \|w\_k\|\*2"
+    assert (
+        markdown.prose("see `x_y|z`\nand |w_k|*2 of b_name")
+        == r"see `x_y|z` and \|w<sub>k</sub>\|\*2 of b<sub>name</sub>"
+    )
+
+
+def test_values_are_shown_without_the_words_of_types():
+    assert markdown.values("float | Literal['tuned'] | None") == "float or 'tuned' or None"
 
 
 def test_links_that_lead_nowhere_are_named(tmp_path):

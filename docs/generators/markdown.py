@@ -20,13 +20,27 @@ def code(text: str) -> str:
     return f"`{escaped}`" if text else "–"
 
 
+# A symbol of one letter and its index, as docstrings write them: θ_k, Λ_kk, h_{t-1}.
+_INDEXED = re.compile(r"(?<![^\W\d_])([^\W\d_]\u0302?)\\_(?:\\\{(.+?)\\\}|((?:(?![²³¹])\w)+))")
+
+
+def formula(text: str) -> str:
+    """Text with symbols, their indices set below the line."""
+    return _INDEXED.sub(lambda found: f"{found[1]}<sub>{found[2] or found[3]}</sub>", md(text))
+
+
+def values(annotation: str) -> str:
+    """What an option may be, without the words of type hints."""
+    return re.sub(r"Literal\[(.*?)\]", r"\1", annotation).replace(" | ", " or ")
+
+
 def prose(paragraph: str) -> str:
     """A paragraph of a docstring: what is indented is shown as it stands, what is in backticks is code."""
     if all(line.startswith("    ") for line in paragraph.splitlines()):
         return f"```text\n{textwrap.dedent(paragraph)}\n```"
     parts = re.split(r"`([^`\n]+)`", " ".join(paragraph.split()))
     return "".join(
-        f"`{part}`" if i % 2 else re.sub(r"\S+", lambda word: md(word[0]), part) for i, part in enumerate(parts)
+        f"`{part}`" if i % 2 else re.sub(r"\S+", lambda word: formula(word[0]), part) for i, part in enumerate(parts)
     )
 
 

@@ -18,7 +18,7 @@ from bayesprune.reports.writing.bibliography import SHIPPED, bibtex, references
 from bayesprune.reports.writing.render import md
 
 from . import reference
-from .markdown import code, figure, pipes, prose, slug, table
+from .markdown import code, figure, formula, pipes, prose, slug, table, values
 
 DOCS = Path(__file__).parents[1]
 KINDS: Mapping[str, tuple[Registry, str]] = {
@@ -45,7 +45,7 @@ def page(kind: str, entry: Entry, out: Path) -> str:
     says = described(entry)
     origin = [] if entry.origin == BUILT_IN else [f"From the installed plug-in {code(entry.origin)}."]
     parts = [f"# {code(entry.name)}", md(entry.summary), *origin]
-    parts += [f":::{{admonition}} Formula\n:class: formula\n{md(says.formula)}\n:::"] if says.formula else []
+    parts += [f":::{{admonition}} Formula\n:class: formula\n{formula(says.formula)}\n:::"] if says.formula else []
     parts += [*map(prose, says.prose), *_options(kind, entry)]
     parts += _checked(says) if kind == "methods" else []
     return "\n\n".join([*parts, *_results(kind, entry, out), *_cite(entry, says)]) + "\n"
@@ -79,7 +79,9 @@ def _options(kind: str, entry: Entry) -> list[str]:
         return ["## Options", "It has no options of its own.", *shared]
     known = _meanings()[kind]["shared"] | _meanings()[kind].get(entry.name, {}) if entry.origin == BUILT_IN else {}
     parted = [(name, *text.partition(" = ")[::2]) for name, text in entry.options.items()]
-    rows = [(code(name), code(values), code(default), md(known.get(name, ""))) for name, values, default in parted]
+    rows = [
+        (code(name), code(values(kinds)), code(default), md(known.get(name, ""))) for name, kinds, default in parted
+    ]
     return ["## Options", pipes(("option", "values", "default", "meaning"), rows), *shared]
 
 
