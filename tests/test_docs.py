@@ -18,7 +18,7 @@ if not (ROOT / "docs/generators").is_dir():
     pytest.skip("not a checkout", allow_module_level=True)
 sys.path.insert(0, str(ROOT / "docs"))
 
-from generators import links, markdown, pages, pictures, reference  # noqa: E402
+from generators import commands, links, markdown, pages, pictures, reference  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -127,6 +127,13 @@ def test_variants_belong_to_the_page_of_their_method(label, name):
 
 
 # ---------------------------------------------------------------------- markup and links
+
+
+def test_the_page_of_commands_has_the_help_of_each():
+    page = commands.page()
+    for name in ("run", "report", "fit", "cite", "compare"):
+        assert f"\n## {name}\n" in page
+        assert f"Usage: bayesprune {name} [OPTIONS]" in page
 
 
 def test_what_is_indented_is_shown_as_it_stands_and_code_stays_code():

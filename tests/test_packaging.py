@@ -204,7 +204,9 @@ def make(tmp_path):
     log = tmp_path / "log"
     noting = f'#!/bin/sh\necho "$(basename "$0") $*" >> {log}\n'
     python = tmp_path / "fake-python"
-    copies = "".join(f"cp {tmp_path}/tool env/bin/{name}\n" for name in ("python", "pytest", "bayesprune"))
+    copies = "".join(
+        f"cp {tmp_path}/tool env/bin/{name}\n" for name in ("python", "pytest", "bayesprune", "sphinx-build")
+    )
     python.write_text(f'#!/bin/sh\n[ "$1" = -c ] && exec {sys.executable} "$@"\nmkdir -p env/bin\n{copies}')
     (tmp_path / "tool").write_text(noting)
     for script in ("fake-python", "tool"):
@@ -236,9 +238,21 @@ def test_make_installs_once_and_again_when_requirements_change(make, tmp_path):
         os.utime(tmp_path / name, (0, 0))
 
 
+def test_the_documentation_has_requirements_of_its_own(make):
+    assert make("docs") == [
+        INSTALL,
+        INSTALL.replace("[dev]", "[dev,docs]"),
+        "sphinx-build -W --keep-going -b html docs docs/_build/html",
+    ]
+    assert make("docs")[:-1] == []
+
+
 def test_make_alone_explains_itself(make, tmp_path):
     listed = run("make", cwd=tmp_path, MAKEFLAGS="")
-    assert all(f"make {target} " in listed for target in ("bench", "test", "check", "speed", "constraints", "clean"))
+    assert all(
+        f"make {target} " in listed
+        for target in ("bench", "test", "docs", "pictures", "check", "speed", "constraints", "clean")
+    )
 
 
 def test_make_refuses_an_old_python(make, tmp_path):
@@ -344,6 +358,10 @@ def test_no_measured_number_is_typed_into_the_texts():
     pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs/extending").glob("*.md"))]
     pages += sorted((ROOT / "docs/templates").glob("*.md"))
     found = {page.relative_to(ROOT).as_posix(): typed(page.read_text()) for page in pages}
+    for tutorial in sorted((ROOT / "docs/tutorials").glob("*.py")):
+        text = tutorial.read_text()
+        remarks = [line for line in text.splitlines() if line.startswith("# ")]
+        assert typed("\n".join([ast.get_docstring(ast.parse(text)) or "", *remarks])) == [], tutorial.name
     assert {page: numbers for page, numbers in found.items() if numbers and page not in SETTINGS} == {}
     assert {page: numbers for page, numbers in found.items() if page in SETTINGS} == SETTINGS
 

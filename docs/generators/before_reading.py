@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from . import api, ledger, pages, pictures
+from . import api, commands, ledger, pages, pictures
 
 
 def write(out: Path) -> None:
@@ -13,4 +13,5 @@ def write(out: Path) -> None:
     (out / "standings.md").write_text(pages.standings())
     (out / "ledger.md").write_text(ledger.page())
     (out / "mission.md").write_text(pictures.snippet(out))
+    (out / "commands.md").write_text(commands.page())
     (out / "api.rst").write_text(api.page())
