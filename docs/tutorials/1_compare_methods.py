@@ -18,7 +18,7 @@ import matplotlib.pyplot as plt
 
 folder = Path(tempfile.mkdtemp())
 matrix = folder / "first.yaml"
-matrix.write_text("""
+_ = matrix.write_text("""
 datasets: [digits]
 architectures: [{name: mlp, widths: [64]}]
 methods: [random, magnitude, snip, opd]

@@ -8,6 +8,7 @@ four calls are added to the loop. Here the noise of BMRS is learned while you tr
 
 # %%
 import bayesprune as bp
+import matplotlib.pyplot as plt
 import torch
 from sklearn.datasets import load_digits
 from torch.nn import functional as F
@@ -46,6 +47,11 @@ for _epoch in range(50):
         method.after_step()
     method.after_epoch(loader)
     losses.append(loss.item())
+
+plt.figure(figsize=(6, 2.5))
+plt.semilogy(losses)
+plt.gca().set(xlabel="epoch", ylabel="loss of the last batch (nats)")
+plt.tight_layout()
 
 # %%
 # Finish

@@ -13,10 +13,11 @@ import tempfile
 from pathlib import Path
 
 import bayesprune as bp
+import matplotlib.pyplot as plt
 
 folder = Path(tempfile.mkdtemp())
 plugin = folder / "my_evidence.py"
-plugin.write_text('''
+_ = plugin.write_text('''
 import bayesprune as bp
 
 
@@ -47,7 +48,7 @@ for verdict in check_on("my-evidence", TINY[0], "weights"):
 # Run it among others
 # -------------------
 matrix = folder / "mine.yaml"
-matrix.write_text("""
+_ = matrix.write_text("""
 datasets: [digits]
 architectures: [{name: mlp, widths: [64]}]
 methods: [random, magnitude, opd, my-evidence]
@@ -72,8 +73,16 @@ from bayesprune.reports.records.frame import prepare
 store = Store(folder / "results", create=False)
 scores = folder_scores(store, {record["key"]: record for record in store.records()})
 found = field(prepare(bp.results(folder / "results")), scores, "weights")
-for standing in leaderboard(found.blocks).standings:
+standings = leaderboard(found.blocks).standings
+for standing in standings:
     print(f"{standing.place:g}  {standing.entrant:<12} {standing.group:<3} score {100 * standing.score:.1f}")
+
+figure, axes = plt.subplots(figsize=(6, 2.5))
+bars = axes.barh([s.entrant for s in standings], [100 * s.score for s in standings], color="#7A7A7A")
+axes.bar_label(bars, [s.group for s in standings], padding=4)
+axes.invert_yaxis()
+axes.set(xlabel="area under accuracy against sparsity (%); letters: who is not told apart")
+plt.tight_layout()
 
 # %%
 # On all networks of the reference results, under the same protocol, and without computing anything that they have:

@@ -15,7 +15,7 @@ import matplotlib.pyplot as plt
 
 folder = Path(tempfile.mkdtemp())
 matrix = folder / "shift.yaml"
-matrix.write_text("""
+_ = matrix.write_text("""
 datasets: [digits]
 architectures: [{name: mlp, widths: [64]}]
 methods: [random, magnitude, opd]
