@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 PARALLEL := -n auto --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install bench test slow check speed constraints clean
+.PHONY: help install bench test slow check speed golden constraints clean
 
 help: ## Say what there is to make.
 	@sed -n 's/^\([a-z]*\):[^#]*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -19,8 +19,8 @@ help: ## Say what there is to make.
 
 install: $(STAMP) ## Make the environment in .venv: the package, editable, with everything the tests need.
 
-bench: $(STAMP) ## Run the default matrix into results/ (resumes if interrupted) and write report/index.html.
-	$(BIN)/bayesprune run digits --out results $(if $(JOBS),--jobs $(JOBS))
+bench: $(STAMP) ## Run the mission, the default matrix, into results/ (resumes if interrupted) and write report/index.html.
+	$(BIN)/bayesprune run --out results $(if $(JOBS),--jobs $(JOBS))
 	$(BIN)/bayesprune report results --out report
 	@echo "Open $(CURDIR)/report/index.html in a browser."
 
@@ -39,6 +39,9 @@ check: $(STAMP) ## Everything a change must pass: ruff, pyright, import-linter, 
 
 speed: $(STAMP) ## Run the benchmarks of the suite's own speed.
 	$(BIN)/pytest --rootdir bench/speed bench/speed
+
+golden: $(STAMP) ## Rewrite the golden cells; refuses where a value moved without a new revision.
+	$(BIN)/python tests/golden.py --write
 
 constraints: $(STAMP) ## Write the installed versions to constraints.txt.
 	@$(BIN)/python -m pip freeze --all --exclude-editable --exclude pip > $(VENV)/frozen.txt

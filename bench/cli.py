@@ -14,6 +14,7 @@ import click
 from .. import __version__
 from ..datasets.errors import UsageError
 from ..datasets.registry import Registry
+from .spec.shipped import DEFAULT
 
 KINDS = ("methods", "architectures", "datasets", "matrices")
 
@@ -56,7 +57,7 @@ _PLUGIN = click.option(
 
 
 @main.command()
-@click.argument("matrix")
+@click.argument("matrix", default=DEFAULT)
 @click.option(
     "--out", default="results", show_default=True, metavar="FOLDER", help="Results folder; an existing one is resumed."
 )
@@ -78,7 +79,7 @@ def run(
     matrix: str, out: str, jobs: int | None, shard: str, dry_run: bool, retry_failed: bool, device: str, strict: bool,
     executor: str, pin: bool, wait: bool, plugins: tuple[str, ...],
 ) -> None:  # fmt: skip
-    """Run the cells of MATRIX, a YAML file or the name of a shipped matrix.
+    """Run the cells of MATRIX, a YAML file or the name of a shipped matrix; of `mission` if none is named.
 
     Every finished cell is a file in the results folder: interrupt with Ctrl-C (or lose the machine) and call
     the same command again to go on. A cell that fails is recorded with its reason, and the others go on.

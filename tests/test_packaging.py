@@ -222,7 +222,7 @@ INSTALL = "python -m pip install --constraint constraints.txt --editable .[dev]"
 def test_make_installs_once_and_again_when_requirements_change(make, tmp_path):
     assert make("bench", "JOBS=2") == [
         INSTALL,
-        "bayesprune run digits --out results --jobs 2",
+        "bayesprune run --out results --jobs 2",
         "bayesprune report results --out report",
     ]
     assert make("test") == [TEST]

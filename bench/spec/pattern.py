@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Annotated, Literal
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, Field
 
@@ -15,24 +15,31 @@ from .settings import Number, Seed, Settings
 Sparsity = Annotated[Number, Field(ge=0, lt=1), AfterValidator(lambda share: share + 0.0)] | Literal["auto"]
 
 
-class Pattern(Settings):
-    """Cells that match everything given; names match with or without options."""
+T = TypeVar("T")
+OneOrMore = T | Annotated[list[T], Field(min_length=1)] | None
 
-    dataset: str | None = None
-    architecture: str | None = None
-    method: str | None = None
-    sparsity: Sparsity | None = None
-    seed: Seed | None = None
-    units: Granularity | None = None
+
+class Pattern(Settings):
+    """Cells that match everything given, of a list any of its items; names match with or without options."""
+
+    dataset: OneOrMore[str] = None
+    architecture: OneOrMore[str] = None
+    method: OneOrMore[str] = None
+    sparsity: OneOrMore[Sparsity] = None
+    seed: OneOrMore[Seed] = None
+    units: OneOrMore[Granularity] = None
 
     def matches(self, run: Run) -> bool:
         """Whether `run` is one of them."""
-        named = ("dataset", "architecture", "method")
-        plain = all(getattr(self, n) in (None, getattr(run, n)) for n in ("sparsity", "seed", "units"))
-        return plain and all(
-            (wanted := getattr(self, n)) is None or wanted in (getattr(run, n).name, getattr(run, n).label)
-            for n in named
-        )
+        plain = {name: (getattr(run, name),) for name in ("sparsity", "seed", "units")}
+        named = {name: getattr(run, name) for name in ("dataset", "architecture", "method")}
+        values = plain | {name: (choice.name, choice.label) for name, choice in named.items()}
+        return all(_among(getattr(self, name), own) for name, own in values.items())
+
+
+def _among(wanted: Any, own: Sequence[Any]) -> bool:
+    items = wanted if isinstance(wanted, list) else [wanted]
+    return wanted is None or any(item in own for item in items)
 
 
 def match(patterns: Iterable[Pattern], run: Run) -> bool:

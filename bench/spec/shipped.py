@@ -7,6 +7,7 @@ from pathlib import Path
 from ...datasets.errors import UsageError, unknown
 
 MATRICES = Path(__file__).parents[1] / "matrices"
+DEFAULT = "mission"
 
 
 def shipped_matrices() -> dict[str, str]:
