@@ -38,7 +38,7 @@ class Factor:
 class Scale:
     """What γ of one parameter is made of: the offset of log τ², signed factors, and perhaps c⁻².
 
-    A factor belongs to all entries of the parameter, which has `rank` axes, or to its outputs, along the axis `outputs`.
+    A factor belongs to all entries of the parameter, of `rank` axes, or to its outputs, along the axis `outputs`.
     """
 
     rank: int
