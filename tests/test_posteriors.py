@@ -86,6 +86,14 @@ def test_a_warm_up_is_a_share_of_the_training_and_outlives_it():
     assert again.settles == 4  # states from before have no length: that of the inference stays
 
 
+def test_a_training_that_ends_in_its_warm_up_is_told(caplog):
+    """One that nobody has told how long it is, as in a loop of the user's."""
+    network, data = attached(inference := StudentT(kl=0.4, warm_up=0.5))
+    inference.update(network, data, 5)
+    assert inference.learned(network)["beta"] == pytest.approx(0.1)
+    assert "ended in the warm-up of the divergence, at 0.25 of its weight: train for more than 20" in caplog.text
+
+
 @pytest.mark.parametrize("warm_up", [1.0, -0.1, float("nan"), (3, 2)])
 def test_warm_ups_that_do_not_end_in_training_are_refused(warm_up):
     with pytest.raises(UsageError, match="warm_up must be two epochs"):
