@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 JOBS ?=
+RESULTS ?=
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -16,7 +17,8 @@ PARALLEL := -n auto --dist loadfile
 help: ## Say what there is to make.
 	@sed -n 's/^\([a-z]*\):[^#]*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
 	@echo
-	@echo "Variables: PYTHON=$(PYTHON) (makes the environment), VENV=$(VENV), JOBS=N (worker processes of bench)"
+	@echo "Variables: PYTHON=$(PYTHON) (makes the environment), VENV=$(VENV), JOBS=N (worker processes of bench)," \
+	  "RESULTS=FOLDER (for pictures)"
 
 install: $(STAMP) ## Make the environment in .venv: the package, editable, with everything the tests need.
 
@@ -32,8 +34,8 @@ docs: $(DOCS_STAMP) ## Make the documentation in docs/_build/html; warnings are 
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
 	@echo "Open $(CURDIR)/docs/_build/html/index.html in a browser."
 
-pictures: $(STAMP) ## Draw the picture of README from the reference results.
-	cd docs && ../$(BIN)/python -m generators.pictures mission.svg
+pictures: $(STAMP) ## Draw the picture of README from the reference results, or from those in RESULTS.
+	cd docs && $(abspath $(BIN))/python -m generators.pictures mission.svg $(abspath $(RESULTS))
 
 test: $(STAMP) ## Run the tests, a file at a time on each core.
 	$(BIN)/pytest $(PARALLEL)

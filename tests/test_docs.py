@@ -107,7 +107,9 @@ def test_a_method_with_results_has_a_chart_of_itself_and_the_baselines(results, 
 
 
 def test_the_picture_has_a_panel_for_each_family(results, tmp_path):
-    assert [p.architecture for p in pictures._panels(pictures._records())] == ["mlp", "resnet(width=8)"]
+    shown = pictures._shown(pictures._references())
+    assert [p.architecture for p in pictures._panels(shown)] == ["mlp", "resnet(width=8)"]
+    assert set(shown["label"]) == {"opd", "magnitude"}
     assert pictures.write(tmp_path / "picture.svg").is_file()
     assert "{figure}" in pictures.snippet(tmp_path)
 

@@ -1,4 +1,4 @@
-"""Pictures of results for README and the first page: the mission's comparison, from the reference results."""
+"""The picture of the mission's comparison for README and the first page: from reference results, or from records."""
 
 from __future__ import annotations
 
@@ -6,28 +6,35 @@ import sys
 from pathlib import Path
 
 import pandas as pd
-from bayesprune.reports.records.frame import Panel, Records, panel_metric, panels, pruned
+from bayesprune.bench.results.frames import results
+from bayesprune.reports.records.frame import Panel, Records, done, panel_metric, panels, prepare, pruned
 from bayesprune.reports.topics.curves import curves
 
 from . import reference
 from .markdown import figure
 
-# One representative of each idea: the baselines, and what the mission asks about.
+# One of each idea: the baselines, and what the mission asks about; of noise whatever variant was run.
 SHOWN = (
-    "magnitude", "random", "opd", "spam-opd", "bmr", "bmr-laplace", "bmrs-u", "pip-gates", "pip-laplace",
-    "variational-dropout", "horseshoe",
+    "magnitude", "random", "opd", "spam-opd", "bmr", "bmr-laplace", "pip", "pip-gates", "variational-dropout", "horseshoe"
 )  # fmt: skip
-FAMILIES = ("mlp", "lenet5", "resnet", "vit", "mixer", "lstm")
+NOISE = ("bmrs-n", "bmrs-u")
+FAMILIES = ("mlp", "resnet", "vit", "mixer", "lenet5", "lstm")
 MOST_PANELS = 4
 
 
-def write(path: Path) -> Path | None:
-    """Draw one panel for each family of networks, that with the most methods in it; None without results."""
-    records = _records()
-    there = _panels(records) if records is not None else []
-    if records is None or not there:
+def write(path: Path, folders: tuple[str, ...] = ()) -> Path | None:
+    """Draw one panel for each family of networks, that with the most methods in it; None without results.
+
+    Args:
+        path: of the picture.
+        folders: of results; without them, the reference results that come with the package.
+    """
+    found = _shown([Records(done(prepare(results(*folders))))] if folders else _references())
+    there = _panels(found) if found is not None else []
+    if found is None or not there:
         return None
-    reference.save_svg(curves(records, panel_metric(records, there[0]).name, there), path)
+    kept = Records(pd.concat([panel.rows(found) for panel in there]))
+    reference.save_svg(curves(kept, panel_metric(found, there[0]).name, there), path)
     return path
 
 
@@ -39,22 +46,25 @@ def snippet(out: Path) -> str:
     return figure("/generated/mission.svg", "Quality against sparsity, one panel for each family of networks", caption)
 
 
-def _records() -> Records | None:
-    """Headline rows of the shown methods, wherever they were run."""
-    parts = [part[part["label"].isin(SHOWN)] for part in map(reference.records, reference.matrices())]
-    return Records(pd.concat(parts, ignore_index=True)) if any(map(len, parts)) else None
+def _references() -> list[Records]:
+    return [reference.records(matrix) for matrix in reference.matrices()]
 
 
-def _panels(records: Records) -> list[Panel]:
+def _shown(parts: list[Records]) -> Records | None:
+    """The rows of the methods that are shown."""
+    rows = [part[part["label"].isin(SHOWN) | part["label"].map(reference.base).isin(NOISE)] for part in parts]
+    return Records(pd.concat(rows, ignore_index=True)) if any(map(len, rows)) else None
+
+
+def _panels(found: Records) -> list[Panel]:
     def entrants(panel: Panel) -> int:
-        return panel.rows(pruned(records))["label"].nunique()
+        return panel.rows(pruned(found))["label"].nunique()
 
-    there = sorted(panels(records), key=entrants, reverse=True)
+    there = sorted(panels(found), key=entrants, reverse=True)
     first = {reference.base(panel.architecture): panel for panel in reversed(there)}
-    families = [name for name in FAMILIES if name in first]
-    return [first[name] for name in families][:MOST_PANELS]
+    return [first[name] for name in FAMILIES if name in first][:MOST_PANELS]
 
 
 if __name__ == "__main__":
-    drawn = write(Path(sys.argv[1]))
-    print(f"{drawn}: drawn from the reference results" if drawn else "no reference results: nothing is drawn")
+    drawn = write(Path(sys.argv[1]), tuple(sys.argv[2:]))
+    print(f"{drawn}: drawn" if drawn else "there are no results: nothing is drawn")
