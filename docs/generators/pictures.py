@@ -15,7 +15,8 @@ from .markdown import figure
 
 # One of each idea: the baselines, and what the mission asks about; of noise whatever variant was run.
 SHOWN = (
-    "magnitude", "random", "opd", "spam-opd", "bmr", "bmr-laplace", "pip", "pip-gates", "variational-dropout", "horseshoe"
+    "magnitude", "random", "opd", "spam-opd", "bmr", "bmr-laplace", "pip", "pip-gates", "variational-dropout",
+    "horseshoe",
 )  # fmt: skip
 NOISE = ("bmrs-n", "bmrs-u")
 FAMILIES = ("mlp", "resnet", "vit", "mixer", "lenet5", "lstm")
