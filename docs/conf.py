@@ -60,6 +60,9 @@ html_title = "bayesprune"
 html_static_path = ["_static"]
 html_css_files = ["bayesprune.css"]
 html_show_sourcelink = False
+html_sidebars = {
+    page: [] for page in ("*", "extending/*", "generated/ledger", "generated/standings", "generated/commands")
+}
 html_theme_options = {
     "navigation_with_keys": False,
     "show_prev_next": True,

@@ -80,7 +80,7 @@ def _options(kind: str, entry: Entry) -> list[str]:
     known = _meanings()[kind]["shared"] | _meanings()[kind].get(entry.name, {}) if entry.origin == BUILT_IN else {}
     parted = [(name, *text.partition(" = ")[::2]) for name, text in entry.options.items()]
     rows = [
-        (code(name), code(values(kinds)), code(default), md(known.get(name, ""))) for name, kinds, default in parted
+        (code(name), code(values(kinds)), code(default), prose(known.get(name, ""))) for name, kinds, default in parted
     ]
     return ["## Options", pipes(("option", "values", "default", "meaning"), rows), *shared]
 
