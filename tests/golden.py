@@ -101,10 +101,10 @@ def digest(values: Values) -> str:
 
 
 def difference(old: Values, new: Values) -> str:
-    """The first value that has moved beyond rounding, in words; empty if none has."""
-    for name in sorted(old.keys() | new.keys()):
-        if name not in old or name not in new:
-            return f"{name} is {'new' if name in new else 'gone'}"
+    """The first value that has moved beyond rounding, in words; empty if none has. What is said anew moves nothing."""
+    for name in sorted(old):
+        if name not in new:
+            return f"{name} is gone"
         if not _agree(old[name], new[name], AFTER if name.startswith("after") else BEFORE):
             return f"{name} moved from {old[name]} to {rounded(new[name])}"
     return ""
@@ -116,7 +116,8 @@ def _agree(old: Any, new: Any, tolerance: float) -> bool:
         return False
     scale = np.abs(a)
     if len(a) == 4:  # a summary: means of random numbers vary by their deviation over the root of how many they are
-        scale = np.array([abs(a[0]) + a[1] / a[3] ** 0.5, a[1], abs(a[2]) + a[1] / a[3] ** 0.5, 0])
+        spread = a[1] / max(a[3], 1) ** 0.5
+        scale = np.array([abs(a[0]) + spread, a[1], abs(a[2]) + spread, 0])
     return bool(np.all((np.abs(a - b) <= tolerance * scale + 1e-7) | (a == b) | (np.isnan(a) & np.isnan(b))))
 
 
@@ -132,14 +133,7 @@ def _metrics() -> Iterator[Subject]:
     real = torch.randn(90, 2, generator=generator, dtype=torch.float64)
     network = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.ReLU(), torch.nn.Linear(5, 3))
     network[0].weight.data[:, :2] = 0
-
-    def draws() -> dict[str, float]:
-        from bayesprune.bench.evaluation.monte_carlo import monte_carlo
-
-        bench = workbench("mean-field")
-        network, inference = bench.fit.restore(bench.data, bench.device)
-        inference.detach(network)
-        return monte_carlo(network, inference, bench.data, torch.Generator().manual_seed(1), draws=3)
+    drawn_from = build_network("mlp", (1, 8, 8), 10, seed=0, widths=[12])
 
     calls: dict[str, Callable[..., Any]] = {
         "accuracy": lambda f: [f(logits, y, 1), f(logits, y, 5)],
@@ -155,7 +149,7 @@ def _metrics() -> Iterator[Subject]:
         "bernoulli_ece": lambda f: f(logits[:, 0].sigmoid(), labels[:, 0]).item(),
         "average_precision": lambda f: f(logits[:, 0], labels[:, 0]).item(),
         "flops": lambda f: f(network, torch.ones(1, 6)),
-        "monte_carlo": lambda f: draws(),
+        "monte_carlo": lambda f: f(drawn_from, _Spread(), _data(), torch.Generator().manual_seed(1), draws=3),
     }
     for name, entry in metrics.catalogue().items():
 
@@ -165,6 +159,14 @@ def _metrics() -> Iterator[Subject]:
             return {"metric": {name: revision}} if revision != 1 else {}, values
 
         yield Subject(f"metric/{name}", make)
+
+
+class _Spread:
+    """The posterior of weights that are known to a tenth."""
+
+    def sample(self, network: torch.nn.Module, generator: torch.Generator) -> dict[str, Tensor]:
+        """One draw."""
+        return {n: p + 0.1 * torch.randn(p.shape, generator=generator) for n, p in network.named_parameters()}
 
 
 # ---------------------------------------------------------------- data sets
@@ -332,7 +334,8 @@ def _trained(bench: Workbench) -> tuple[Mapping[str, Any], Values]:
     values |= {f"inference.{name}": summary(t.double()) for name, t in fit.inference_state.items()}
     values |= {f"after.dense.{name}": value for name, value in fit.dense.items() if name == "nll"}
     revisions = {kind: found for kind, found in bench.run.revisions.items() if kind != "method"}
-    return revisions, values
+    identity = json.loads(json.dumps(inference_of(bench.run).identity()))  # another one is another fit
+    return {**revisions, "fit": identity}, values
 
 
 def _pruned(bench: Workbench) -> tuple[Mapping[str, Any], Values]:
@@ -394,10 +397,11 @@ def write() -> int:
     for subject in subjects():
         entry, moved = compared(old, subject)
         # What has not moved keeps its values, so that rounding does not creep.
-        kept = old.get(subject.name, {}).get("values")
-        new[subject.name] = entry if moved else entry | {"values": kept, "digest": old[subject.name]["digest"]}
+        before = old.get(subject.name, {}).get("values", {})
+        same = None if moved or entry["values"].keys() != before.keys() else old[subject.name]["digest"]
+        new[subject.name] = entry if same is None else entry | {"values": before, "digest": same}
         if moved:
-            print(f"{moved.name}: {moved.what}")
+            print(f"{moved.name}: {moved.what}" + ("" if moved.revised else " WITHOUT A NEW REVISION"))
             unexplained += [] if moved.revised else [moved.name]
     if unexplained:
         print(

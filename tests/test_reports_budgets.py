@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from bayesprune.reports import tables
 from bayesprune.reports.build import report
+from bayesprune.reports.drawing.style import styles
 from bayesprune.reports.records.budgets import budgets
 from bayesprune.reports.records.division import divided
 from bayesprune.reports.records.frame import prepare
@@ -131,6 +132,12 @@ def test_a_method_whose_unpruned_network_is_two_points_below_map_stands_apart(fr
     assert "horseshoe †" in set(part.records["label"])
     (ranking,) = rankings(part.ranked)
     assert {s.label for s in ranking.standings} == {*METHODS, "bmr"}
+
+
+def test_the_mark_changes_nothing_of_how_a_method_looks():
+    look = styles(["bmr", "bmr †", "opd", "horseshoe †"])
+    assert look["bmr †"] == look["bmr"] == styles(["bmr"])["bmr"]
+    assert look["horseshoe †"] == styles(["horseshoe"])["horseshoe"]
 
 
 def test_noise_that_had_no_time_to_grow_is_why_nothing_was_removed(frame, tmp_path):

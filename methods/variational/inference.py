@@ -182,9 +182,9 @@ class Variational(Inference[Posterior]):
 
     def unfinished(self) -> str | None:
         """A warm-up that is not over."""
-        if self.epoch >= self.warm_up[1]:
+        if self.epoch >= self.settles:
             return None
-        risen_to = risen(self.epoch, self.warm_up)
+        risen_to = risen(self.epoch, self.rise)
         return f"the warm-up of the divergence was not over: it had {risen_to:.0%} of its weight".replace("%", " %")
 
     def detach(self, network: nn.Module) -> None:

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from ..records.undertrained import MARK
+
 SHEET = Path(__file__).with_name("bayesprune.mplstyle")
 
 
@@ -95,7 +97,13 @@ def fixed(name: str) -> Style | None:
 
 
 def styles(labels: Iterable[str]) -> dict[str, Style]:
-    """A style for each label, all different; depends on the set of labels only."""
+    """A style for each label, all different but for the mark behind it; depends on the set of labels only."""
+    marked = sorted(set(labels))
+    table = _styles(label.removesuffix(MARK) for label in marked)
+    return {label: style for name, style in table.items() for label in marked if label.removesuffix(MARK) == name}
+
+
+def _styles(labels: Iterable[str]) -> dict[str, Style]:
     table: dict[str, Style] = {}
     looks = filter(None, map(fixed, [*BUILT_IN, *(f"{SPAM}{name}" for name in BUILT_IN)]))
     taken = {(style.color, style.marker) for style in looks}
