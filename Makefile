@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 PARALLEL := -n auto --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install bench test slow check speed golden constraints clean
+.PHONY: help install bench reference test slow check speed golden constraints clean
 
 help: ## Say what there is to make.
 	@sed -n 's/^\([a-z]*\):[^#]*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -23,6 +23,9 @@ bench: $(STAMP) ## Run the mission, the default matrix, into results/ (resumes i
 	$(BIN)/bayesprune run --out results $(if $(JOBS),--jobs $(JOBS))
 	$(BIN)/bayesprune report results --out report
 	@echo "Open $(CURDIR)/report/index.html in a browser."
+
+reference: $(STAMP) ## Compute the reference results, or go on with them, and pack them into reports/reference/.
+	$(BIN)/bayesprune reference --out reference-results $(if $(JOBS),--jobs $(JOBS))
 
 test: $(STAMP) ## Run the tests, a file at a time on each core.
 	$(BIN)/pytest $(PARALLEL)

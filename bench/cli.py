@@ -124,6 +124,7 @@ def run(
 def report(results: tuple[str, ...], out: str, title: str) -> None:
     """Make figures, tables and one self-contained page from RESULTS folders (shards are merged)."""
     from ..reports.build import report as build
+    from ..reports.commands import among_the_reference
     from .results.frames import results as read
     from .results.store import Store
 
@@ -132,7 +133,7 @@ def report(results: tuple[str, ...], out: str, title: str) -> None:
     missing = Store(results[0], create=False).gaps() if len(results) == 1 else []
     for gap in missing:
         click.echo(f"bayesprune: warning: {gap}", err=True)
-    index = build(frame, Path(out), title=title, missing=missing)
+    index = build(frame, Path(out), title=title, missing=missing, leading=among_the_reference(frame))
     click.echo(f"Report: {index}")
 
 

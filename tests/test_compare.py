@@ -5,16 +5,20 @@ import json
 import math
 import random
 import re
+import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 from bayesprune.bench.cli import main
 from bayesprune.bench.harness.run_matrix import run
 from bayesprune.bench.results.integrity import canonical, sha256
 from bayesprune.bench.spec.matrix import load_matrix
 from bayesprune.datasets.errors import UsageError
+from bayesprune.reports import commands
 from bayesprune.reports.commands import entrants as entering
+from bayesprune.reports.commands.among import reference_standings
 from bayesprune.reports.commands.entrants import entrants, refuse_strangers
 from bayesprune.reports.commands.recompute import chosen_by_hash, recompute, sample
 from bayesprune.reports.commands.submission import CHECKED, load_submission
@@ -57,7 +61,7 @@ def author(made, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(TIERS, "core", ("tiny",))
     monkeypatch.setattr(entering, "MATRICES", {"weights": "tiny"})
-    for module in ("compare", "submission"):
+    for module in ("compare", "submission", "among"):
         monkeypatch.setattr(f"bayesprune.reports.commands.{module}.MATRICES", {"weights": "tiny"})
     monkeypatch.setattr(results, "shipped", lambda: made)
     return tmp_path
@@ -150,6 +154,17 @@ def test_rows_of_other_revisions(author, made):
         recompute([newer], author / "again", 1)
 
 
+def test_a_report_shows_its_methods_among_the_reference_results_ranked_anew(author, made, coarse):
+    run(author / "tiny", author / "results", jobs=1)
+    assert invoke("report", "results").exit_code == 0
+    table = (author / "report" / "tables" / "reference-weights.md").read_text()
+    assert set(re.findall(r"^\| ([\w-]+) \|", table, re.MULTILINE)) >= {"magnitude", "opd", "random"}
+    [found] = reference_standings(["opd", "random"], made)
+    assert {row[0].text: row[1].text for row in found.rows} == {"opd": "1", "random": "2"}
+    assert "CORE, 2 + 2 epochs" in found.title
+    assert reference_standings(["opd", "nobody's"], made) == []
+
+
 # ---------------------------------------------------------------------- forging
 
 
@@ -165,6 +180,18 @@ def test_forty_four_cells_of_three_hundred_find_a_tenth_that_is_forged():
     assert expected >= 0.99
     assert found / forgings == pytest.approx(expected, abs=0.006)
     assert chosen_by_hash(rows, "a", CHECKED) == chosen_by_hash(rows[::-1], "a", CHECKED)
+
+
+# ---------------------------------------------------------------------- the command line
+
+
+def test_commands_run_in_a_process_that_has_imported_nothing(tmp_path):
+    """No command may have the name under which its package holds a module."""
+    command = [sys.executable, "-m", "bayesprune.bench.cli", "compare", "opt"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "unknown method 'opt'" in done.stderr
+    names = {path.stem for path in Path(commands.__file__).parent.glob("*.py")}
+    assert not names & {name for name, value in vars(commands).items() if isinstance(value, click.Command)}
 
 
 # ---------------------------------------------------------------------- bad input

@@ -102,6 +102,19 @@ def test_a_paired_difference_is_judged_by_its_interval():
     assert (found.low, found.high) == pytest.approx(tuple(expected))
 
 
+def test_places_weigh_the_same_and_a_single_seed_elsewhere_does_not_spoil_the_interval():
+    seeds = records(a=[96.0, 95.5, 97.0], b=[95.0, 94.6, 95.9])
+    other = records(a=[96.0, 95.5, 97.0], b=[93.0, 92.4, 94.1]).assign(architecture="vit")
+    alone = records(a=[50.0], b=[90.0]).assign(architecture="mixer")
+    check = {"of": A, "minus": B, "at_least": 0}
+    [found] = judge([entry(check)], {"smoke": pd.concat([seeds, other, alone], ignore_index=True)}, "{}")[0].findings
+    gaps = np.array([[1.0, 0.9, 1.1], [3.0, 3.1, 2.9]])
+    assert found.mean == pytest.approx(gaps.mean())
+    assert found.error == pytest.approx(math.sqrt((gaps.var(axis=1, ddof=1) / 3).sum() / 4))
+    assert found.seeds == 3
+    assert found.verdict == "held"
+
+
 def test_one_seed_cannot_decide_a_difference_and_says_so():
     frame = records(a=[96.0], b=[95.0])
     assert verdict({"of": A, "minus": B, "at_least": 0}, frame) == "in part"

@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 README = (ROOT / "README.md").read_text()
 HEAVY = ("torch", "pandas", "matplotlib", "scipy", "sklearn")
-SHIPPED = ("*.py", "py.typed", "matrices/*.yaml", "templates/*", "*.mplstyle")
+SHIPPED = ("*.py", "py.typed", "matrices/*.yaml", "entries/*.yaml", "*.jsonl.gz", "templates/*", "*.mplstyle")
 WINGS = ("architectures", "bench", "datasets", "methods", "reports")
 BUILD_PRODUCTS = shutil.ignore_patterns("__pycache__", "*.egg-info", "build", "dist", ".*")
 

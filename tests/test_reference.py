@@ -7,6 +7,7 @@ import sys
 import time
 
 import numpy as np
+import pandas as pd
 import pytest
 from bayesprune.bench.harness.run_matrix import run
 from bayesprune.bench.results.frames import results
@@ -179,6 +180,16 @@ def test_an_entrant_that_must_stay_decides_what_counts(packed):
     assert found.blocks[0].entrants == ("magnitude", "snip")
     assert found.left_out == ("random",)
     assert "seeds 1" in found.notes[0]
+
+
+def test_a_block_with_one_seed_does_not_spoil_the_tests_of_the_others(packed):
+    reference = joined([("tiny", packed)])
+    frame, again = reference.frame(), reference.frame()
+    alone = again[again["seed"] == 0].assign(architecture="vit")
+    found = field(prepare(pd.concat([frame, alone], ignore_index=True)), reference.scores, "weights")
+    assert found is not None
+    assert [block.name for block in found.blocks] == ["digits · mlp"]
+    assert found.notes[0] == "Blocks not compared, for lack of common results or of a second seed: digits · vit."
 
 
 def test_scores_of_every_likelihood():

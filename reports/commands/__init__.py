@@ -5,13 +5,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ..writing.render import Table
 
 _JOBS = click.option("--jobs", type=click.IntRange(min=1), help="Worker processes.  [default: number of cores]")
 
 
-@click.command()
+@click.command("ledger")
 @click.argument("file", required=False)
 @click.option(
     "--results", multiple=True, type=click.Path(path_type=Path), metavar="FOLDER",
@@ -24,7 +30,7 @@ _JOBS = click.option("--jobs", type=click.IntRange(min=1), help="Worker processe
 )  # fmt: skip
 @click.option("--out", default="ledger", show_default=True, metavar="FOLDER", help="Where the page goes.")
 @_JOBS
-def ledger(
+def ledger_(
     file: str | None, results: tuple[Path, ...], entry: str | None, into: Path, out: str, jobs: int | None
 ) -> None:
     """Set published claims beside the records: published, ours, verdict, and the command for each.
@@ -42,7 +48,7 @@ def ledger(
     click.echo(f"Ledger: {page}")
 
 
-@click.command()
+@click.command("reference")
 @click.option("--tier", "tiers", multiple=True, help="core, real or given; repeatable.  [default: all]")
 @click.option(
     "--out", default="reference-results", show_default=True, type=click.Path(path_type=Path), metavar="FOLDER",
@@ -56,7 +62,7 @@ def ledger(
     help="Where the packed files go.  [default: the package]",
 )
 @_JOBS
-def reference(tiers: tuple[str, ...], out: Path, pack_only: bool, into: Path | None, jobs: int | None) -> None:
+def reference_(tiers: tuple[str, ...], out: Path, pack_only: bool, into: Path | None, jobs: int | None) -> None:
     """Compute the reference results, or go on with them, and pack them into the package.
 
     Seed by seed: the first seed of every matrix, then the second. Interrupt and call again at any time.
@@ -85,7 +91,7 @@ _OPTIONS = click.option(
 )
 
 
-@click.command()
+@click.command("compare")
 @click.argument("method_or_file")
 @_OPTIONS
 @_UNITS
@@ -97,7 +103,7 @@ _OPTIONS = click.option(
               help="Where the report goes.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Say what would run and how long it may take; write nothing.")
 @_JOBS
-def compare(
+def compare_(
     method_or_file: str, options: tuple[str, ...], structured: bool, results: Path, out: Path, dry_run: bool,
     jobs: int | None,
 ) -> None:  # fmt: skip
@@ -128,14 +134,14 @@ def compare(
     click.echo(f"Report: {page}")
 
 
-@click.command()
+@click.command("submit")
 @click.argument("results", type=click.Path(path_type=Path))
 @click.argument("method_or_file")
 @_OPTIONS
 @_UNITS
 @click.option("--out", default="submission.json.gz", show_default=True, type=click.Path(path_type=Path),
               metavar="FILE", help="The file to write.")  # fmt: skip
-def submit(results: Path, method_or_file: str, options: tuple[str, ...], structured: bool, out: Path) -> None:
+def submit_(results: Path, method_or_file: str, options: tuple[str, ...], structured: bool, out: Path) -> None:
     """Pack what `compare` left in RESULTS for METHOD_OR_FILE into one file: records, source, environment.
 
     Whoever receives it recomputes some of its cells, which nobody can choose: `bayesprune verify FILE`.
@@ -149,7 +155,7 @@ def submit(results: Path, method_or_file: str, options: tuple[str, ...], structu
     click.echo(f"{out}: {count} cells")
 
 
-@click.command()
+@click.command("verify")
 @click.argument("file", required=False, type=click.Path(path_type=Path))
 @click.option("--sample", type=click.IntRange(min=1), help="How many cells.  [default: 50; of a submission 44]")
 @click.option("--cell", metavar="KEY", help="One reference cell, by the beginning of its key.")
@@ -161,7 +167,7 @@ def submit(results: Path, method_or_file: str, options: tuple[str, ...], structu
     help="Where the cells are computed again; resumed.",
 )  # fmt: skip
 @_JOBS
-def verify(
+def verify_(
     file: Path | None, sample: int | None, cell: str | None, tier: str, seed: int | None, execute_source: bool,
     results: Path, jobs: int | None,
 ) -> None:  # fmt: skip
@@ -221,10 +227,19 @@ def _parsed(options: tuple[str, ...]) -> dict:
     return parsed(options)
 
 
+def among_the_reference(frame: pd.DataFrame) -> list[Table]:
+    """Where the methods of some records stand in the reference results; nothing where fewer than two of them do."""
+    from ..records.frame import labels, prepare, pruned
+    from ..reference.results import shipped
+    from .among import reference_standings
+
+    return reference_standings(labels(pruned(prepare(frame))), shipped())
+
+
 def _bar() -> Callable[[int], Callable[[int], None]]:
     from ...bench.progress_bar import bar
 
     return bar
 
 
-COMMANDS = (compare, verify, submit, ledger, reference)
+COMMANDS = (compare_, verify_, submit_, ledger_, reference_)

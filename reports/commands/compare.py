@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,16 +43,24 @@ class Plan:
 
 def plan(found: Entrants, units: str, reference: Reference) -> Plan:
     """What is to be computed; raises UsageError for a collision with a reference row, or if there is no reference."""
-    of = _headline(reference.of(MATRICES[units]))
+    from ...bench.harness.cell import names
+
+    of = headline(reference.of(MATRICES[units]))
     seeds = {row["seed"] for row in of.rows if row["status"] == "done"}
     if not seeds:
         raise UsageError(f"there are no reference results for {units} yet: make them with `make reference`")
-    runs = cells(found, units, seeds)
+    places = {_place(row) for row in of.rows if row["status"] == "done"}
+    runs = [r for r in cells(found, units, seeds) if _place(names(r)) in places]
     refuse_collisions(runs, of)
     return Plan(tuple(runs), of, units)
 
 
-def _headline(reference: Reference) -> Reference:
+def _place(cell: Mapping[str, Any]) -> tuple:
+    """Where methods meet."""
+    return cell["dataset"], cell["architecture"], cell["seed"], cell.get("sparsity_target")
+
+
+def headline(reference: Reference) -> Reference:
     """Rows that were retrained for as long as they were trained."""
     return Reference(
         tuple(r for r in reference.rows if r.get("epochs_finetune") == r.get("epochs_train") or r["status"] != "done"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -20,7 +20,15 @@ _PLACE = ["dataset", "architecture", "units", "sparsity_target", "seed"]
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check found: values by seed, their mean with its 95 % t interval (NaN for one seed), and the verdict."""
+    """What a check found.
+
+    Attributes:
+        values: one for each seed and place; none where nothing has been run.
+        mean: over seeds in each place, and then over places (data set, architecture, units), which weigh the same.
+        low, high: its 95 % t interval, NaN where no place has two seeds.
+        error: its standard error, 0 there.
+        seeds: in the place that has most.
+    """
 
     check: Check
     verdict: Verdict
@@ -28,6 +36,8 @@ class Finding:
     mean: float = math.nan
     low: float = math.nan
     high: float = math.nan
+    error: float = 0.0
+    seeds: int = 0
 
 
 @dataclass(frozen=True)
@@ -66,20 +76,32 @@ def _found(check: Check, frame: pd.DataFrame) -> Finding:
     values = _values(check, frame)
     if not len(values):
         return Finding(check, "not run")
-    mean, low, high = _interval(values)
-    return Finding(check, _verdict(check, values, mean, low, high), tuple(values), mean, low, high)
+    places = [own.to_numpy() for _, own in values.groupby(level=_PLACE[:3])]
+    repeated = [own for own in places if len(own) > 1]
+    found = Finding(check, "not run", tuple(values), float(np.mean([own.mean() for own in repeated or places])))
+    if repeated:
+        error, df = _error(repeated)
+        half = t_quantile(df) * error
+        found = replace(found, low=found.mean - half, high=found.mean + half, error=error)
+    return replace(found, verdict=_verdict(check, found), seeds=max(map(len, places)))
 
 
-def _values(check: Check, frame: pd.DataFrame) -> np.ndarray:
-    """The values by seed of what is checked; empty if a part of it has not been run."""
+def _error(places: Sequence[np.ndarray]) -> tuple[float, float]:
+    """Standard error of a mean over places of means over seeds, and its degrees of freedom (Satterthwaite)."""
+    parts = np.array([own.var(ddof=1) / len(own) for own in places]) / len(places) ** 2
+    terms = sum(part**2 / (len(own) - 1) for part, own in zip(parts, places, strict=True))
+    return math.sqrt(parts.sum()), float(parts.sum() ** 2 / terms) if terms else float(len(places[0]) - 1)
+
+
+def _values(check: Check, frame: pd.DataFrame) -> pd.Series:
+    """The values of what is checked, by place and seed; empty if a part of it has not been run."""
     first = quantity(check.of, frame)
     other = check.minus or check.over
     if other is None:
-        return first.groupby("seed").mean().to_numpy()
+        return first
     pair = pd.concat([first, quantity(other, frame)], axis=1, keys=["one", "two"], join="inner")
     combined = pair["one"] - pair["two"] if check.minus else pair["one"] / pair["two"]
-    combined = combined[np.isfinite(combined)]
-    return combined.groupby("seed").mean().to_numpy() if len(combined) else np.array([])
+    return combined[np.isfinite(combined)]
 
 
 def quantity(asked: Quantity, frame: pd.DataFrame) -> pd.Series:
@@ -139,27 +161,18 @@ def _zeros_in(density: object, place: int) -> float:
     return 100 * (1 - shares[place]) if place < len(shares) else math.nan
 
 
-def _interval(values: np.ndarray) -> tuple[float, float, float]:
-    mean = float(values.mean())
-    if len(values) < 2:
-        return mean, math.nan, math.nan
-    half = t_quantile(len(values) - 1) * float(values.std(ddof=1)) / math.sqrt(len(values))
-    return mean, mean - half, mean + half
-
-
-def _verdict(check: Check, values: np.ndarray, mean: float, low: float, high: float) -> Verdict:
+def _verdict(check: Check, found: Finding) -> Verdict:
     if check.near is not None:
-        error = float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else 0.0
-        return "held" if abs(mean - check.near) <= max(2 * error, check.within) + 1e-9 else "did not hold"
+        return "held" if abs(found.mean - check.near) <= max(2 * found.error, check.within) + 1e-9 else "did not hold"
     least = -math.inf if check.at_least is None else check.at_least
     most = math.inf if check.at_most is None else check.at_most
     if check.by == "mean":
-        return "held" if least <= mean <= most else "did not hold"
+        return "held" if least <= found.mean <= most else "did not hold"
     if check.by == "every":
-        kept = int(((values >= least) & (values <= most)).sum())
-        return "held" if kept == len(values) else "in part" if kept else "did not hold"
-    if math.isnan(low):  # one seed has no interval: it cannot decide
-        return "in part" if least <= mean <= most else "did not hold"
-    if least <= low and high <= most:
+        kept = sum(least <= value <= most for value in found.values)
+        return "held" if kept == len(found.values) else "in part" if kept else "did not hold"
+    if math.isnan(found.low):  # one seed has no interval: it cannot decide
+        return "in part" if least <= found.mean <= most else "did not hold"
+    if least <= found.low and found.high <= most:
         return "held"
-    return "did not hold" if high < least or low > most else "in part"
+    return "did not hold" if found.high < least or found.low > most else "in part"

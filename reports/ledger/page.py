@@ -67,9 +67,12 @@ def finding_text(found: Finding) -> str:
     """`1.58 [1.50, 1.66], n = 3`; a dash where nothing has been run."""
     if not found.values:
         return "–"
-    n = len(found.values)
-    interval = f" [{found.low:.4g}, {found.high:.4g}]" if math.isfinite(found.low) else ""
-    return f"{found.mean:.4g}{interval}, n = {n}"
+    interval = f" [{_number(found.low)}, {_number(found.high)}]" if math.isfinite(found.low) else ""
+    return f"{_number(found.mean)}{interval}, n = {found.seeds}"
+
+
+def _number(value: float) -> str:
+    return f"{round(value, 9) + 0.0:.4g}"
 
 
 def rule_text(check: Check) -> str:

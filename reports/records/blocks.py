@@ -67,6 +67,7 @@ def field(
         rows = rows[rows["label"].isin([*must, *others])]
     there = [panel for panel in panels(records) if panel.units == units]
     parts = [part for part in (_part(panel, panel.rows(rows), must) for panel in there) if part]
+    parts = [part for part in parts if len(part.seeds) > 1] or parts  # one seed would spoil the tests of all
     if not parts:
         return None
     entrants, common = common_part({part.panel: part.entrants for part in parts})
@@ -74,7 +75,7 @@ def field(
     blocks = [_block(records, part, entrants, scores) for part in kept]
     every = sorted({label for panel in there for label in panel.rows(rows)["label"]})
     away = [p.name(records) for p in there if p not in {part.panel for part in kept}]
-    notes = [f"Blocks not compared, because an entrant has no result there: {', '.join(away)}."] if away else []
+    notes = [f"Blocks not compared, for lack of common results or of a second seed: {', '.join(away)}."] if away else []
     return Field(
         tuple(blocks),
         tuple(part.sparsities for part in kept),
@@ -85,22 +86,18 @@ def field(
 
 
 def _part(panel: Panel, rows: pd.DataFrame, must: Sequence[str]) -> _Part | None:
-    """Entrants, seeds and sparsities of a panel without a gap; those of `must` decide which seeds and sparsities."""
+    """Entrants, seeds and sparsities of a panel without a gap, among those that all of `must` have."""
     if not len(rows) or not set(must) <= set(rows["label"]):
         return None
     keys = {
         (str(label), int(seed), float(target)): str(key)
         for label, seed, target, key in rows[["label", "seed", "target", "key"]].itertuples(index=False, name=None)
     }
-    if must:
-        seeds, levels = (
-            sorted(set.intersection(*({k[axis] for k in keys if k[0] == name} for name in must))) for axis in (1, 2)
-        )
-        every = [
-            name for name in sorted({k[0] for k in keys}) if all((name, s, t) in keys for s in seeds for t in levels)
-        ]
-        return _Part(panel, tuple(every), tuple(seeds), tuple(levels), keys) if set(must) <= set(every) else None
     names, seeds, levels = sorted({k[0] for k in keys}), sorted({k[1] for k in keys}), sorted({k[2] for k in keys})
+    seeds = [s for s in seeds if all(any(k[:2] == (name, s) for k in keys) for name in must)]
+    levels = [t for t in levels if all((name, s, t) in keys for name in must for s in seeds)]
+    if not seeds or not levels:
+        return None
     m, s, t = complete_part(np.array([[[(n, x, y) in keys for y in levels] for x in seeds] for n in names]))
     return _Part(panel, tuple(names[i] for i in m), tuple(seeds[i] for i in s), tuple(levels[i] for i in t), keys)
 
