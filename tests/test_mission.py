@@ -55,7 +55,7 @@ def test_it_follows_the_protocol_and_shows_its_curve(cells):
 
 def test_magnitude_is_tuned_after_pruning(cells):
     (tuned,) = {c.method.label for c in cells if "tuned" in c.method.label}
-    assert tuned == "magnitude(every=6, precision=tuned at pruned, when=during)"
+    assert tuned == "magnitude(every=4, precision=tuned at pruned, when=during)"
 
 
 def test_no_cell_is_left_to_be_skipped(cells):
