@@ -124,7 +124,7 @@ def run(
 def report(results: tuple[str, ...], out: str, title: str) -> None:
     """Make figures, tables and one self-contained page from RESULTS folders (shards are merged)."""
     from ..reports.build import report as build
-    from ..reports.commands import among_the_reference
+    from ..reports.commands import among_the_reference, ledger_page
     from .results.frames import results as read
     from .results.store import Store
 
@@ -133,7 +133,8 @@ def report(results: tuple[str, ...], out: str, title: str) -> None:
     missing = Store(results[0], create=False).gaps() if len(results) == 1 else []
     for gap in missing:
         click.echo(f"bayesprune: warning: {gap}", err=True)
-    index = build(frame, Path(out), title=title, missing=missing, leading=among_the_reference(frame))
+    index = build(frame, Path(out), title=title, missing=missing, leading=among_the_reference(frame),
+                  pages=ledger_page(Path(out)))  # fmt: skip
     click.echo(f"Report: {index}")
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import jinja2
 import pandas as pd
@@ -26,6 +27,7 @@ from .writing import render
 from .writing.render import Table
 
 TRACEBACKS = 20
+NONE: Mapping[str, str] = MappingProxyType({})
 PIXELS_PER_INCH = 135  # on the page; the figures are drawn for the narrower columns of a paper
 
 
@@ -40,15 +42,16 @@ class _Image:
 
 def report(
     frame: pd.DataFrame, out: Path | str, *, title: str = "Pruning report", missing: Sequence[str] = (),
-    says: Sequence[str] = (), leading: Sequence[Table] = (),
+    says: Sequence[str] = (), leading: Sequence[Table] = (), pages: Mapping[str, str] = NONE,
 ) -> Path:  # fmt: skip
     """Write a report of the records in `frame` to the folder `out`; returns the path of index.html.
 
     Written are index.html (one file that needs no other and no network), figures/*.{pdf,svg,png},
     tables/*.{md,tex} and results.csv. The same frame gives the same bytes. index.html comes last and in one
     piece. `missing` are sentences about records that should be in `frame` and are not; the page shows them on
-    top, under "Read with care". `says` are sentences and `leading` tables that come before those of the records. Raises
-    UsageError if `out` cannot be a folder.
+    top, under "Read with care". `says` are sentences and `leading` tables that come before those of the records;
+    `pages` are names of files beside index.html that it links to, with their titles. Raises UsageError if `out` cannot
+    be a folder.
     """
     out = _folder(Path(out))
     records = prepare(frame)
@@ -58,13 +61,13 @@ def report(
     found = [*leading, *tables_of(records, parts, ranked)]
     _write_tables(out, found)
     _write(out / "results.csv", _csv(frame))
-    _write(out / "index.html", page(records, parts[0], ranked, images, found, title, missing, says))
+    _write(out / "index.html", page(records, parts[0], ranked, images, found, title, missing, says, pages))
     return out / "index.html"
 
 
 def page(
     records: Records, part: Part, ranked: Sequence[Ranking], images: list[_Image], found: list[Table], title: str,
-    missing: Sequence[str] = (), says: Sequence[str] = (),
+    missing: Sequence[str] = (), says: Sequence[str] = (), pages: Mapping[str, str] = NONE,
 ) -> str:  # fmt: skip
     """The page as HTML, with the findings of one part of the records; their text and `missing` are escaped."""
     return _template().render(
@@ -79,18 +82,21 @@ def page(
         tables=[(table, Markup(render.html_table(table))) for table in found if table.name != "failures"],  # noqa: S704
         failures=[(table, Markup(render.html_table(table))) for table in found if table.name == "failures"],  # noqa: S704
         tracebacks=_tracebacks(records),
+        pages=pages,
     )
 
 
-def tables_page(out: Path | str, title: str, says: Sequence[str], found: Sequence[Table]) -> Path:
+def tables_page(
+    out: Path | str, title: str, says: Sequence[str], found: Sequence[Table], name: str = "index.html"
+) -> Path:
     """Write a page of sentences and tables alone, and the tables beside it; raises UsageError as `report`."""
     out = _folder(Path(out))
     _write_tables(out, found)
     shown = [(table, Markup(render.html_table(table))) for table in found]  # noqa: S704
-    nothing = {part: [] for part in ("facts", "doubts", "missing", "images", "failures", "tracebacks")}
+    nothing = {part: [] for part in ("facts", "doubts", "missing", "images", "failures", "tracebacks", "pages")}
     text = _template().render(title=title, of_records=False, headlines=says, tables=shown, incomplete=False, **nothing)
-    _write(out / "index.html", text)
-    return out / "index.html"
+    _write(out / name, text)
+    return out / name
 
 
 def _write_tables(out: Path, found: Sequence[Table]) -> None:

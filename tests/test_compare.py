@@ -7,6 +7,7 @@ import random
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -16,13 +17,14 @@ from bayesprune.bench.harness.run_matrix import run
 from bayesprune.bench.results.integrity import canonical, sha256
 from bayesprune.bench.spec.matrix import load_matrix
 from bayesprune.datasets.errors import UsageError
+from bayesprune.methods import registry as methods
 from bayesprune.reports import commands
 from bayesprune.reports.commands import entrants as entering
 from bayesprune.reports.commands.among import reference_standings
 from bayesprune.reports.commands.entrants import entrants, refuse_strangers
 from bayesprune.reports.commands.recompute import chosen_by_hash, recompute, sample
 from bayesprune.reports.commands.submission import CHECKED, load_submission
-from bayesprune.reports.reference import packing, results
+from bayesprune.reports.reference import packing, results, revisions
 from bayesprune.reports.reference.results import Reference, joined
 from bayesprune.reports.reference.tiers import TIERS
 from click.testing import CliRunner
@@ -157,6 +159,8 @@ def test_rows_of_other_revisions(author, made):
 def test_a_report_shows_its_methods_among_the_reference_results_ranked_anew(author, made, coarse):
     run(author / "tiny", author / "results", jobs=1)
     assert invoke("report", "results").exit_code == 0
+    assert "bayesprune ledger --run" in (author / "report" / "ledger.html").read_text()
+    assert '<a href="ledger.html">Ledger of published claims</a>' in (author / "report" / "index.html").read_text()
     table = (author / "report" / "tables" / "reference-weights.md").read_text()
     assert set(re.findall(r"^\| ([\w-]+) \|", table, re.MULTILINE)) >= {"magnitude", "opd", "random"}
     [found] = reference_standings(["opd", "random"], made)
@@ -224,14 +228,32 @@ def test_a_plug_in_that_takes_the_name_of_a_reference_row(author, made, monkeypa
     assert "the method name 'my-evidence' is taken by a reference row; register it under another" in said.output
 
 
-def test_reference_rows_of_another_revision_are_not_compared_with(author, made, monkeypatch):
-    rows = tuple(
-        row | {"key": row["key"][::-1], "revisions": {"method": {"opd": 2}}} if row["method"] == "opd" else row
-        for row in made.rows
+def revised(made, revision, method="opd"):
+    """The reference, with the rows of one method of another revision."""
+    changed = {"revisions": {"method": {method: revision}}}
+    return Reference(
+        tuple(r | changed | {"key": r["key"][::-1]} if r["method"] == method else r for r in made.rows), made.made
     )
-    monkeypatch.setattr(results, "shipped", lambda: Reference(rows, made.made))
+
+
+def test_reference_rows_that_are_ahead_of_the_code(author, made, monkeypatch):
+    monkeypatch.setattr(results, "shipped", lambda: revised(made, 2))
     said = invoke("compare", "opd")
-    assert "the reference rows of 'opd' are of revisions opd 2, this program has 1 of everything" in said.output
+    assert "is of revision 2 of method 'opd', this program has revision 1: update bayesprune" in said.output
+
+
+def test_reference_rows_that_the_code_has_left_behind_are_left_out(author, made, monkeypatch, coarse):
+    entries = {n: replace(e, revision=2) if n == "opd" else e for n, e in methods._source_entries().items()}
+    monkeypatch.setattr(methods, "_source_entries", lambda: entries)
+    revisions._revisions.cache_clear()
+    kept, note = revisions.current(made)
+    assert note == "Reference rows of an older revision are left out: opd."
+    assert {row["method"] for row in kept.rows} == {"magnitude", "random"}
+    said = invoke("compare", "magnitude")
+    assert "magnitude is in place" in said.output
+    assert note in (author / "comparison" / "index.html").read_text()
+    monkeypatch.undo()
+    revisions._revisions.cache_clear()
 
 
 def test_without_reference_results_there_is_nothing_to_compare_with(author, monkeypatch):

@@ -236,6 +236,14 @@ def among_the_reference(frame: pd.DataFrame) -> list[Table]:
     return reference_standings(labels(pruned(prepare(frame))), shipped())
 
 
+def ledger_page(out: Path) -> dict[str, str]:
+    """Write the ledger as a page of a report in `out`; returns its file with its title."""
+    from .ledger import TITLE, evaluate
+
+    _, page = evaluate(None, (), out, "ledger.html")
+    return {page.name: TITLE}
+
+
 def _bar() -> Callable[[int], Callable[[int], None]]:
     from ...bench.progress_bar import bar
 

@@ -8,6 +8,7 @@ from ..leaderboard.standings import leaderboard
 from ..records.blocks import field
 from ..records.frame import prepare
 from ..reference.results import Reference
+from ..reference.revisions import current
 from ..topics.standing import standing_table
 from ..writing.render import Table
 from .compare import headline
@@ -16,7 +17,8 @@ from .entrants import MATRICES
 
 def reference_standings(methods: Collection[str], reference: Reference) -> list[Table]:
     """A table for each kind of units in which at least two of these methods have reference results."""
-    found = (_standings(methods, headline(reference.of(name)), units) for units, name in MATRICES.items())
+    present, _ = current(reference)
+    found = (_standings(methods, headline(present.of(name)), units) for units, name in MATRICES.items())
     return [table for table in found if table is not None]
 
 

@@ -16,6 +16,7 @@ from ..leaderboard.standings import Leaderboard, Standing, leaderboard
 from ..records.blocks import Field, field
 from ..records.frame import done, prepare
 from ..reference.results import Reference
+from ..reference.revisions import current
 from ..reference.rows import record_of
 from ..topics.standing import standing_table
 from .entrants import MATRICES, Entrants, cells, refuse_collisions
@@ -29,11 +30,12 @@ ANCHORS = ("magnitude", "random")
 
 @dataclass(frozen=True)
 class Plan:
-    """The cells of entrants, those of them that the reference already has, and what stands in it."""
+    """The cells of entrants, the reference rows that they meet, and a note on those that were left out."""
 
     runs: tuple[Run, ...]
     reference: Reference
     units: str
+    note: str = ""
 
     @property
     def todo(self) -> list[Run]:
@@ -45,14 +47,14 @@ def plan(found: Entrants, units: str, reference: Reference) -> Plan:
     """What is to be computed; raises UsageError for a collision with a reference row, or if there is no reference."""
     from ...bench.harness.cell import names
 
-    of = headline(reference.of(MATRICES[units]))
+    of, stale = current(headline(reference.of(MATRICES[units])))
     seeds = {row["seed"] for row in of.rows if row["status"] == "done"}
     if not seeds:
         raise UsageError(f"there are no reference results for {units} yet: make them with `make reference`")
     places = {_place(row) for row in of.rows if row["status"] == "done"}
     runs = [r for r in cells(found, units, seeds) if _place(names(r)) in places]
     refuse_collisions(runs, of)
-    return Plan(tuple(runs), of, units)
+    return Plan(tuple(runs), of, units, stale)
 
 
 def _place(cell: Mapping[str, Any]) -> tuple:
@@ -121,7 +123,8 @@ def standings(plan: Plan, out: Path, page: Path) -> tuple[list[str], Path]:
     table = standing_table(board, found, "standing", "Standing among the reference results", labels)
     keys = records.loc[records["label"].isin(_shown(board, labels)), "key"]
     title = f"{', '.join(labels)} among the reference results"
-    return says, report(frame[frame["key"].isin(keys)], page, title=title, says=says, leading=[table])
+    missing = [plan.note] if plan.note else []
+    return says, report(frame[frame["key"].isin(keys)], page, title=title, says=says, leading=[table], missing=missing)
 
 
 def _records(plan: Plan, out: Path) -> dict[str, dict[str, Any]]:
@@ -140,9 +143,10 @@ def _sentence(s: Standing, board: Leaderboard, found: Field) -> str:
         f", {value:.1f} points [{high:.1f}, {low:.1f}] behind {first.entrant}" if s.entrant != first.entrant else ""
     )
     alike = [o.entrant for o in board.standings if o.entrant != s.entrant and set(o.group) & set(s.group)]
+    blocks = f"{len(found.blocks)} block{'s' * (len(found.blocks) != 1)} of CORE"
     return (
-        f"{s.entrant} is in place {s.place:g} of {count} (with 95 %: {place}) over {len(found.blocks)} blocks of CORE, "
-        f"area {100 * s.score:.1f} %{behind}; it is not told apart from {len(alike)} of the others."
+        f"{s.entrant} is in place {s.place:g} of {count} (with 95 %: {place}) over {blocks}, area {100 * s.score:.1f} %"
+        f"{behind}; it is not told apart from {len(alike)} of the others."
     )
 
 

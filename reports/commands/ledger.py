@@ -13,9 +13,11 @@ from ..ledger.page import counts, ledger_table
 from ..ledger.records import frames, matrix_of, shipped_entries
 from ..reference.results import shipped
 
+TITLE = "Ledger of published claims"
 
-def evaluate(file: str | None, results: Sequence[Path], out: Path) -> tuple[str, Path]:
-    """Judge the shipped entries, or those of a file; returns the counts as a sentence, and the page.
+
+def evaluate(file: str | None, results: Sequence[Path], out: Path, name: str = "index.html") -> tuple[str, Path]:
+    """Judge the shipped entries, or those of a file; returns the counts as a sentence, and the page, a file `name`.
 
     Raises UsageError as `load_entries`, for a matrix that an entry names and nobody has, and for folders that are none.
     """
@@ -25,7 +27,7 @@ def evaluate(file: str | None, results: Sequence[Path], out: Path) -> tuple[str,
     own = f" {file}" if file else ""
     judged = judge(entries, frames(entries, shipped(), results), f"bayesprune ledger{own} --run {{}}")
     said = counts(judged)
-    return said, tables_page(out, "Ledger of published claims", [said], [ledger_table(judged)])
+    return said, tables_page(out, TITLE, [said], [ledger_table(judged)], name)
 
 
 def run_entry(
