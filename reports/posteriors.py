@@ -68,9 +68,9 @@ def _line(method: str, own: pd.DataFrame, against: pd.DataFrame | None) -> Row:
 def _entry(own: pd.Series, against: pd.Series | None) -> Cell:
     if own.notna().sum() == 0:
         return Cell("–")
-    if against is None:
+    gains = pd.Series(dtype=float) if against is None else (own - against).dropna()
+    if gains.empty:
         return Cell(f"{own.mean():.1f}")
-    gains = (own - against).dropna()
     spread = f" ± {gains.std():.1f}" if len(gains) > 1 else ""
     return Cell(f"{own.mean():.1f} ({gains.mean():+.1f}{spread})".replace("-", "−"), gains.mean() < -TOLERANCE)
 
