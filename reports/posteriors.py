@@ -51,11 +51,9 @@ def accuracies(frame: pd.DataFrame, column: str, title: str) -> Table:
     against = found.loc[reference]
     methods = [reference, *(m for m in dict.fromkeys(rows["method"]) if m != reference)]
     lines = tuple(_line(str(m), found.loc[m], None if m == reference else against) for m in methods)
-    counts = rows.groupby(["method", "architecture"])["seed"].nunique()
-    fewest, most = int(counts.min()), int(counts.max())
-    seeds = f"{most}" if fewest == most else f"{fewest} to {most}"
+    seeds = ", ".join(f"{a} {_span(found[a].notna())}" for a in found.columns)
     notes = (
-        f"Per cent, mean over {seeds} seeds; in parentheses points over MAP (first row), seed by seed, with the "
+        f"Per cent, means over seeds ({seeds}); in parentheses points over MAP (first row), seed by seed, with the "
         f"standard deviation of the differences. Bold: more than {TOLERANCE:g} points below MAP.",
     )
     return Table(title.lower(), title, ("method", *map(str, found.columns)), (Section("", lines),), notes)
@@ -65,12 +63,19 @@ def _line(method: str, own: pd.DataFrame, against: pd.DataFrame | None) -> Row:
     return row(method, *(_entry(own[a], None if against is None else against[a]) for a in own.columns))
 
 
+def _span(known: pd.Series) -> str:
+    """How many seeds methods have, from the fewest to the most, of those that have any."""
+    counts = known.groupby("method").sum()
+    fewest, most = int(counts[counts > 0].min()), int(counts.max())
+    return f"{most}" if fewest == most else f"{fewest} to {most}"
+
+
 def _entry(own: pd.Series, against: pd.Series | None) -> Cell:
     if own.notna().sum() == 0:
         return Cell("–")
-    if against is None:
+    gains = pd.Series(dtype=float) if against is None else (own - against).dropna()
+    if gains.empty:
         return Cell(f"{own.mean():.1f}")
-    gains = (own - against).dropna()
     spread = f" ± {gains.std():.1f}" if len(gains) > 1 else ""
     return Cell(f"{own.mean():.1f} ({gains.mean():+.1f}{spread})".replace("-", "−"), gains.mean() < -TOLERANCE)
 

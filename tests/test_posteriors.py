@@ -201,7 +201,7 @@ def test_differences_are_taken_seed_by_seed_and_misses_are_bold():
     assert texts["opd"] == ["96.5", "96.5"]
     assert texts["bmr"] == ["96.5 (+0.0 ± 0.0)", "95.5 (−1.0 ± 0.0)"]
     assert [[c.bold for c in cells[1:]] for cells in table.rows] == [[False, False], [False, False], [False, True]]
-    assert "2 seeds" in table.notes[0]
+    assert "(mlp 2, vit 2)" in table.notes[0]
     with pytest.raises(UsageError, match="no finished cell of MAP"):
         accuracies(records().query("method != 'opd'"), "dense_accuracy", "Dense")
 
