@@ -35,7 +35,7 @@ from .opd import opd
 from .pruner import Inference, Pruner, register
 
 BETA1 = 0.9
-AUTHORS = (0.99999, 100.0)  # their memory of h, and, where Adam's rate is the usual 0.001, their 0.1
+AUTHORS_BETA2 = 0.99999
 TRAININGS = 1.0  # for how many of them the memory of h reaches back
 
 
@@ -76,13 +76,13 @@ class IVON(Inference[Conjugate]):
         start: h before training; learning rates are for it: the first steps are lr times gradients.
         beta2: memory of h; 1 - 1/steps by default.
         lr_factor: learning rates over those of the training, which are Adam's: those of IVON are near plain gradient
-            descent's.
+            descent's; where the training's is the usual 0.001, this is the authors' 0.1.
     """
 
     precision: float = 1.0
     start: float = 1.0
     beta2: float | None = None
-    lr_factor: float = 50.0
+    lr_factor: float = 100.0
 
     def __post_init__(self) -> None:
         if not self.precision > 0 or not self.start > 0:
@@ -171,22 +171,22 @@ class IVON(Inference[Conjugate]):
 @register("ivon-opd", revision=2)
 def ivon_opd(
     precision: PositiveFloat = 1.0, start: PositiveFloat = 1.0, beta2: float | None = None,
-    lr_factor: PositiveFloat = 50.0, preset: Literal["authors"] | None = None,
+    lr_factor: PositiveFloat = 100.0, preset: Literal["authors"] | None = None,
 ) -> Pruner[Any]:  # fmt: skip
     """Posterior damage ½Λm², half the squared signal-to-noise ratio, after training by IVON (Shen et al. 2024).
 
-    `preset: authors` has their learning rate and memory of h.
+    `preset: authors` has their memory of h, too.
     """
-    return Pruner(partial(IVON, precision, start, *(AUTHORS if preset else (beta2, lr_factor))), opd)
+    return Pruner(partial(IVON, precision, start, AUTHORS_BETA2 if preset else beta2, lr_factor), opd)
 
 
 @register("ivon-bmr", revision=2)
 def ivon_bmr(
     precision: PositiveFloat = 1.0, start: PositiveFloat = 1.0, beta2: float | None = None,
-    lr_factor: PositiveFloat = 50.0, preset: Literal["authors"] | None = None,
+    lr_factor: PositiveFloat = 100.0, preset: Literal["authors"] | None = None,
 ) -> Pruner[Any]:  # fmt: skip
     """Bayesian model reduction on the posterior of IVON (Shen et al. 2024; Marković et al. 2024).
 
-    `preset: authors` has their learning rate and memory of h.
+    `preset: authors` has their memory of h, too.
     """
-    return reducing(partial(IVON, precision, start, *(AUTHORS if preset else (beta2, lr_factor))), "vb4", "live")
+    return reducing(partial(IVON, precision, start, AUTHORS_BETA2 if preset else beta2, lr_factor), "vb4", "live")

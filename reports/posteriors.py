@@ -22,30 +22,32 @@ from .writing.render import Cell, Row, Section, Table, markdown, row
 
 # More points below MAP than this is no trained network.
 TOLERANCE = 2.0
+# Of the weights, in both matrices.
+REMOVED = 0.8
 PLACES = {
     "confirmed": (
-        ("validation_accuracy", 0.0, "Dense accuracy on the validation split"),
-        ("accuracy", 0.0, "Dense accuracy on the test split"),
-        ("accuracy", 0.8, "Accuracy on the test split without 80 % of the weights, not trained on"),
+        ("dense_accuracy", "Dense accuracy on the test split"),
+        ("accuracy", "Accuracy on the test split without 80 % of the weights, not trained on"),
+        ("dense_validation_accuracy", "Dense accuracy on the validation split"),
     ),
     "chosen": (
-        ("validation_accuracy", 0.0, "Dense accuracy on the validation split, variants"),
-        ("validation_accuracy", 0.8, "Accuracy on the validation split without 80 % of the weights, variants"),
+        ("dense_validation_accuracy", "Dense accuracy on the validation split, variants"),
+        ("validation_accuracy", "Accuracy on the validation split without 80 % of the weights, variants"),
     ),
 }
 
 
-def accuracies(frame: pd.DataFrame, column: str, sparsity: float, title: str) -> Table:
+def accuracies(frame: pd.DataFrame, column: str, title: str) -> Table:
     """A row for each method, a column for each architecture: per cent, and points over MAP with equal seeds.
 
     Differences are means over the seeds that both have; bold are those of more than `TOLERANCE` points below MAP.
     Raises UsageError for records without MAP.
     """
-    rows = frame[(frame["status"] == "done") & (frame["sparsity_target"] == sparsity)]
+    rows = frame[(frame["status"] == "done") & (frame["sparsity_target"] == REMOVED)]
     found = rows.pivot_table(index=["method", "seed"], columns="architecture", values=column, sort=False) * 100
     reference = next(iter(rows[rows["inference"].str.startswith("MAP(")]["method"]), None)
     if reference is None:
-        raise UsageError(f"the records have no finished cell of MAP at sparsity {sparsity:g}: run the whole matrix")
+        raise UsageError("the records have no finished cell of MAP: run the whole matrix")
     against = found.loc[reference]
     methods = [reference, *(m for m in dict.fromkeys(rows["method"]) if m != reference)]
     lines = tuple(_line(str(m), found.loc[m], None if m == reference else against) for m in methods)

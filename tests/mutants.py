@@ -50,7 +50,7 @@ MUTANTS = (
     Mutant("methods.bmrs", "share = log_mass((low - mu.double()) / s, (high - mu.double()) / s)",
            "share = log_mass((low - mu.double()) / s, (b - mu.double()) / s)"),
     # inferences
-    Mutant("methods.laplace.map", "alpha=scale * self._delta)", "alpha=2 * scale * self._delta)"),
+    Mutant("methods.laplace.map", "penalised, alpha=weight)", "penalised, alpha=2 * weight)"),
     Mutant("methods.mean_field", "part.add_(variance, alpha=factor)", "part.add_(variance, alpha=-factor)"),
     Mutant("methods.ivon", "0.5 * rate**2 * (h - seen).square() / precise", "0.5 * rate * (h - seen).square() / precise"),
     Mutant("methods.variational.weight_dropout", "return 2 * log_sigma - (mean.square() + TINY).log()",
@@ -103,6 +103,11 @@ def mutated(text: str, mutant: Mutant) -> str:
     return text.replace(mutant.line, mutant.mutated)
 
 
+def planted(mutant: Mutant) -> str:
+    """The source of the mutant's module; raises ValueError unless the line is there once."""
+    return mutated((ROOT / f"{mutant.module.replace('.', '/')}.py").read_text(), mutant)
+
+
 def noticed(mutant: Mutant | None) -> str:
     """The first golden cell that has moved, or fails; empty where none does. Imports the package: call it once."""
     if mutant is not None:
@@ -126,6 +131,8 @@ def main(mutants: tuple[Mutant | None, ...], at_once: int = 2) -> dict[Mutant | 
     import torch
 
     assert not any(name.split(".")[0] == "bayesprune" for name in sys.modules)
+    for mutant in filter(None, mutants):
+        planted(mutant)
     torch.set_num_threads(1)
     found: dict[Mutant | None, str] = {}
     running: dict[int, tuple[Mutant | None, int]] = {}

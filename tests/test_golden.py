@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import golden
+import mutants
 import pytest
 import torch
 from bayesprune.architectures import registry as architectures
@@ -109,6 +110,11 @@ def test_a_default_that_changed_needs_a_revision(small):
     assert (moved.what, moved.revised) == ("the default of precision is another", False)
     more = subject._replace(options={**subject.options, "another": "int = 1"})
     assert golden.compared(small(), more)[1] is None
+
+
+def test_the_lines_of_mutants_are_there():
+    assert len(mutants.MUTANTS) >= 20
+    assert all(mutants.planted(mutant) for mutant in mutants.MUTANTS)
 
 
 @pytest.mark.slow

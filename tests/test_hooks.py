@@ -241,7 +241,7 @@ def test_ivon_finds_the_curvature_of_a_quadratic():
 
 @pytest.mark.parametrize("method", ["ivon-opd", "ivon-bmr"])
 def test_ivon_trains_and_reports_what_became_of_its_variances(method, tmp_path):
-    few = bench(tmp_path, method, epochs=20)
+    few = bench(tmp_path, method, epochs=20, lr_factor=30.0)  # for a learning rate three times the usual one
     run = few.run.model_copy(update={"dataset": Choice(name="digits")})
     cell = Workbench(run, load("digits", 0), Store(tmp_path), torch.device("cpu"))
     outcome = cell.prune(None if method == "ivon-bmr" else 0.5)

@@ -181,12 +181,12 @@ def records():
             "status": "done",
         }
         accuracy = 0.96 + 0.01 * seed - gap * (architecture == "vit")
-        rows.append(common | {"sparsity_target": 0.0, "accuracy": accuracy, "validation_accuracy": accuracy})
+        rows.append(common | {"sparsity_target": 0.8, "dense_accuracy": accuracy})
     return pd.DataFrame(rows)
 
 
 def test_differences_are_taken_seed_by_seed_and_misses_are_bold():
-    table = accuracies(records(), "accuracy", 0.0, "Dense")
+    table = accuracies(records(), "dense_accuracy", "Dense")
     assert table.columns == ("method", "mlp", "vit")
     texts = {cells[0].text: [c.text for c in cells[1:]] for cells in table.rows}
     assert texts["opd"] == ["96.5", "96.5"]
@@ -194,17 +194,17 @@ def test_differences_are_taken_seed_by_seed_and_misses_are_bold():
     assert [[c.bold for c in cells[1:]] for cells in table.rows] == [[False, False], [False, False], [False, True]]
     assert "2 seeds" in table.notes[0]
     with pytest.raises(UsageError, match="no finished cell of MAP"):
-        accuracies(records().query("method != 'opd'"), "accuracy", 0.0, "Dense")
+        accuracies(records().query("method != 'opd'"), "dense_accuracy", "Dense")
 
 
 def test_places_are_filled_and_prose_stays(tmp_path):
     text = "Before.\n<!-- chosen -->\nformer\n<!-- end of chosen -->\nAfter.\n"
-    new = filled(text, "chosen", [accuracies(records(), "accuracy", 0.0, "Dense")])
+    new = filled(text, "chosen", [accuracies(records(), "dense_accuracy", "Dense")])
     assert new.startswith("Before.\n<!-- chosen -->\n")
     assert new.endswith("<!-- end of chosen -->\nAfter.\n")
     assert "### Dense" in new
     assert "former" not in new
-    assert filled(new, "chosen", [accuracies(records(), "accuracy", 0.0, "Dense")]) == new
+    assert filled(new, "chosen", [accuracies(records(), "dense_accuracy", "Dense")]) == new
     with pytest.raises(UsageError, match="no place"):
         filled("", "chosen", [])
     with pytest.raises(FileNotFoundError):

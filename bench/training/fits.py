@@ -22,7 +22,7 @@ from ...datasets.errors import UsageError
 from ...datasets.seal import sealed
 from ...methods.build import build as build_pruner
 from ...methods.pruner import Inference
-from ..evaluation.evaluate import brief, validation_nll
+from ..evaluation.evaluate import brief, validated, validation_nll
 from ..isolation.attachments import left_on
 from ..isolation.isolated import LeftBehind, isolated, undone
 from ..results.store import MachineFault, Store
@@ -140,7 +140,7 @@ def _dense_control(run: Run, data: Data, fit: Fit, device: torch.device) -> dict
     with sealed():
         inference.detach(network)
     check_detached(network, initial_network(run, data))
-    return brief(network, data)
+    return brief(network, data) | validated(network, data)
 
 
 def check_detached(network: nn.Module, untrained: nn.Module) -> None:

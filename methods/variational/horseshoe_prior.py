@@ -37,5 +37,5 @@ def horseshoe_prior(layer: Layer, scale: float, local: bool = False) -> Prior:
         own = (f"{name} λ+", f"{name} λ-") if local else ()
         factors |= {part: Factor(shape, *HALF, of=name) for part in own}
         plus, minus = (ratio[0], rows[0], *own[:1]), (ratio[1], rows[1], *own[1:])
-        scales[name] = Scale(len(shape), offset, plus, minus, slab)
+        scales[name] = Scale(len(shape), offset, plus, minus, slab, layer.outputs_of(name))
     return factors, scales

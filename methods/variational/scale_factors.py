@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ...architectures.units.prunable import prunable
+from ...architectures.units.prunable import is_transposed, prunable
 from ..closed_forms.lognormal import Moments, moments, regularised
 
 # Log standard deviation of the log of every factor before training: log 0.1.
@@ -38,7 +38,7 @@ class Factor:
 class Scale:
     """What γ of one parameter is made of: the offset of log τ², signed factors, and perhaps c⁻².
 
-    A factor belongs to the first axes of the parameter, which has `rank` of them: the rows, or all entries.
+    A factor belongs to all entries of the parameter, of `rank` axes, or to its outputs, along the axis `outputs`.
     """
 
     rank: int
@@ -46,6 +46,7 @@ class Scale:
     plus: tuple[str, ...]
     minus: tuple[str, ...]
     slab: str | None = None
+    outputs: int = 0
 
     def log_square(self, values: Mapping[str, Tensor]) -> Tensor:
         """log τ² of the factors' logs; broadcast to the shape of its parameter."""
@@ -57,7 +58,9 @@ class Scale:
         return total
 
     def _aligned(self, value: Tensor) -> Tensor:
-        return value.reshape(*value.shape, *[1] * (self.rank - value.dim()))
+        lacking = self.rank - value.dim()
+        before = self.outputs if value.dim() == 1 else 0
+        return value.reshape(*[1] * before, *value.shape, *[1] * (lacking - before))
 
     def log(self, values: Mapping[str, Tensor]) -> Tensor:
         """log γ of the factors' logs; broadcast to the shape of its parameter."""
@@ -86,17 +89,22 @@ class Scale:
 
 @dataclass(frozen=True)
 class Layer:
-    """A prunable weight, and its bias if that is Gaussian, with the shapes that belong to the rows of each."""
+    """A prunable weight, and its bias if that is Gaussian, with the shape of each, and the weight's axis of outputs."""
 
     weight: str
     members: Mapping[str, torch.Size]
     rms: float
     last: bool
+    outputs: int = 0
 
     @property
     def rows(self) -> int:
-        """Output units: the entries of the weight's first axis."""
-        return self.members[self.weight][0]
+        """Output units: the entries of the weight's axis of outputs."""
+        return self.members[self.weight][self.outputs]
+
+    def outputs_of(self, member: str) -> int:
+        """The axis of outputs: that of the weight, and the only one of the bias."""
+        return self.outputs if member == self.weight else 0
 
 
 Prior = tuple[dict[str, Factor], dict[str, Scale]]
@@ -120,7 +128,8 @@ def layers(network: nn.Module, shapes: Mapping[str, Tensor]) -> Iterator[Layer]:
     for name in weights:
         own = [n for n in (name, bias_of(name)) if n in shapes]
         rms = torch.cat([shapes[n].flatten() for n in own]).square().mean().sqrt().item()
-        yield Layer(name, {n: shapes[n].shape for n in own}, rms, name == weights[-1])
+        outputs = int(is_transposed(network.get_submodule(name.rpartition(".")[0])))
+        yield Layer(name, {n: shapes[n].shape for n in own}, rms, name == weights[-1], outputs)
 
 
 def bias_of(weight: str) -> str:

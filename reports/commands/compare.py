@@ -145,8 +145,8 @@ def _sentence(s: Standing, board: Leaderboard, found: Field) -> str:
     blocks = f"{len(found.blocks)} block{'s' * (len(found.blocks) != 1)} of CORE"
     return (
         f"{s.entrant} is in place {s.place:g} of {count}, with 95 % between {1 + len(better)} and "
-        f"{count - len(worse)}, over {blocks}: area {100 * s.score:.1f} %{behind}. It is surely better than {len(worse)} of the others and "
-        f"surely worse than {len(better)} (paired tests, Holm over methods)."
+        f"{count - len(worse)}, over {blocks}: area {100 * s.score:.1f} %{behind}. It is surely "
+        f"better than {len(worse)} of the others and surely worse than {len(better)} (paired tests, Holm over methods)."
     )
 
 

@@ -133,9 +133,7 @@ def prepare(frame: pd.DataFrame) -> Records:
     columns |= {name: _objects(frame, name) for name in _STRUCTURES}
     columns["layer_density"] = columns["layer_density"].map(_as_mapping)
     columns["learned"] = columns["learned"].map(lambda value: value if isinstance(value, Mapping) else None)
-    names = dict.fromkeys([*frame.columns, *columns])
-    out = pd.DataFrame({name: columns.get(name, frame.get(name)) for name in names}, index=frame.index)
-    out = out.reset_index(drop=True)
+    out = pd.DataFrame({**dict(frame.items()), **columns}, index=frame.index).reset_index(drop=True)
     out["seed"] = _numbers(out, "seed").fillna(0).astype(int)
     out["auto"] = _objects(out, "sparsity_auto").map(lambda flag: flag is True or flag is np.True_).astype(bool)
     out["target"] = out["sparsity_target"].round(9).mask(out["auto"])
