@@ -132,9 +132,9 @@ def _at(asked: Quantity, rows: pd.DataFrame) -> pd.DataFrame:
     level = target.where(~auto, -1.0)
     wanted = [-1.0 if s == "auto" else float(s) for s in levels]
     near = level.map(lambda value: next((w for w in wanted if abs(value - w) < 1e-9), math.nan))
-    rows = rows[near.notna()].assign(_level=near)
+    rows, near = rows[near.notna()], near[near.notna()]
     places = ["dataset", "architecture", "units", "method", "seed"]
-    complete = rows.groupby(places)["_level"].transform("nunique") == len(set(wanted))
+    complete = near.groupby([rows[place] for place in places]).transform("nunique") == len(set(wanted))
     return rows[complete]
 
 

@@ -37,9 +37,9 @@ def counts(judged: Iterable[Judged]) -> str:
 
 _WORDS = {"held": "held", "in part": "held in part", "did not hold": "did not hold", "not run": "not run yet"}
 _NOTES = (
-    "Ours: the mean over seeds with its 95 % t interval, and how many there are on how many networks. Held in part: some "
-    "rules of an entry are kept, or the interval holds the bound. A verdict is about the networks and budgets of the "
-    "cells named, not about the published ones.",
+    "Ours: the mean over seeds with its 95 % t interval, and how many there are on how many networks. Held in part: "
+    "some rules of an entry are kept, or the interval holds the bound. A verdict is about the networks and budgets of "
+    "the cells named, not about the published ones.",
 )
 
 
