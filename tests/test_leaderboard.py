@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from bayesprune.reports.leaderboard.groups import holm, letters, stepped_down
+from bayesprune.reports.leaderboard.groups import holm, letters, marks, stepped_down
 from bayesprune.reports.leaderboard.paired import Block, differences
 from bayesprune.reports.leaderboard.planning import needed
 from bayesprune.reports.leaderboard.profiles import profile
@@ -103,7 +103,18 @@ def test_entrants_share_a_letter_if_and_only_if_they_are_not_told_apart(seed):
     apart |= apart.T
     shown = letters(apart)
     for i, j in itertools.combinations(range(7), 2):
-        assert bool(set(shown[i]) & set(shown[j])) == (not apart[i, j])
+        assert bool(marks(shown[i]) & marks(shown[j])) == (not apart[i, j])
+
+
+def test_letters_beyond_the_alphabet_are_told_apart():
+    """Thirty pairs, each apart from nobody else: the sets of who is alike are many."""
+    rng = np.random.default_rng(0)
+    apart = np.triu(rng.random((16, 16)) < 0.5, 1)
+    apart |= apart.T
+    shown = letters(apart)
+    assert any(character.isdigit() for one in shown for character in one)
+    for i, j in itertools.combinations(range(16), 2):
+        assert bool(marks(shown[i]) & marks(shown[j])) == (not apart[i, j])
 
 
 @pytest.mark.parametrize("crossed", [False, True])

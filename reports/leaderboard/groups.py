@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -50,6 +52,11 @@ def letters(apart: Flags) -> list[str]:
             groups = _absorbed([g for g in groups if not {i, j} <= g] + split)
     ordered = sorted(groups, key=lambda g: sorted(g))
     return ["".join(_letter(k) for k, g in enumerate(ordered) if i in g) for i in range(size)]
+
+
+def marks(group: str) -> set[str]:
+    """The letters of an entrant: `ab2` are a and b2."""
+    return set(re.findall(r"[a-z]\d*", group))
 
 
 def _absorbed(groups: list[frozenset[int]]) -> list[frozenset[int]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .groups import bounds, holm, letters, stepped_down
+from .groups import bounds, holm, letters, marks, stepped_down
 from .paired import Block, Differences, differences
 from .planning import Needed, needed
 from .stability import Stability, places, stability
@@ -66,7 +66,7 @@ class Leaderboard:
 
     def separates(self, a: str, b: str) -> bool:
         """Whether two entrants are told apart."""
-        one, other = (set(self.standing(name).group) for name in (a, b))
+        one, other = (marks(self.standing(name).group) for name in (a, b))
         return not one & other
 
     def versus(self, entrant: str) -> tuple[list[str], list[str]]:
