@@ -80,10 +80,11 @@ def loop(network, method, optimizer, train, epochs, first=0, mean=cross_entropy,
         method.after_epoch(train)
 
 
-def attached(name, train, network=None, lr=1e-3, **options):
+def attached(name, train, network=None, lr=1e-3, epochs=None, **options):
     network = network or net()
     structured = whole_units(name, **options)
-    method = bp.attach(network, name, structured=structured, **wishes(name, train, **options), **options)
+    told = ({} if epochs is None else {"epochs": epochs}) | wishes(name, train, **options)
+    method = bp.attach(network, name, structured=structured, **told, **options)
     return network, method, method.optimizer(lr, 10 * 6)
 
 
@@ -115,7 +116,7 @@ def test_the_loop_of_the_suite_is_that_of_a_user(name, train):
     """The steps of `bp.fit`, taken by hand with the same draws, give the same network bit for bit."""
     settings = bp.Training(batch_size=64, lr=2e-3)
     fitted = bp.fit(net(), train, name, 0.5, epochs=6, structured=True, training=settings, progress=False)
-    network, method, _ = attached(name, train)
+    network, method, _ = attached(name, train, epochs=6)
     optimizer = torch.optim.Adam([*network.parameters(), *method.parameters()], 2e-3, fused=True)
     order = stream(0, "data order")
     with seeded(0, "training"):

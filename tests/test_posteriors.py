@@ -1,5 +1,6 @@
 """Well-trained posteriors: what defaults promise, the units of non-centred weights, the tables, and that it holds."""
 
+from functools import cache
 from itertools import product
 
 import pandas as pd
@@ -83,6 +84,14 @@ def test_a_warm_up_is_a_share_of_the_training_and_outlives_it():
         {name: tensor for name, tensor in state.items() if name != "epochs"} | {"epoch": torch.tensor(2)}
     )
     assert again.settles == 4  # states from before have no length: that of the inference stays
+
+
+def test_a_training_that_ends_in_its_warm_up_is_told(caplog):
+    """One that nobody has told how long it is, as in a loop of the user's."""
+    network, data = attached(inference := StudentT(kl=0.4, warm_up=0.5))
+    inference.update(network, data, 5)
+    assert inference.learned(network)["beta"] == pytest.approx(0.1)
+    assert "ended in the warm-up of the divergence, at 0.25 of its weight: train for more than 20" in caplog.text
 
 
 @pytest.mark.parametrize("warm_up", [1.0, -0.1, float("nan"), (3, 2)])
@@ -214,25 +223,38 @@ def test_places_are_filled_and_prose_stays(tmp_path):
 # ---------------------------------------------------------------------- that it holds
 
 
+METHODS = (
+    "bmr", "horseshoe", "pip", "pip-gates", "variational-dropout", "group-variational-dropout", "bmrs-n", "ivon-opd",
+)  # fmt: skip
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "method",
-    ["bmr", "horseshoe", "pip", "pip-gates", "variational-dropout", "group-variational-dropout", "bmrs-n", "ivon-opd",
-     "spam-opd"],
-)  # fmt: skip
-@pytest.mark.parametrize("architecture", ["mlp", "lenet5"])
-def test_dense_networks_are_within_two_points_of_map(method, architecture):
+    ("architecture", "method", "options"),
+    [
+        *((architecture, method, {}) for architecture in ("mlp", "lenet5") for method in METHODS),
+        ("mlp", "spam-opd", {}),
+        ("lenet5", "spam-opd", {"temperature": 0.3}),  # of the paper's own temperature docs/posteriors.md tells
+    ],
+)
+def test_dense_networks_are_within_two_points_of_map(architecture, method, options):
     """On the validation split, three seeds, sixty epochs; docs/posteriors.md has all families."""
-
-    def accuracy(method, seed):
-        data = load("digits", seed)
-        run = Run(
-            dataset=Choice(name="digits"), architecture=Choice(name=architecture), method=Choice(name=method),
-            sparsity=0.0, seed=seed, training=Training(epochs=60), finetune=Finetune(epochs=0),
-        )  # fmt: skip
-        network, inference, _ = train_one(run, data, inference_of(run), CPU)
-        inference.detach(network)
-        return validated(network, data)["validation_accuracy"]
-
-    gaps = [accuracy("magnitude", seed) - accuracy(method, seed) for seed in range(3)]
+    own = Choice(name=method, options=options)
+    gaps = [accuracy_of_map(architecture, seed) - accuracy(architecture, own, seed) for seed in range(3)]
     assert sum(gaps) / 3 <= 0.02
+
+
+@cache
+def accuracy_of_map(architecture, seed):
+    return accuracy(architecture, Choice(name="magnitude"), seed)
+
+
+def accuracy(architecture, method, seed):
+    data = load("digits", seed)
+    run = Run(
+        dataset=Choice(name="digits"), architecture=Choice(name=architecture), method=method, sparsity=0.0, seed=seed,
+        training=Training(epochs=60), finetune=Finetune(epochs=0),
+    )  # fmt: skip
+    network, inference, _ = train_one(run, data, inference_of(run), CPU)
+    inference.detach(network)
+    return validated(network, data)["validation_accuracy"]

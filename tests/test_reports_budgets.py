@@ -78,10 +78,10 @@ def test_epochs_with_the_final_mask_stand_beside_results(frame):
 
 def test_the_curve_shows_how_the_order_turns(frame):
     (curve,) = sensitivities(prepare(frame))
-    assert curve.names == ["0", "1/4", "1", "4"]
+    assert curve.names == ["0", "T/4", "T", "4T"]
     means = np.array([MEANS[name] for name in curve.values])
     assert (curve.ranks == np.argsort(np.argsort(-means, axis=0), axis=0) + 1).all()
-    for i, name in ((0, "0"), (1, "1/4"), (3, "4")):
+    for i, name in ((0, "0"), (1, "T/4"), (3, "4T")):
         assert curve.agreement[name] == pytest.approx(kendalltau(means[:, i], means[:, 2]).statistic)
 
 
@@ -105,6 +105,13 @@ def test_without_a_protocol_the_page_says_so(frame, tmp_path):
     report(frame[frame["epochs_finetune"] == 2].assign(protocol=None), tmp_path)
     page = (tmp_path / "index.html").read_text()
     assert "No protocol: 8 epochs of training and 2 of retraining." in page
+
+
+def test_what_was_tuned_to_different_values_is_one_method(frame):
+    """The curve repeats cells, which are no twins."""
+    is_tuned = frame["method"] == "opd"
+    frame.loc[is_tuned, "inference"] = [f"MAP(precision={1 + i % 2})" for i in range(is_tuned.sum())]
+    assert set(prepare(frame)["label"]) == set(METHODS)
 
 
 def test_records_from_before_have_an_unknown_budget(frame):

@@ -68,7 +68,8 @@ def attach(
         structured: remove neurons, filters and heads instead of single weights; see `prune`.
         sparsity: share of the units to remove or "auto", where units leave before or during training; else `finish`
             may be told.
-        epochs: of the loop, for methods that prune during training.
+        epochs: of the loop, for methods that prune during training, and those whose divergence rises over a share of it
+            (over twenty epochs if nobody says).
         likelihood: "categorical" (default), "gaussian", "heteroscedastic" or "bernoulli": what the loss is the negative
             logarithm of; or the loss itself, see `prune`.
         forward: (network, batch) -> (outputs, targets), for batches of any form, see `prune`.

@@ -7,6 +7,7 @@ in the divergence, nor in the noise.
 
 from __future__ import annotations
 
+import logging
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
@@ -26,6 +27,8 @@ from ..closed_forms.flat import named
 from ..closed_forms.posteriors import Gaussian
 from ..pruner import Inference
 from .weight_noise import Draws, WeightNoise, Weights
+
+logger = logging.getLogger("bayesprune")
 
 Posterior = TypeVar("Posterior", bound=Gaussian)
 
@@ -215,7 +218,13 @@ class Variational(Inference[Posterior]):
 
     @torch.no_grad()
     def learned(self, network: nn.Module) -> dict[str, Any]:
-        """β and KL at the end, and the median σ of each layer."""
+        """β and KL at the end, and the median σ of each layer; warns of a warm-up that was not over."""
+        if self.epoch < self.settles:
+            logger.warning(
+                "training ended in the warm-up of the divergence, at %.2g of its weight: train for more than %d "
+                "epochs, shorten warm_up, or tell attach the epochs of your loop",
+                risen(self.epoch, self.rise), self.settles,
+            )  # fmt: skip
         medians = {name: sigma.median().item() for name, sigma in self.sigma().items()}
         return {"beta": self.beta, "kl": self.divergence(network).item(), "sigma": medians}
 

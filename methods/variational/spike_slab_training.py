@@ -7,7 +7,6 @@ maximises the bound: s² = E_q of the mean squared residual (for K targets, over
 
 from __future__ import annotations
 
-import logging
 import math
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
@@ -23,8 +22,6 @@ from ..closed_forms.likelihood import output_model, summed_loss
 from ..closed_forms.posteriors import Gaussian
 from ..closed_forms.spike_slab import logit
 from .inference import Variational, check_span, equal_log_sigma, risen
-
-logger = logging.getLogger("bayesprune")
 
 Posterior = TypeVar("Posterior", bound=Gaussian)
 TargetNoise = float | Literal["fitted"]
@@ -114,11 +111,6 @@ class SpikeAndSlab(Variational[Posterior]):
         self.noise_variance = tensors["noise_variance"].item()
 
     def learned(self, network: nn.Module) -> dict[str, Any]:
-        """As `Variational`, and s of real targets; warns of a warm-up that was not over."""
-        if self.epoch < self.settles:
-            logger.warning(
-                "training under spike and slab ended in its warm-up: the divergence has weight %.2g only; train for "
-                "more than %d epochs, or shorten warm_up", super().beta, self.settles,
-            )  # fmt: skip
+        """As `Variational`, and s of real targets."""
         found = super().learned(network)
         return {**found, "noise": self.noise_variance**0.5} if self.real else found

@@ -170,11 +170,6 @@ class VariationalDropout(Variational[Gaussian]):
     @torch.no_grad()
     def learned(self, network: nn.Module) -> dict[str, Any]:
         """β and KL at the end, the median log α of each layer, and the share of weights above the threshold."""
-        if self.epoch < self.settles:
-            logger.warning(
-                "variational dropout ended in its warm-up: the divergence has weight %.2g only; train for more than "
-                "%d epochs, or shorten warm_up", self.beta, self.settles,
-            )  # fmt: skip
         rates = self._log_alpha(network).split([shape.numel() for shape in self.shapes.values()])
         medians = {name: rate.median().item() for name, rate in zip(self.names, rates, strict=True)}
         above = torch.cat(rates) >= THRESHOLD

@@ -87,7 +87,7 @@ _NUMBERS = (
 )
 _SECONDS = ["seconds_train", "seconds_score", "seconds_finetune"]
 _STRUCTURES = ("layer_density", "collapsed", "shift", "learned", "latency")
-_CELL = ["dataset", "architecture", "units", "method", "seed", "target", "auto"]
+_CELL = ["dataset", "architecture", "units", "method", "seed", "target", "auto", "epochs_train", "epochs_finetune"]
 
 
 @dataclass(frozen=True, order=True)

@@ -47,8 +47,8 @@ class Curve:
 
     @property
     def names(self) -> list[str]:
-        """The budgets as shares of the training: `0`, `1/4`, `1`, `4`."""
-        return [str(Fraction(b.share).limit_denominator(16)) for b in self.budgets]
+        """The epochs of retraining by those of training: `0`, `T/4`, `T`, `4T`."""
+        return [_in_trainings(b.share) for b in self.budgets]
 
     @property
     def agreement(self) -> dict[str, float]:
@@ -57,6 +57,13 @@ class Curve:
         at = shares.index(1.0) if 1.0 in shares else len(shares) - 1
         pairs = zip(self.names, self.ranks.T, strict=True)
         return {name: float(kendalltau(self.ranks[:, at], r).statistic) for i, (name, r) in enumerate(pairs) if i != at}  # pyright: ignore
+
+
+def _in_trainings(share: float) -> str:
+    """A share of the training as a multiple of T."""
+    part = Fraction(share).limit_denominator(16)
+    times = "" if part.numerator == 1 else str(part.numerator)
+    return f"{times}T" + (f"/{part.denominator}" if part.denominator != 1 else "") if part else "0"
 
 
 def sensitivities(records: Records) -> list[Curve]:
@@ -122,7 +129,7 @@ def _order(axis: Axes, curve: Curve, look: dict[str, Style]) -> None:
 
 
 def _retraining_axis(axis: Axes, curve: Curve) -> None:
-    axis.set_xticks(range(len(curve.budgets)), [f"{name} T" if name != "0" else "0" for name in curve.names])
+    axis.set_xticks(range(len(curve.budgets)), curve.names)
     axis.set_xlabel("epochs of retraining after T of training")
 
 
@@ -131,7 +138,7 @@ def sensitivity_caption(curves: Sequence[Curve]) -> str:
     counts = [len(next(iter(curve.values.values()))) for curve in curves]
     taus = "; ".join(
         f"{curve.panel.dataset} · {curve.panel.architecture}, {percent(curve.sparsity)}: "
-        + ", ".join(f"{name} T: {_tau(tau)}" for name, tau in curve.agreement.items())
+        + ", ".join(f"{name}: {_tau(tau)}" for name, tau in curve.agreement.items())
         for curve in curves
     )
     return (
@@ -148,7 +155,7 @@ def _tau(value: float) -> str:
 def sensitivity_table(curves: Sequence[Curve]) -> Table:
     """Mean ± standard deviation and rank of each method under each budget."""
     names = sorted({b.share for curve in curves for b in curve.budgets})
-    columns = ("method", *(f"R = {Fraction(n).limit_denominator(16)!s} T" if n else "R = 0" for n in names))
+    columns = ("method", *(f"R = {_in_trainings(n)}" for n in names))
     sections = tuple(
         Section(f"{curve.panel.dataset} · {curve.panel.architecture}, {percent(curve.sparsity)} pruned, "
                 f"T = {curve.budgets[0].training}", tuple(_rows(curve, names)))
