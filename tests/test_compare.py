@@ -83,7 +83,7 @@ def test_from_ten_lines_to_a_standing_that_others_can_check(author, coarse):
     said = invoke("compare", "my_evidence.py", "--jobs", 1)
     assert said.exit_code == 0, said.output
     assert "4 cells, about 1 minutes with 1 jobs" in said.output
-    standing = r"my-evidence is in place [\d.]+ of 4 \(with 95 %: [\d to]+\) over 1 blocks of CORE, area [\d.]+ %"
+    standing = r"my-evidence is in place [\d.]+ of 4, with 95 % between \d and \d, over 1 block of CORE: area [\d.]+ %"
     assert re.search(standing, said.output)
     page = (author / "comparison" / "index.html").read_text()
     assert "Standing among the reference results" in page

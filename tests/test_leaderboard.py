@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from bayesprune.reports.leaderboard.groups import holm, letters
+from bayesprune.reports.leaderboard.groups import holm, letters, marks, stepped_down
 from bayesprune.reports.leaderboard.paired import Block, differences
 from bayesprune.reports.leaderboard.planning import needed
 from bayesprune.reports.leaderboard.profiles import profile
@@ -103,7 +103,18 @@ def test_entrants_share_a_letter_if_and_only_if_they_are_not_told_apart(seed):
     apart |= apart.T
     shown = letters(apart)
     for i, j in itertools.combinations(range(7), 2):
-        assert bool(set(shown[i]) & set(shown[j])) == (not apart[i, j])
+        assert bool(marks(shown[i]) & marks(shown[j])) == (not apart[i, j])
+
+
+def test_letters_beyond_the_alphabet_are_told_apart():
+    """Thirty pairs, each apart from nobody else: the sets of who is alike are many."""
+    rng = np.random.default_rng(0)
+    apart = np.triu(rng.random((16, 16)) < 0.5, 1)
+    apart |= apart.T
+    shown = letters(apart)
+    assert any(character.isdigit() for one in shown for character in one)
+    for i, j in itertools.combinations(range(16), 2):
+        assert bool(marks(shown[i]) & marks(shown[j])) == (not apart[i, j])
 
 
 @pytest.mark.parametrize("crossed", [False, True])
@@ -130,6 +141,19 @@ def test_methods_that_differ_are_told_apart_and_bounds_hold_their_places():
     for s in board.standings:
         assert s.best <= s.place <= s.worst
     assert board.standing("F").best == 6
+
+
+def test_one_entrant_named_beforehand_is_a_family_of_its_own():
+    rng = np.random.default_rng(12)
+    board = leaderboard([block(rng, skill=(0.0, 0.0, 0.5, 1.0, -1.0, -2.0), noise=0.2) for _ in range(3)])
+    better, worse = board.versus("A")
+    assert "D" in better
+    assert {"E", "F"} <= set(worse)
+    assert "B" not in [*better, *worse]
+    apart = {s.entrant for s in board.standings if s.entrant != "A" and board.separates("A", s.entrant)}
+    assert apart <= {*better, *worse}  # what all pairs tell, this tells too
+    raw = np.array([0.01, 0.04, 0.03, 0.005])
+    np.testing.assert_allclose(stepped_down(raw), [0.03, 0.06, 0.06, 0.02])
 
 
 def test_a_part_of_the_entrants_is_ranked_anew():

@@ -14,7 +14,7 @@ from bayesprune.bench.spec.matrix import load_matrix
 from bayesprune.datasets.errors import UsageError
 from bayesprune.reports.ledger.entry import Check, Entry, load_entries
 from bayesprune.reports.ledger.judge import judge, quantity
-from bayesprune.reports.ledger.page import counts, ledger_table, rule_text
+from bayesprune.reports.ledger.page import counts, finding_text, ledger_table, rule_text
 from bayesprune.reports.ledger.records import frames, matrix_of, shipped_entries
 from bayesprune.reports.reference.results import Reference
 from click.testing import CliRunner
@@ -113,6 +113,7 @@ def test_places_weigh_the_same_and_a_single_seed_elsewhere_does_not_spoil_the_in
     assert found.error == pytest.approx(math.sqrt((gaps.var(axis=1, ddof=1) / 3).sum() / 4))
     assert found.seeds == 3
     assert found.verdict == "held"
+    assert finding_text(found).endswith(", n = 3 on 2 networks")
 
 
 def test_one_seed_cannot_decide_a_difference_and_says_so():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,15 +139,14 @@ def _records(plan: Plan, out: Path) -> dict[str, dict[str, Any]]:
 def _sentence(s: Standing, board: Leaderboard, found: Field) -> str:
     first, count = board.standings[0], len(board.standings)
     value, low, high = (-100 * end for end in s.lead)
-    place = f"{s.best}" if s.best == s.worst else f"{s.best} to {s.worst}"
-    behind = (
-        f", {value:.1f} points [{high:.1f}, {low:.1f}] behind {first.entrant}" if s.entrant != first.entrant else ""
-    )
-    alike = [o.entrant for o in board.standings if o.entrant != s.entrant and set(o.group) & set(s.group)]
+    better, worse = board.versus(s.entrant)
+    interval = f" [{high:.1f}, {low:.1f}]" if math.isfinite(low) else ""
+    behind = f", {value:.1f} points{interval} behind {first.entrant}" if s.entrant != first.entrant else ""
     blocks = f"{len(found.blocks)} block{'s' * (len(found.blocks) != 1)} of CORE"
     return (
-        f"{s.entrant} is in place {s.place:g} of {count} (with 95 %: {place}) over {blocks}, area {100 * s.score:.1f} %"
-        f"{behind}; it is not told apart from {len(alike)} of the others."
+        f"{s.entrant} is in place {s.place:g} of {count}, with 95 % between {1 + len(better)} and "
+        f"{count - len(worse)}, over {blocks}: area {100 * s.score:.1f} %{behind}. It is surely "
+        f"better than {len(worse)} of the others and surely worse than {len(better)} (paired tests, Holm over methods)."
     )
 
 

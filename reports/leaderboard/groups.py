@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,11 +15,16 @@ Flags = NDArray[np.bool_]
 def holm(p: Array) -> Array:
     """Adjusted p values (Holm 1979) of the pairs above the diagonal of a symmetric matrix; 1 on the diagonal."""
     rows, columns = np.triu_indices(len(p), 1)
-    raw = p[rows, columns]
-    order = np.argsort(raw, kind="stable")
-    stepped = np.minimum(np.maximum.accumulate(raw[order] * (len(raw) - np.arange(len(raw)))), 1.0)
     adjusted = np.ones_like(p)
-    adjusted[rows[order], columns[order]] = adjusted[columns[order], rows[order]] = stepped
+    adjusted[rows, columns] = adjusted[columns, rows] = stepped_down(p[rows, columns])
+    return adjusted
+
+
+def stepped_down(raw: Array) -> Array:
+    """Holm's adjusted p values of a family of tests, (n,)."""
+    order = np.argsort(raw, kind="stable")
+    adjusted = np.empty_like(raw)
+    adjusted[order] = np.minimum(np.maximum.accumulate(raw[order] * (len(raw) - np.arange(len(raw)))), 1.0)
     return adjusted
 
 
@@ -45,6 +52,11 @@ def letters(apart: Flags) -> list[str]:
             groups = _absorbed([g for g in groups if not {i, j} <= g] + split)
     ordered = sorted(groups, key=lambda g: sorted(g))
     return ["".join(_letter(k) for k, g in enumerate(ordered) if i in g) for i in range(size)]
+
+
+def marks(group: str) -> set[str]:
+    """The letters of an entrant: `ab2` are a and b2."""
+    return set(re.findall(r"[a-z]\d*", group))
 
 
 def _absorbed(groups: list[frozenset[int]]) -> list[frozenset[int]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .groups import bounds, holm, letters
+from .groups import bounds, holm, letters, marks, stepped_down
 from .paired import Block, Differences, differences
 from .planning import Needed, needed
 from .stability import Stability, places, stability
@@ -66,8 +66,21 @@ class Leaderboard:
 
     def separates(self, a: str, b: str) -> bool:
         """Whether two entrants are told apart."""
-        one, other = (set(self.standing(name).group) for name in (a, b))
+        one, other = (marks(self.standing(name).group) for name in (a, b))
         return not one & other
+
+    def versus(self, entrant: str) -> tuple[list[str], list[str]]:
+        """Who is surely better, and who surely worse, than one entrant that was named beforehand.
+
+        A family of its own, Holm over the other methods: fewer tests than for all pairs, so more is told apart.
+        """
+        names = self.blocks[0].entrants
+        k = names.index(entrant)
+        others = [i for i in range(len(names)) if i != k]
+        apart = stepped_down(self.tests.p[k, others]) <= self.alpha
+        gaps = self.tests.values[k, others]
+        better = [names[i] for i, far, gap in zip(others, apart, gaps, strict=True) if far and gap < 0]
+        return better, [names[i] for i, far, gap in zip(others, apart, gaps, strict=True) if far and gap > 0]
 
     def needed(self, a: str, b: str) -> Needed:
         """Seeds and blocks that would tell two entrants apart."""

@@ -28,6 +28,7 @@ class Finding:
         low, high: its 95 % t interval, NaN where no place has two seeds.
         error: its standard error, 0 there.
         seeds: in the place that has most.
+        places: how many there are; of those with one seed none counts where others have more.
     """
 
     check: Check
@@ -38,6 +39,7 @@ class Finding:
     high: float = math.nan
     error: float = 0.0
     seeds: int = 0
+    places: int = 0
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def _found(check: Check, frame: pd.DataFrame) -> Finding:
         error, df = _error(repeated)
         half = t_quantile(df) * error
         found = replace(found, low=found.mean - half, high=found.mean + half, error=error)
-    return replace(found, verdict=_verdict(check, found), seeds=max(map(len, places)))
+    return replace(found, verdict=_verdict(check, found), seeds=max(map(len, places)), places=len(repeated or places))
 
 
 def _error(places: Sequence[np.ndarray]) -> tuple[float, float]:
@@ -130,9 +132,9 @@ def _at(asked: Quantity, rows: pd.DataFrame) -> pd.DataFrame:
     level = target.where(~auto, -1.0)
     wanted = [-1.0 if s == "auto" else float(s) for s in levels]
     near = level.map(lambda value: next((w for w in wanted if abs(value - w) < 1e-9), math.nan))
-    rows = rows[near.notna()].assign(_level=near)
+    rows, near = rows[near.notna()], near[near.notna()]
     places = ["dataset", "architecture", "units", "method", "seed"]
-    complete = rows.groupby(places)["_level"].transform("nunique") == len(set(wanted))
+    complete = near.groupby([rows[place] for place in places]).transform("nunique") == len(set(wanted))
     return rows[complete]
 
 

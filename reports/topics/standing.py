@@ -38,7 +38,7 @@ def _row(board: Leaderboard, s: Standing, above: str | None, near: np.ndarray, o
     texts = (
         f"{s.place:g}",
         f"{s.best}–{s.worst}" if s.best < s.worst else f"{s.best}",
-        s.group,
+        _group(board, s),
         f"{100 * s.score:.1f}",
         _behind(s),
         f"{s.mean_rank:.1f}",
@@ -47,6 +47,14 @@ def _row(board: Leaderboard, s: Standing, above: str | None, near: np.ndarray, o
         f"{_count(seeds)}, {_count(blocks)}" if above else "–",
     )
     return row(Cell(s.entrant, bold=own), *(Cell(text, bold=own) for text in texts))
+
+
+def _group(board: Leaderboard, s: Standing) -> str:
+    """The letters; where there are more than the alphabet has, from how many others the entrant is not told apart."""
+    if not any(character.isdigit() for one in board.standings for character in one.group):
+        return s.group
+    alike = sum(not board.separates(s.entrant, other) for other in board.entrants if other != s.entrant)
+    return f"like {alike}"
 
 
 def _behind(s: Standing) -> str:
@@ -69,9 +77,10 @@ def _notes(board: Leaderboard, field: Field) -> tuple[str, ...]:
         f"Over {count} block{'s' * (count != 1)} ({'; '.join(b.name for b in field.blocks)}), {span(seeds)} seeds in "
         f"each, sparsities {levels}. Score: area under the curve of accuracy against sparsity, on the scale of log "
         "compression, averaged over seeds and then over blocks, which all weigh the same.",
-        "Methods that share a letter are not told apart, and 'may be' holds all places at once with 95 %: paired t "
-        "tests over seeds on the same test examples, never narrower than these examples allow, Holm's procedure over "
-        "all pairs. Brackets: 95 % intervals of the difference to the first, one by one. The blocks are held fixed.",
+        "Methods that share a letter are not told apart (where letters do not suffice: from how many others), and "
+        "'may be' holds all places at once with 95 %: paired t tests over seeds on the same test examples, never "
+        "narrower than these examples allow, Holm's procedure over all pairs. Brackets: 95 % intervals of the difference "
+        "to the first, one by one. The blocks are held fixed.",
         f"Moves between halves: by how many places, where two halves share neither network nor test example; Kendall's "
         f"tau of the two orders is {board.halves.agreement:.2f} on average over {board.halves.splits} splits.",
         "Seeds in each of these blocks, and blocks like these, that would tell a method from the one above (5 %, power "
