@@ -79,8 +79,8 @@ def _notes(board: Leaderboard, field: Field) -> tuple[str, ...]:
         "compression, averaged over seeds and then over blocks, which all weigh the same.",
         "Methods that share a letter are not told apart (where letters do not suffice: from how many others), and "
         "'may be' holds all places at once with 95 %: paired t tests over seeds on the same test examples, never "
-        "narrower than these examples allow, Holm's procedure over all pairs. Brackets: 95 % intervals of the "
-        "difference to the first, one by one. The blocks are held fixed.",
+        "narrower than these examples allow, Holm's procedure over all pairs. Brackets: 95 % intervals of the gap "
+        "to the first, one by one. The blocks are held fixed.",
         f"Moves between halves: by how many places, where two halves share neither network nor test example; Kendall's "
         f"tau of the two orders is {board.halves.agreement:.2f} on average over {board.halves.splits} splits.",
         "Seeds in each of these blocks, and blocks like these, that would tell a method from the one above (5 %, power "
