@@ -554,7 +554,7 @@ def pruned_once(inference, seed=0):
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: MeanField(precision=30.0), lambda: StudentT(kl=0.1)], ids=["gaussian", "student"]
+    "make", [lambda: MeanField(precision=30.0), lambda: StudentT(kl=1.0, warm_up=0.0)], ids=["gaussian", "student"]
 )
 def test_reduction_on_mean_field_prunes_continues_and_revives_nothing(make):
     inference = make()
