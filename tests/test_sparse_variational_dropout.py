@@ -203,7 +203,8 @@ def test_layers_that_are_not_called_train(method, generator):
 
 
 def test_without_a_warm_up_the_collapse_is_recorded(tmp_path):
-    record = run(tmp_path, 120, warm_up=[0, 0], kl=1.0)  # at 60 epochs rounding decides whether the last weight has left
+    # At 60 epochs rounding decides whether the last weight has left.
+    record = run(tmp_path, 120, warm_up=[0, 0], kl=1.0)
     assert record["kept"] == 0
     assert record["sparsity"] == 1
     assert record["collapsed"] == ["layers.0.weight", "layers.1.weight"]
