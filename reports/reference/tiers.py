@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 TIERS = {
+    "mission": ("mission",),
     "core": (
         "reference-core-weights",
         "reference-core-groups",
