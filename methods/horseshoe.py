@@ -23,7 +23,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..architectures.units.prunable import is_transposed
+from ..architectures.units.prunable import held_transposed
 from ..datasets.errors import UsageError
 from .closed_forms.posteriors import Scaled
 from .pruner import Pruner, State, register
@@ -81,7 +81,7 @@ def shrunk(state: State[Scaled]) -> Tensor:
 def small_rows(state: State[Scaled]) -> Tensor:
     """Units whose log scales lie, on average, below the widest gap among those of their layer's rows; (units.n,)."""
     logs = {name: log for name, log in state.posterior.log_scale.items() if log.dim() > 1}
-    held = {name: is_transposed(state.network.get_submodule(name.rpartition(".")[0])) for name in logs}
+    held = {name: held_transposed(state.network, name) for name in logs}
     distances = {name: split_at(log.mT if held[name] else log) - log for name, log in logs.items()}
     return state.units.gather(distances) > 0
 

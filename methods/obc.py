@@ -22,7 +22,7 @@ import torch
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
-from ..architectures.units.prunable import is_transposed
+from ..architectures.units.prunable import held_transposed
 from ..datasets.errors import NotApplicable
 from .closed_forms.kronecker_product import Kronecker, KroneckerProduct
 from .closed_forms.posteriors import Laplace
@@ -53,7 +53,7 @@ def obc(state: State[Laplace]) -> Tensor:
     for name, weight in state.weights().items():
         block = whole.blocks[name] if isinstance(whole, Kronecker) else None
         if isinstance(block, KroneckerProduct):
-            mirrored = is_transposed(state.network.get_submodule(name.rpartition(".")[0]))
+            mirrored = held_transposed(state.network, name)
             worth[name] = _worth(name, block, posterior.mean[name], posterior.prior[name], mirrored)
         else:
             worth[name] = 0.5 * weight.double().square() * posterior.precision[name]

@@ -50,6 +50,11 @@ def is_transposed(module: nn.Module) -> bool:
     return any(kind.__name__ == "Conv1D" and hasattr(module, "nf") for kind in type(module).__mro__)
 
 
+def held_transposed(network: nn.Module, name: str) -> bool:
+    """Whether the weight of that name is (in, out)."""
+    return is_transposed(network.get_submodule(name.rpartition(".")[0]))
+
+
 def _parameters_of(modules: Sequence[nn.Module]) -> set[int]:
     own = [item for module in modules for item in module.named_parameters(recurse=False)]
     return {id(parameter) for name, parameter in own if "weight" in name}

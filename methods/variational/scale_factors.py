@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ...architectures.units.prunable import is_transposed, prunable
+from ...architectures.units.prunable import held_transposed, prunable
 from ..closed_forms.lognormal import Moments, moments, regularised
 
 # Log standard deviation of the log of every factor before training: log 0.1.
@@ -128,7 +128,7 @@ def layers(network: nn.Module, shapes: Mapping[str, Tensor]) -> Iterator[Layer]:
     for name in weights:
         own = [n for n in (name, bias_of(name)) if n in shapes]
         rms = torch.cat([shapes[n].flatten() for n in own]).square().mean().sqrt().item()
-        outputs = int(is_transposed(network.get_submodule(name.rpartition(".")[0])))
+        outputs = int(held_transposed(network, name))
         yield Layer(name, {n: shapes[n].shape for n in own}, rms, name == weights[-1], outputs)
 
 
