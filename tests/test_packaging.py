@@ -419,11 +419,10 @@ def test_the_vision_transformer_of_the_documentation_becomes_smaller(tmp_path, m
 
 
 @pytest.fixture
-def plugin(tmp_path, monkeypatch):
+def plugin(tmp_path):
     """The plug-in of the README, loaded from a file for the time of a test."""
     file = tmp_path / "my_evidence.py"
     file.write_text(block("python", 'register("my-'))
-    monkeypatch.setattr(methods, "_builders", dict(methods._builders))
     return file
 
 

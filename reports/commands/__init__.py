@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -102,6 +103,32 @@ def cite_(names: tuple[str, ...], plugins: tuple[str, ...]) -> None:
     for plugin in plugins:
         registry.load_plugin(plugin)
     click.echo(bibtex_of(names))
+
+
+@click.command("track")
+@click.argument("name", metavar="TRACKER")
+@click.argument("results", type=click.Path(path_type=Path))
+def track_(name: str, results: Path) -> None:
+    """Tell TRACKER (wandb, mlflow or tensorboard) of every cell in a RESULTS folder: a run for each.
+
+    Its configuration is the cell's settings, its metrics what was measured, its figure the share that each layer
+    keeps. A cell that it knows is replaced. `bayesprune run --track TRACKER` tells cells as they are computed.
+
+    \b
+    Where to:
+        wandb        WANDB_PROJECT and the rest of its variables; WANDB_MODE=offline writes into RESULTS
+        mlflow       MLFLOW_TRACKING_URI, or RESULTS/mlflow.db
+        tensorboard  RESULTS/tensorboard
+    """
+    from ...bench.results.store import Store
+
+    records = Store(results, create=False).records()
+    told = _bar()(len(records))
+    with tracking([name], results) as watch:
+        assert watch is not None
+        for record in records:
+            watch(record)
+            told(1)
 
 
 _UNITS = click.option("--structured", is_flag=True, help="Whole neurons, filters and heads instead of single weights.")
@@ -263,10 +290,19 @@ def ledger_page(out: Path) -> dict[str, str]:
     return {page.name: TITLE}
 
 
+def tracking(names: Sequence[str], folder: Path) -> AbstractContextManager[Callable[[Mapping[str, Any]], None] | None]:
+    """A function that tells trackers of every record, if there are trackers to tell."""
+    if not names:
+        return nullcontext()
+    from ..tracking.tracking import tracking as begun
+
+    return begun(names, folder)
+
+
 def _bar() -> Callable[[int], Callable[[int], None]]:
     from ...bench.progress_bar import bar
 
     return bar
 
 
-COMMANDS = (cite_, compare_, verify_, submit_, ledger_, reference_)
+COMMANDS = (cite_, compare_, verify_, submit_, ledger_, reference_, track_)
