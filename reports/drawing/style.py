@@ -84,6 +84,7 @@ BUILT_IN: dict[str, Style] = {
     "rigl": Style(_GREEN, "$R$"),
     "ivon-opd": Style(_PINK, "o"),
     "ivon-bmr": Style(_PINK, "s"),
+    "sparsegpt": Style(_RED, "$G$"),
 }
 SPAM = "spam-"
 
