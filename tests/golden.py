@@ -282,7 +282,8 @@ def _architectures() -> Iterator[Subject]:
 # ---------------------------------------------------------------- methods and inferences
 
 STRUCTURED = (
-    "bmrs-n", "bmrs-n-exact", "bmrs-n-mid", "bmrs-u", "group-variational-dropout", "l2-group", "noise-mean", "snr",
+    "bmrs-n", "bmrs-n-exact", "bmrs-n-mid", "bmrs-u", "group-variational-dropout", "l0", "l2-group", "noise-mean", "snr",
+    "vib",
 )  # fmt: skip
 VARIANTS = (
     ("magnitude", {"when": "during"}),

@@ -85,6 +85,8 @@ BUILT_IN: dict[str, Style] = {
     "ivon-opd": Style(_PINK, "o"),
     "ivon-bmr": Style(_PINK, "s"),
     "sparsegpt": Style(_RED, "$G$"),
+    "l0": Style(_OLIVE, "$0$"),
+    "vib": Style(_OLIVE, "$V$"),
 }
 SPAM = "spam-"
 
