@@ -20,14 +20,12 @@ from __future__ import annotations
 import math
 from functools import partial
 
-import torch
 from torch import Tensor
 
-from ..architectures.units.slices import Slice
-from ..architectures.units.vector import Units
 from ..datasets.errors import UsageError
 from .closed_forms.truncated_lognormal import kl_to_loguniform, log_mass, noise_mean, noise_snr, standardised
 from .noise.multiplicative import DrawnFor, MultiplicativeNoise, TruncatedLogNormal, Weighting
+from .noise.worth import of_units
 from .pruner import Pruner, State, register
 
 __all__ = ["delta_f_lognormal", "delta_f_loguniform", "kl_to_loguniform", "noise_mean", "noise_snr"]
@@ -102,63 +100,25 @@ def lognormal_evidence(state: State[TruncatedLogNormal], threshold: float, middl
     q = state.posterior
     mean = (q.a + q.b) / 2 if middle else q.a
     reduced = {"reduced_mean": mean, "reduced_variance": variance}
-    return _of_units(threshold - delta_f_lognormal(q.mu, q.log_sigma, a=q.a, b=q.b, **reduced), state)
+    return of_units(threshold - delta_f_lognormal(q.mu, q.log_sigma, a=q.a, b=q.b, **reduced), q.units, state)
 
 
 def loguniform_evidence(state: State[TruncatedLogNormal], p1: float, p2: float) -> Tensor:
     """-ΔF for θ between 2^-p2 and 2^-p1; (units.n,), nats."""
     q = state.posterior
-    return _of_units(-delta_f_loguniform(q.mu, q.log_sigma, a=q.a, b=q.b, p1=p1, p2=p2), state)
+    return of_units(-delta_f_loguniform(q.mu, q.log_sigma, a=q.a, b=q.b, p1=p1, p2=p2), q.units, state)
 
 
 def signal_to_noise(state: State[TruncatedLogNormal]) -> Tensor:
     """log E[θ] / √Var[θ]; (units.n,)."""
     q = state.posterior
-    return _of_units(noise_snr(q.mu, q.log_sigma, a=q.a, b=q.b).log(), state)
+    return of_units(noise_snr(q.mu, q.log_sigma, a=q.a, b=q.b).log(), q.units, state)
 
 
 def expected_noise(state: State[TruncatedLogNormal]) -> Tensor:
     """log E[θ] / 0.1; (units.n,)."""
     q = state.posterior
-    return _of_units((noise_mean(q.mu, q.log_sigma, a=q.a, b=q.b) / SMALLEST_MEAN).log(), state)
-
-
-def _of_units(worth: Tensor, state: State[TruncatedLogNormal]) -> Tensor:
-    """Worths of structures, positive to be kept, as worths of the units that are scored."""
-    return worth if state.units.removable else _shared_out(worth, state.posterior.units, state)
-
-
-def _shared_out(worth: Tensor, structures: Units, state: State) -> Tensor:
-    """Worths of single weights: each has that share of its structure's worth that it has of its squared norm.
-
-    A weight belongs to the structure that it helps to compute and to the one that it reads; the lower worth counts,
-    so that it leaves with either. Weights of no structure share, in each tensor, the worth of the best one.
-    """
-    squares = {name: weight.double().square() for name, weight in state.weights().items()}
-    norms = structures.gather(squares)
-    per_square = torch.where(norms > 0, worth / norms, 0)
-    lowest = {name: torch.full_like(square, torch.inf) for name, square in squares.items()}
-    for group, values in zip(structures.groups, structures.split(per_square), strict=True):
-        for piece in group.slices:
-            if piece.name in lowest and isinstance(piece, Slice):
-                lowest[piece.name] = torch.minimum(lowest[piece.name], _along(piece, values))
-    best = worth.max()
-    shares = [_share(square, lowest[name], best) for name, square in squares.items()]
-    return torch.cat([share.flatten() for share in shares])
-
-
-def _along(piece: Slice, values: Tensor) -> Tensor:
-    """One value per unit, on the positions that it owns of the piece's axis; elsewhere infinity."""
-    line = values.new_full((piece.shape[piece.axis],), torch.inf)
-    line[piece.index] = values.unsqueeze(1)
-    return line.view([-1 if axis == piece.axis else 1 for axis in range(len(piece.shape))])
-
-
-def _share(square: Tensor, per_square: Tensor, best: Tensor) -> Tensor:
-    """The shares of one tensor's weights; those of no structure, where `per_square` is infinite, share `best`."""
-    free = per_square.isinf()
-    norm = (square * free).sum()
-    return square * torch.where(free, torch.where(norm > 0, best / norm, 0), per_square)
+    return of_units((noise_mean(q.mu, q.log_sigma, a=q.a, b=q.b) / SMALLEST_MEAN).log(), q.units, state)
 
 
 # ---------------------------------------------------------------------- methods

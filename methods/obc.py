@@ -22,11 +22,9 @@ import torch
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
-from ..architectures.units.prunable import held_transposed
 from ..datasets.errors import NotApplicable
-from .closed_forms.kronecker_product import Kronecker, KroneckerProduct
 from .closed_forms.posteriors import Laplace
-from .laplace.layer_errors import LayerErrors
+from .laplace.layer_errors import LayerErrors, Rows, rows_of
 from .pruner import Pruner, State, register
 
 # Inputs of a layer beyond which its inverse is too large, and numbers of the inverses held at a time.
@@ -48,32 +46,24 @@ def obc(state: State[Laplace]) -> Tensor:
 
     Raises NotApplicable for layers of more than 1,500 inputs.
     """
-    whole, posterior = state.posterior.whole, state.posterior
+    posterior, weights = state.posterior, state.weights()
     worth: dict[str, Tensor] = {}
-    for name, weight in state.weights().items():
-        block = whole.blocks[name] if isinstance(whole, Kronecker) else None
-        if isinstance(block, KroneckerProduct):
-            mirrored = held_transposed(state.network, name)
-            worth[name] = _worth(name, block, posterior.mean[name], posterior.prior[name], mirrored)
-        else:
-            worth[name] = 0.5 * weight.double().square() * posterior.precision[name]
+    for name, rows in rows_of(state):
+        alone = 0.5 * weights[name].double().square() * posterior.precision[name]
+        worth[name] = alone if rows is None else _worth(name, rows).view(alone.shape)
     return state.units.gather(worth)
 
 
-def _worth(name: str, block: KroneckerProduct, mean: Tensor, prior: Tensor, mirrored: bool) -> Tensor:
-    """Of I ⊗ A; of A ⊗ I where the weight is held `mirrored`, (in, out)."""
-    weights, h, vectors = mean.view(block.h.shape), block.h, block.right
-    if mirrored:
-        weights, h, vectors = weights.mT, h.mT, block.left
-    inputs = h.shape[2]
+def _worth(name: str, rows: Rows) -> Tensor:
+    inputs = rows.weights.shape[2]
     if inputs > MOST:
         raise NotApplicable(f"obc holds an inverse of {inputs:,} inputs of {name!r}, more than {MOST:,}: choose obs")
-    found = torch.empty_like(weights)
-    for group, (q, values, w) in enumerate(zip(vectors, h[:, 0], weights, strict=True)):
-        inverse = (q / (values + prior.flatten()[0])) @ q.T
+    found = torch.empty_like(rows.weights)
+    for group, (q, values, w) in enumerate(zip(rows.vectors, rows.values, rows.weights, strict=True)):
+        inverse = (q / values) @ q.T
         parts = w.split(max(1, HELD // inputs**2))
         found[group] = torch.cat([leaving_costs(part, inverse) for part in parts])
-    return (found.mT if mirrored else found).reshape(mean.shape)
+    return rows.back(found)
 
 
 def leaving_costs(rows: Tensor, inverse: Tensor) -> Tensor:

@@ -212,6 +212,9 @@ class Pruner(Generic[Posterior]):
         score: maps a state to worths of shape (units.n,), larger is kept, finite.
         keep_above: the method's own threshold on the score, if it has one; it answers `sparsity: auto`.
         decide: the method's own decision where no threshold on its score makes it: boolean, (units.n,), what stays.
+        reselect: the method's own choice of single weights, where what is worth how much depends on what has left: of
+            the state, of what its scores alone keep, boolean (units.n,), and of the cell of each unit, int64, -1 for
+            what left before; it returns as many of every cell.
         report: what the method says about a state that it scores, as JSON for the record.
         when: remove units before training (at initialisation), after it, gradually during it, or online: more
             and more every ten epochs of it, nothing kept from growing back, so that one run gives every sparsity; or
@@ -240,6 +243,7 @@ class Pruner(Generic[Posterior]):
     score: Callable[[State[Posterior]], Tensor]
     keep_above: float | None = None
     decide: Callable[[State[Posterior]], Tensor] | None = None
+    reselect: Callable[[State[Posterior], Tensor, Tensor], Tensor] | None = None
     report: Callable[[State[Posterior]], dict[str, Any]] | None = None
     when: When = "after"
     rounds: int = 1

@@ -255,4 +255,4 @@ def spam(
     structure = max((curvature, posterior.curvature), key=get_args(CurvatureStructure).index)
     inference = partial(replace, trained, posterior_curvature=structure)
     moving = {"adjust": other.adjust, "rounds": other.rounds, "report": other.report} if other.adjusts else {}
-    return Pruner(inference, other.score, allocation=other.allocation, **moving)
+    return Pruner(inference, other.score, reselect=other.reselect, allocation=other.allocation, **moving)

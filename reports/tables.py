@@ -24,7 +24,7 @@ from .topics.results import results
 from .topics.savings import structure
 from .writing.render import Table
 
-MAIN = ("bpc", "accuracy", "average_precision", "rmse", "nll", "ece")
+MAIN = ("bpc", "accuracy", "average_precision", "rmse", "nll", "ece", "risk_bound")
 
 
 def tables_of(records: Records, parts: Sequence[Part], ranked: Sequence[Ranking]) -> list[Table]:

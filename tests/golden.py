@@ -23,7 +23,9 @@ import torch
 from bayesprune.architectures import registry as architectures
 from bayesprune.architectures.build import build as build_network
 from bayesprune.architectures.discovery.units_of import units
+from bayesprune.architectures.units.mask import Mask
 from bayesprune.bench.evaluation.evaluate import validated
+from bayesprune.bench.evaluation.risk_bound import Centre
 from bayesprune.bench.harness.workbench import Workbench
 from bayesprune.bench.results.store import Store
 from bayesprune.bench.spec.metrics import registry as metrics
@@ -35,6 +37,7 @@ from bayesprune.datasets.data import Data
 from bayesprune.datasets.load import load
 from bayesprune.datasets.registry import BUILT_IN
 from bayesprune.methods import registry as methods
+from bayesprune.methods.closed_forms.posteriors import Gaussian
 from torch import Tensor
 
 FILE = Path(__file__).with_name("golden.json")
@@ -149,6 +152,7 @@ def _metrics() -> Iterator[Subject]:
         "bernoulli_ece": lambda f: f(logits[:, 0].sigmoid(), labels[:, 0]).item(),
         "average_precision": lambda f: f(logits[:, 0], labels[:, 0]).item(),
         "flops": lambda f: f(network, torch.ones(1, 6)),
+        "risk_bound": lambda f: f(drawn_from, *_certified(drawn_from), torch.Generator().manual_seed(1), draws=3),
         "monte_carlo": lambda f: f(drawn_from, _Spread(), _data(), torch.Generator().manual_seed(1), draws=3),
     }
     for name, entry in metrics.catalogue().items():
@@ -167,6 +171,15 @@ class _Spread:
     def sample(self, network: torch.nn.Module, generator: torch.Generator) -> dict[str, Tensor]:
         """One draw."""
         return {n: p + 0.1 * torch.randn(p.shape, generator=generator) for n, p in network.named_parameters()}
+
+
+def _certified(network: torch.nn.Module) -> tuple[Gaussian, Mask, Data, Centre]:
+    """A posterior around the weights, which are known to a tenth, and a prior around 0."""
+    weights = {n: p.detach().double() for n, p in network.named_parameters()}
+    whole = units(network, "weights")
+    mask = Mask(whole, torch.arange(whole.n) % 3 > 0)
+    centre = Centre({n: torch.zeros_like(w) for n, w in weights.items()}, _data().train)
+    return Gaussian(weights, {n: torch.full_like(w, 100.0) for n, w in weights.items()}), mask, _data(), centre
 
 
 # ---------------------------------------------------------------- data sets
@@ -269,7 +282,8 @@ def _architectures() -> Iterator[Subject]:
 # ---------------------------------------------------------------- methods and inferences
 
 STRUCTURED = (
-    "bmrs-n", "bmrs-n-exact", "bmrs-n-mid", "bmrs-u", "group-variational-dropout", "l2-group", "noise-mean", "snr",
+    "bmrs-n", "bmrs-n-exact", "bmrs-n-mid", "bmrs-u", "group-variational-dropout", "l0", "l2-group", "noise-mean", "snr",
+    "vib",
 )  # fmt: skip
 VARIANTS = (
     ("magnitude", {"when": "during"}),

@@ -25,7 +25,17 @@ METHODS = [
 
 # Methods that take some kinds of networks only.
 RECURRENT = {"lstm-w", "lstm-wn", "lstm-wgn"}
-STRUCTURE_NOISE = {"bmrs-n", "bmrs-n-exact", "bmrs-n-mid", "bmrs-u", "snr", "noise-mean", "group-variational-dropout"}
+STRUCTURE_NOISE = {
+    "l0",
+    "vib",
+    "bmrs-n",
+    "bmrs-n-exact",
+    "bmrs-n-mid",
+    "bmrs-u",
+    "snr",
+    "noise-mean",
+    "group-variational-dropout",
+}
 
 
 SINGLE = {"set", "rigl", "wanda"}  # weights only

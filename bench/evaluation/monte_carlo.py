@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,6 @@ from ...architectures.running.modes import evaluating
 from ...architectures.running.plain import copied
 from ...datasets.data import Data
 from ...datasets.seal import sealed
-from ...methods.pruner import Inference
 from ..spec.metrics import register
 from .evaluate import DECISIONS, predicted, unsealed_test
 
@@ -30,10 +30,18 @@ DRAWS = 50
 EXAMPLES = 256  # of the training split, for the BatchNorm statistics of each draw
 
 
+class Sampled(Protocol):
+    """Whatever has a distribution of a network's weights, as an inference may."""
+
+    def sample(self, network: nn.Module, generator: torch.Generator) -> dict[str, Tensor]:
+        """One draw of parameters of the detached `network`, by name; none where there is a point only."""
+        ...
+
+
 @register("monte_carlo")
 @torch.no_grad()
 def monte_carlo(
-    network: nn.Module, inference: Inference, data: Data, generator: torch.Generator, draws: int = DRAWS
+    network: nn.Module, inference: Sampled, data: Data, generator: torch.Generator, draws: int = DRAWS
 ) -> dict[str, float]:
     """Accuracy, NLL and ECE of the mean probability of S draws on the test split; nothing where there are no draws.
 
@@ -50,7 +58,7 @@ def monte_carlo(
     return {"mc_draws": draws, **{f"mc_{name}": found[name] for name in ("accuracy", "nll", "ece")}}
 
 
-def can_be_drawn(network: nn.Module, inference: Inference) -> bool:
+def can_be_drawn(network: nn.Module, inference: Sampled) -> bool:
     """Whether the inference has a distribution of the weights, rather than a point."""
     return bool(_draw(inference, network, torch.Generator()))
 
@@ -62,7 +70,7 @@ def added(log_probabilities: Tensor, total: Tensor | None) -> Tensor:
 
 @torch.no_grad()
 def drawn(
-    network: nn.Module, inference: Inference, generator: torch.Generator, draws: int, statistics: Sequence[Tensor]
+    network: nn.Module, inference: Sampled, generator: torch.Generator, draws: int, statistics: Sequence[Tensor]
 ) -> Iterator[nn.Module]:
     """A copy of the detached `network` in evaluation mode with the weights of each draw, one after the other.
 
@@ -76,7 +84,7 @@ def drawn(
             yield replica
 
 
-def _draw(inference: Inference, network: nn.Module, generator: torch.Generator) -> dict[str, Tensor]:
+def _draw(inference: Sampled, network: nn.Module, generator: torch.Generator) -> dict[str, Tensor]:
     with sealed():
         return inference.sample(network, generator)
 

@@ -20,6 +20,7 @@ from ..evaluation.deployment import CERTIFIED, deployed
 from ..evaluation.evaluate import PREDICTIVE, digest, evaluate, unsealed_test
 from ..evaluation.flops import flops
 from ..evaluation.monte_carlo import monte_carlo
+from ..evaluation.risk_bound import posterior_of, risk_bound
 from ..isolation.isolated import LeftBehind, Traces, isolated
 from ..pruning.engine import Outcome
 from ..pruning.ranking import keep_count
@@ -133,6 +134,7 @@ def _results(run: Run, bench: Workbench) -> tuple[dict[str, Any], dict[str, np.n
         "compression": compression(outcome.network, outcome.mask),
         **values,
         **monte_carlo(outcome.network, outcome.inference, bench.data, draws),
+        **(_risk_bound(bench, outcome) if run.risk_bound != "none" else {}),
         **{f"dense_{k}": v for k, v in bench.fit.dense.items()},
         **{f"fit_{k}": bench.fit_origin.get(k) for k in ("device", "host_cpu")},
         **flops(outcome.network, bench.data.train[:1].x),
@@ -144,6 +146,17 @@ def _results(run: Run, bench: Workbench) -> tuple[dict[str, Any], dict[str, np.n
         "logits_digest": digest(outputs),
     }
     return columns, {"outputs": outputs.numpy(), "y": labels.cpu().numpy()}
+
+
+def _risk_bound(bench: Workbench, outcome: Outcome) -> dict[str, float]:
+    """The PAC-Bayes certificate, where the method has a posterior that it can be given to."""
+    posterior = posterior_of(outcome.network, outcome.inference, bench.data)
+    draws = stream(bench.run.seed, "risk bound")
+    return (
+        {}
+        if posterior is None
+        else risk_bound(outcome.network, posterior, outcome.mask, bench.data, bench.centre, draws)
+    )
 
 
 def _deployed(bench: Workbench, outcome: Outcome) -> dict[str, Any]:

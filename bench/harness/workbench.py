@@ -13,12 +13,13 @@ from ...architectures.discovery.units_of import units
 from ...datasets.data import Data
 from ...methods.build import build as build_pruner
 from ...methods.pruner import Inference
+from ..evaluation.risk_bound import Centre
 from ..pruning.engine import Engine, Outcome
 from ..pruning.schedules import prune
 from ..results.store import Store
 from ..spec.run import Run
-from ..training.fits import Fit, attached, fit_key, fitted, inference_of, initial_network
-from ..training.seeding import derived
+from ..training.fits import Fit, attached, fit_key, fitted, inference_of, initial_network, train_one
+from ..training.seeding import derived, stream
 
 
 @dataclass
@@ -46,6 +47,18 @@ class Workbench:
         """Notes on the machine that trained the fit; none of a fit from before they were taken."""
         key = fit_key(self.run, inference_of(self.run))
         return (self.store.tensors_head("fits", key) or ("", {}))[1]
+
+    @cached_property
+    def centre(self) -> Centre:
+        """Of the prior of a certificate: the initial network, or one that half of the examples have trained."""
+        train = self.data.train
+        if self.run.risk_bound == "initial":
+            return Centre(dict(self.untrained.named_parameters()), train)
+        order = torch.randperm(len(train), generator=stream(self.run.seed, "prior half"))
+        first, second = (train[part.sort().values] for part in order.tensor_split(2))
+        network, inference, _ = train_one(self.run, replace(self.data, train=first), self.fit.inference, self.device)
+        inference.detach(network)
+        return Centre(dict(network.named_parameters()), second)
 
     @cached_property
     def untrained(self) -> nn.Module:

@@ -16,6 +16,7 @@ from ...methods.pruner import Pruner, State
 from ..evaluation.flops import flops
 from ..spec.budget import OF_UNITS, Budget
 from .ranking import keep_count
+from .reselect import reselected
 from .select import decided, select
 
 
@@ -34,7 +35,7 @@ def mask_for(
         return Mask(units, _rounded(kept, scores, units, among, budget.round_to))
 
     def keeping(count: int) -> Mask:
-        kept = select(scores, state, count, pruner.allocation, among, floor)
+        kept = reselected(select(scores, state, count, pruner.allocation, among, floor), state, pruner, among)
         return Mask(units, _rounded(kept, scores, units, among, budget.round_to))
 
     present = units.n if among is None else int(among.sum())

@@ -15,7 +15,7 @@ from ...datasets.errors import UsageError, unknown
 from .budget import Budget
 from .pattern import Pattern, Sparsity, match
 from .protocol import Named, Protocol
-from .run import WEIGHTS, Choice, Run, sources_read_once
+from .run import WEIGHTS, Choice, RiskBound, Run, sources_read_once
 from .settings import Finetune, Seed, Settings, Threads, Training
 from .shipped import find_matrix
 from .yaml_places import line_of, written
@@ -49,6 +49,7 @@ class Matrix(Settings):
     training: Training = Training()
     finetune: Finetune = Finetune()
     shift: bool = True
+    risk_bound: RiskBound = "none"
     threads: Threads = 1
     exclude: list[Pattern] = Field(default_factory=list)
     protocol: Named | None = None
@@ -77,6 +78,7 @@ class Matrix(Settings):
                 sparsity=s,
                 budget=self.budget,
                 shift=self.shift,
+                risk_bound=self.risk_bound,
                 training=training,
                 finetune=finetune,
                 threads=self.threads,

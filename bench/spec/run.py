@@ -24,6 +24,8 @@ from .budget import Budget
 from .revisions import Revisions, revisions_of
 from .settings import Finetune, Training
 
+# The means of the prior of a PAC-Bayes certificate: the initial network, or one trained on half of the examples.
+RiskBound = Literal["none", "initial", "half"]
 TRANSPORT = ("download",)
 Found = TypeVar("Found")
 
@@ -73,6 +75,7 @@ class Run(BaseModel):
     training: Training = Training()
     finetune: Finetune = Finetune()
     shift: bool = True
+    risk_bound: RiskBound = "none"
     threads: int = 1
 
     @cached_property

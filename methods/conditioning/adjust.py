@@ -35,7 +35,7 @@ def condition(state: State[Any], mask: Mask) -> Adjusted:
         "residual": found.residual,
         **_evidence(state, posterior, kept, free, found),
     }
-    return _adjusted(state, found.mean, mean, kept, report)
+    return settled(state, found.mean, mean, kept, report)
 
 
 def singles(state: State[Any], mask: Mask) -> Adjusted:
@@ -51,7 +51,7 @@ def singles(state: State[Any], mask: Mask) -> Adjusted:
     mean = flat(posterior.mean)
     pull = (mean.masked_fill(free, 0) * flat(posterior.marginal_precision)).masked_fill_(kept, 0)
     moved = (mean - posterior.whole.solve(flat(posterior.prior), pull)).masked_fill_(~kept, 0)
-    return _adjusted(state, moved, mean, kept, {})
+    return settled(state, moved, mean, kept, {})
 
 
 ADJUST: Mapping[str, Callable[[State[Any], Mask], Adjusted]] = {"condition": condition}
@@ -79,8 +79,11 @@ def _evidence(
     return {"delta_f": None if exact is None else float(exact), "delta_f_at_least": float(least)}
 
 
-def _adjusted(state: State[Any], moved: Tensor, before: Tensor, kept: Tensor, report: dict[str, Any]) -> Adjusted:
-    """Raises ArithmeticError, naming the tensor, where a weight is not finite."""
+def settled(state: State[Any], moved: Tensor, before: Tensor, kept: Tensor, report: dict[str, Any]) -> Adjusted:
+    """The survivors, (P,), in place of what was there `before`, and by what share of their norm they moved.
+
+    Raises ArithmeticError, naming the tensor, where a weight is not finite.
+    """
     norm = before.masked_fill(~kept, 0).norm()
     step = (moved - before).masked_fill_(~kept, 0).norm()
     report = {**report, "moved": float(step / norm) if norm else 0.0}

@@ -6,14 +6,14 @@ precision I ⊗ A, in units of squared outputs and not of nats, in which rows ar
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ...architectures.units.prunable import trainable
+from ...architectures.units.prunable import held_transposed, trainable
 from ...datasets.errors import UsageError
 from ...datasets.examples import Examples
 from ..closed_forms.curvature_matrix import Curvature, Diagonal
@@ -23,6 +23,7 @@ from ..closed_forms.posteriors import Laplace
 from ..curvature.diagonals import send_back
 from ..curvature.kronecker import KroneckerSums, finite
 from ..gradients.uses import Lookup, Transposed, Use
+from ..pruner import State
 from .evidence import drawn
 from .map import MAP
 
@@ -102,3 +103,49 @@ class InputSums(KroneckerSums):
 
 def _one_like(factors: Tensor) -> Tensor:
     return torch.eye(factors.shape[1], dtype=torch.float64, device=factors.device).expand(len(factors), -1, -1)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """How a layer multiplies its inputs with a weight, however that is held: G groups of rows, one for each output.
+
+    Attributes:
+        weights: (G, out, in), float64.
+        vectors: eigenvectors of A, (G, in, in).
+        values: its eigenvalues, damping included, (G, in).
+        mirrored: whether the weight is held transposed, (in, out).
+    """
+
+    weights: Tensor
+    vectors: Tensor
+    values: Tensor
+    mirrored: bool
+
+    @classmethod
+    def of(cls, block: KroneckerProduct, weight: Tensor, prior: Tensor, mirrored: bool) -> Rows:
+        """Of I ⊗ A; of A ⊗ I where the weight is held `mirrored`."""
+        weights, h, vectors = weight.view(block.h.shape), block.h, block.right
+        if mirrored:
+            weights, h, vectors = weights.mT, h.mT, block.left
+        return cls(weights, vectors, h[:, 0] + prior.flatten()[0], mirrored)
+
+    def laid(self, tensor: Tensor) -> Tensor:
+        """Any tensor of as many numbers as the weight, in its order, as (G, out, in)."""
+        groups, out, inputs = self.weights.shape
+        return tensor.view(groups, inputs, out).mT if self.mirrored else tensor.view(groups, out, inputs)
+
+    def back(self, rows: Tensor) -> Tensor:
+        """From (G, out, in) to the order of the weight, flat."""
+        return (rows.mT if self.mirrored else rows).flatten()
+
+
+def rows_of(state: State[Laplace]) -> Iterator[tuple[str, Rows | None]]:
+    """Every prunable weight by name; None for one that multiplies no inputs."""
+    whole, posterior = state.posterior.whole, state.posterior
+    for name in state.weights():
+        block = whole.blocks[name] if isinstance(whole, Kronecker) else None
+        found = None
+        if isinstance(block, KroneckerProduct):
+            mirrored = held_transposed(state.network, name)
+            found = Rows.of(block, posterior.mean[name], posterior.prior[name], mirrored)
+        yield name, found

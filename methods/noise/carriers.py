@@ -39,8 +39,21 @@ class Carrier(ABC):
         """Multiply what carries the noise by `noise` of it, at every call of the layer."""
 
     @abstractmethod
+    def parts(self, network: nn.Module) -> list[tuple[Tensor, int]]:
+        """The parameters of the layer that noise may fold into, each with the axis of the positions."""
+
     def fold(self, network: nn.Module, values: Tensor) -> None:
-        """Multiply, in place, the parameters of the layer by the value of each structure; `values`: (structures,)."""
+        """Multiply, in place, those parameters by the value of each structure; `values`: (structures,)."""
+        for parameter, axis in self.parts(network):
+            self._scale(parameter, values, axis)
+
+    def sums(self, network: nn.Module, of: Callable[[Tensor], Tensor]) -> Tensor:
+        """Sums of `of` those parameters, elementwise, over what belongs to each structure; (structures,), float64."""
+        total = torch.zeros(self.structures + 1, dtype=torch.float64, device=self.owner.device)
+        for parameter, axis in self.parts(network):
+            rows = of(parameter).movedim(axis, 0).reshape(len(self.owner), -1)
+            total = total.index_add(0, self.owner, rows.sum(1).double())
+        return total[:-1]
 
     def positions(self, values: Tensor) -> Tensor:
         """`values` of the structures, shape (..., structures), for every position; 1 where no structure owns it."""
@@ -99,10 +112,10 @@ class Reading(Carrier):
 
         return network.get_submodule(self.layer).register_forward_pre_hook(multiply)
 
-    def fold(self, network: nn.Module, values: Tensor) -> None:
-        """Multiply the columns that read each structure."""
+    def parts(self, network: nn.Module) -> list[tuple[Tensor, int]]:
+        """The weight, whose columns read the structures."""
         module = network.get_submodule(self.layer)
-        self._scale(module.get_parameter("weight"), values, input_axis(module))
+        return [(module.get_parameter("weight"), input_axis(module))]
 
 
 class Writing(Carrier):
@@ -116,12 +129,10 @@ class Writing(Carrier):
 
         return network.get_submodule(self.layer).register_forward_hook(multiply)
 
-    def fold(self, network: nn.Module, values: Tensor) -> None:
-        """Multiply the row and the bias of each structure."""
+    def parts(self, network: nn.Module) -> list[tuple[Tensor, int]]:
+        """The rows of the weight, and the bias."""
         module = network.get_submodule(self.layer)
-        for parameter in (module.weight, module.bias):
-            if isinstance(parameter, Tensor):
-                self._scale(parameter, values, 0)
+        return [(parameter, 0) for parameter in (module.weight, module.bias) if isinstance(parameter, Tensor)]
 
 
 def carriers(network: nn.Module, units: Units) -> list[Carrier]:

@@ -84,6 +84,9 @@ BUILT_IN: dict[str, Style] = {
     "rigl": Style(_GREEN, "$R$"),
     "ivon-opd": Style(_PINK, "o"),
     "ivon-bmr": Style(_PINK, "s"),
+    "sparsegpt": Style(_RED, "$G$"),
+    "l0": Style(_OLIVE, "$0$"),
+    "vib": Style(_OLIVE, "$V$"),
 }
 SPAM = "spam-"
 

@@ -56,6 +56,7 @@ _ALL = (
     Metric("mc_accuracy", "accuracy of averaged draws (%)", True, 100.0, 1),
     Metric("mc_nll", "NLL of averaged draws (nats)", False, logarithmic=True),
     Metric("mc_ece", "ECE of averaged draws (%)", False, 100.0, 1),
+    Metric("risk_bound", "certified risk, PAC-Bayes (%)", False, 100.0, 1),
     Metric("rmse", "root mean squared error", False, logarithmic=True),
     Metric("ood_auroc", "out-of-distribution AUROC", True),
     Metric("shift_accuracy", "accuracy under shift (%)", True, 100.0, 1),

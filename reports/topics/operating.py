@@ -18,7 +18,13 @@ from .results import with_dense
 
 CHOSEN = Metric("sparsity", "pruned (%)", True, 100.0, 1)
 SECONDS = Metric("seconds", "seconds", False, digits=2)
-BESIDE = {"nll": "NLL", "ece": "ECE (%)", "mc_nll": "MC NLL", "mc_ece": "MC ECE (%)"}
+BESIDE = {
+    "nll": "NLL",
+    "ece": "ECE (%)",
+    "mc_nll": "MC NLL",
+    "mc_ece": "MC ECE (%)",
+    "risk_bound": "certified risk (%)",
+}
 """Columns beside the primary metric, as short as a wide table needs them."""
 
 
