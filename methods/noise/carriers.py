@@ -164,11 +164,8 @@ def carriers(network: nn.Module, units: Units) -> list[Carrier]:
 
 
 def _times(kind: type[Carrier], module: nn.Module) -> int:
-    """How many positions of what is read share a column of the weight: those at the same place of all groups.
-
-    In the weight of a transposed convolution, (in, out / groups, ...), each has its own.
-    """
-    return getattr(module, "groups", 1) if kind is Reading and not getattr(module, "transposed", False) else 1
+    """How many positions of what is read share a column of the weight: those at the same place of all groups."""
+    return getattr(module, "groups", 1) if kind is Reading else 1
 
 
 def _read(network: nn.Module, group: Group) -> dict[str, Slice]:
@@ -198,7 +195,12 @@ def is_read(network: nn.Module, piece: Slice | Elementwise) -> bool:
 
 
 def carries(network: nn.Module, piece: Slice | Elementwise) -> bool:
-    """Whether the piece is an input of a linear layer's or convolution's weight: noise may sit on what that reads."""
+    """Whether noise on what the layer reads there is noise on the units: the piece holds columns of its weight.
+
+    Of a grouped transposed convolution whole groups leave, with what they write: noise sits on what reads that.
+    """
     path, _, leaf = piece.name.rpartition(".")
     module = network.get_submodule(path)
-    return is_reader(module) and leaf == "weight" and isinstance(piece, Slice) and piece.axis == input_axis(module)
+    if not (is_reader(module) and leaf == "weight" and isinstance(piece, Slice) and piece.axis == input_axis(module)):
+        return False
+    return getattr(module, "groups", 1) == 1 or not getattr(module, "transposed", False)
