@@ -18,6 +18,7 @@ from scipy import stats
 
 LEVEL = 0.95
 DRAWS = 2000
+SEED = 0  # of the generator that every interval begins anew
 FEW_SEEDS = 3
 FEW_BLOCKS = 6
 Array = NDArray[np.float64]
@@ -33,7 +34,7 @@ class Interval:
     n: int
 
 
-def generator(seed: int = 0) -> np.random.Generator:
+def generator(seed: int = SEED) -> np.random.Generator:
     """The generator of the reports: the same records always give the same intervals."""
     return np.random.default_rng(seed)
 

@@ -1,0 +1,97 @@
+// The page put together: what the file holds, what the reader chose, and what is shown of it.
+
+/** Everything the page was given, unpacked once. */
+function pageOf(data) {
+  const records = recordsOf(data.records);
+  const numbers = new Map(data.labels.map((label, k) => [label, k]));
+  const number = (label) => numbers.get(label);
+  const metrics = new Map(data.metrics.map((metric) => [metric.name, metric]));
+  const cubes = data.cubes.map((cube) => unpackedCube(cube, number));
+  const distinct = (name) => [...new Set(range(records.count).map((i) => records.value(name, i)))];
+  const units = [...new Set(data.cubes.map((cube) => cube.units))];
+  return {
+    records, number, cubes,
+    labels: data.labels,
+    looks: data.looks,
+    metrics: data.metrics,
+    metric: (name) => metrics.get(name),
+    sums: data.sums.map((sums) => unpackedSums(sums, number)),
+    cells: cellsOf(records),
+    draws: data.draws,
+    critical: data.critical,
+    baseline: number(data.baseline),
+    figures: data.figures,
+    budget: data.budget,
+    keys: data.records.key,
+    options: {
+      units: units.length ? units : distinct("units"),
+      dataset: distinct("dataset").sort(),
+      architecture: distinct("architecture").sort(),
+      method: data.labels,
+      seed: distinct("seed").sort((a, b) => a - b),
+    },
+  };
+}
+
+/** What is recomputed for a choice. */
+function computed(page, state) {
+  const choice = choiceOf(state, page);
+  const field = fieldOf(page.sums, choice);
+  return { ranking: ranking(page.cubes, choice, page), board: field && leaderboard(field) };
+}
+
+function start(page) {
+  const at = (id) => document.getElementById(id);
+  let state = fromAddress(location.hash, page);
+  const show = () => {
+    showChoice(at("choice"), state, page, change);
+    const found = computed(page, state);
+    showStanding(at("standing"), found.board, page, state);
+    showRanks(at("ranks"), found.ranking, page, state);
+    showBlocks(at("blocks"), page, state, (metric) => change({ ...state, metric }));
+    at("chosen").textContent = chosenText(found, page, state);
+  };
+  const keep = () => history.replaceState(null, "", toAddress(state, page));
+  const change = (next) => {
+    state = next;
+    keep();
+    show();
+  };
+  const open = (id) => {
+    const cell = cellOf(page, id);
+    state = { ...state, record: page.keys[cell.records[0]] };
+    keep();
+    openCell(at("cell"), cell, page, blockFigure(page, state, cell.block, cell.method));
+  };
+  at("cell").addEventListener("close", () => {
+    state = { ...state, record: "" };
+    keep();
+  });
+  const compare = at("compare");
+  compare.addEventListener("click", (event) => {
+    const target = event.target.closest("[data-cell]");
+    if (target) open(target.dataset.cell);
+  });
+  showHovers(compare, at("hover"), (id) => hoverText(cellOf(page, id), page, state));
+  window.addEventListener("hashchange", () => {
+    if (!location.hash.startsWith(PREFIX)) return;
+    state = fromAddress(location.hash, page);
+    show();
+    openRecord();
+  });
+  const openRecord = () => state.record && open(cellIdOf(page, page.keys.indexOf(state.record)));
+  compare.hidden = false;
+  at("to-compare").hidden = false;
+  show();
+  if (location.hash.startsWith(PREFIX)) compare.scrollIntoView();
+  openRecord();
+  return { page, change, computed: (address = location.hash) => computed(page, fromAddress(address, page)) };
+}
+
+function chosenText({ ranking: ranks, board }, page, state) {
+  const blocks = page.cubes.filter(choiceOf(state, page).hasBlock).length;
+  if (!ranks) return "Nothing can be compared: choose at least one data set, architecture, method and seed with results in common.";
+  const shown = board ? board.standings.length : ranks.standings.length;
+  const first = board ? page.labels[board.standings[0].entrant] : page.labels[ranks.standings[0].method];
+  return `${counted(shown, "method")}, ${counted(blocks, "block")}, ${counted(state.seed.size, "seed")}: first is ${first}. ${page.budget}`;
+}
