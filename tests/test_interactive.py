@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 import pytest
+from bayesprune.bench.spec.run import Run
 from bayesprune.reports.leaderboard.standings import leaderboard
 from bayesprune.reports.records.blocks import field
 from bayesprune.reports.records.division import divided
@@ -360,9 +361,27 @@ def test_a_cell_says_its_numbers_its_records_its_command_and_shows_its_figure(dr
     shown(driver, page, link)
     assert name in driver.execute_script("return document.querySelector('dialog[open] h2').textContent")
     driver.execute_script("document.querySelector('dialog').close(); document.querySelector('button.cell').focus()")
+    WAIT(lambda: driver.execute_script("return !document.getElementById('hover').hidden"))
     hover = driver.execute_script("const h = document.getElementById('hover'); return [h.hidden, h.textContent]")
     assert hover[0] is False
     assert "seed 2:" in hover[1]
+    driver.switch_to.active_element.send_keys(Keys.ESCAPE)
+    assert driver.execute_script("return document.getElementById('hover').hidden")
+
+
+def test_the_command_recomputes_the_very_cell(driver, page, records, tmp_path):
+    from bayesprune.bench.spec.matrix import load_matrix
+
+    shown(driver, page)
+    own = records[0]
+    row = own[(own["method"] == "opd") & (own["dataset"] == "digits") & (own["architecture"] == "vit(depth=1)")].iloc[0]
+    command = driver.execute_script("return bayesprune.commandOf(arguments[0])", row["key"][:16])
+    _, text, rest = command.split("END")
+    (tmp_path / "cell.yaml").write_text(text.strip("'\n"))
+    assert rest.strip() == "bayesprune run cell.yaml --out recomputed"
+    (run,) = load_matrix(tmp_path / "cell.yaml").cells()
+    assert run == Run.model_validate(row["run"])
+    assert run.training.lr == 1e-05
 
 
 def test_figures_are_saved_as_svg_that_stands_alone(driver, page, downloads):

@@ -10,23 +10,30 @@ function hoverText(cell, page, state) {
 
 /** One hover for all that names a cell in `data-cell`, for pointer and keyboard; Escape hides it. */
 function showHovers(place, hover, textOf) {
+  let target = null;
   const hide = () => (hover.hidden = true);
   const show = (event) => {
-    const target = event.target.closest && event.target.closest("[data-cell]");
+    target = event.target.closest && event.target.closest("[data-cell]");
     if (!target || !place.contains(target)) return hide();
     hover.replaceChildren(...textOf(target.dataset.cell).map((text) => element("div", {}, text)));
     hover.hidden = false;
-    const box = target.getBoundingClientRect();
-    const below = box.bottom + 8 + hover.offsetHeight < window.innerHeight;
-    hover.style.left = `${Math.max(4, Math.min(box.left, window.innerWidth - hover.offsetWidth - 8))}px`;
-    hover.style.top = `${below ? box.bottom + 8 : Math.max(4, box.top - hover.offsetHeight - 8)}px`;
+    return beside(hover, target);
   };
+  const follow = () => (!hover.hidden && target === document.activeElement ? beside(hover, target) : hide());
   place.addEventListener("pointerover", show);
   place.addEventListener("focusin", show);
   place.addEventListener("pointerleave", hide);
   place.addEventListener("focusout", hide);
   document.addEventListener("keydown", (event) => event.key === "Escape" && hide());
-  document.addEventListener("scroll", hide, { passive: true, capture: true });
+  document.addEventListener("scroll", follow, { passive: true, capture: true });
+}
+
+/** Below its target, or above where there is no room, and never beyond the window. */
+function beside(hover, target) {
+  const box = target.getBoundingClientRect();
+  const fitsBelow = box.bottom + 8 + hover.offsetHeight < window.innerHeight;
+  hover.style.left = `${Math.max(4, Math.min(box.left, window.innerWidth - hover.offsetWidth - 8))}px`;
+  hover.style.top = `${fitsBelow ? box.bottom + 8 : Math.max(4, box.top - hover.offsetHeight - 8)}px`;
 }
 
 /** Fills and opens the dialog with the records of a cell. */

@@ -141,12 +141,21 @@ function curveOf(one, look, x, y, faded) {
   for (const point of one.points) {
     const cell = drawn("g", { class: "point", "data-cell": point.cell });
     if (point.high > point.low) cell.append(line(x(point), y(point.low), x(point), y(point.high), { stroke: look.color, "stroke-width": 1.2 }));
-    if (point.own) cell.append(label(x(point), y(point.mean) + 7, "★", { "text-anchor": "middle", "font-size": 20, fill: look.color, stroke: INK, "stroke-width": 0.6 }));
+    if (point.own) cell.append(starAt(x(point), y(point.mean), look), markerAt(x(point), y(point.mean), look, 6));
     else cell.append(markerAt(x(point), y(point.mean), look, 9));
     cell.append(drawn("circle", { cx: x(point), cy: y(point.mean), r: 9, fill: "transparent" }));
     group.append(cell);
   }
   return group;
+}
+
+/** A star around the marker of the method that chose this sparsity. */
+function starAt(x, y, look) {
+  const corners = range(10).map((k) => {
+    const [radius, angle] = [k % 2 ? 6 : 12, (Math.PI * k) / 5];
+    return `${(x + radius * Math.sin(angle)).toFixed(1)},${(y - radius * Math.cos(angle)).toFixed(1)}`;
+  });
+  return drawn("path", { d: `M${corners.join("L")}Z`, fill: PAPER, stroke: look.color, "stroke-width": 1.4, "stroke-linejoin": "round" });
 }
 
 /** The legend of a figure that leaves the page: names with their looks, below the drawing. */

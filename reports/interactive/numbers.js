@@ -2,9 +2,13 @@
 
 /** Float64 values, little-endian, from base64. */
 function unpacked(text) {
-  const bytes = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
+  const characters = atob(text);
+  const bytes = new Uint8Array(characters.length);
+  for (let i = 0; i < bytes.length; i++) bytes[i] = characters.charCodeAt(i);
   const view = new DataView(bytes.buffer);
-  return Float64Array.from({ length: bytes.length / 8 }, (_, i) => view.getFloat64(8 * i, true));
+  const found = new Float64Array(bytes.length / 8);
+  for (let i = 0; i < found.length; i++) found[i] = view.getFloat64(8 * i, true);
+  return found;
 }
 
 function mean(values) {
@@ -33,14 +37,35 @@ function rounded(value) {
   return even / 1e12;
 }
 
-/** Quantile of rising values with linear interpolation between neighbours. */
-function quantile(rising, share) {
-  const at = share * (rising.length - 1);
+/** Quantile with linear interpolation between neighbours; values change their order. */
+function quantile(values, share) {
+  const at = share * (values.length - 1);
   const below = Math.floor(at);
-  const above = Math.min(below + 1, rising.length - 1);
+  const low = selected(values, below);
+  const high = below + 1 < values.length ? selected(values, below + 1) : low;
   const part = at - below;
-  const step = rising[above] - rising[below];
-  return part < 0.5 ? rising[below] + step * part : rising[above] - step * (1 - part);
+  return part < 0.5 ? low + (high - low) * part : high - (high - low) * (1 - part);
+}
+
+/** The value of a place, 0 for the smallest (Hoare 1961): smaller ones come before it, larger ones after it. */
+function selected(values, place) {
+  let [left, right] = [0, values.length - 1];
+  while (left < right) {
+    const pivot = values[place];
+    let [i, j] = [left, right];
+    while (i <= j) {
+      while (values[i] < pivot) i++;
+      while (values[j] > pivot) j--;
+      if (i <= j) {
+        const held = values[i];
+        values[i++] = values[j];
+        values[j--] = held;
+      }
+    }
+    if (j < place) left = i;
+    if (i > place) right = j;
+  }
+  return values[place];
 }
 
 function standardDeviation(values) {

@@ -85,7 +85,12 @@ function start(page) {
   show();
   if (location.hash.startsWith(PREFIX)) compare.scrollIntoView();
   openRecord();
-  return { page, change, computed: (address = location.hash) => computed(page, fromAddress(address, page)) };
+  return {
+    page,
+    change,
+    computed: (address = location.hash) => computed(page, fromAddress(address, page)),
+    commandOf: (key) => commandOf(page.records, page.keys.indexOf(key)),
+  };
 }
 
 function chosenText({ ranking: ranks, board }, page, state) {

@@ -73,32 +73,31 @@ function area(values, halvings) {
 
 /** Average rank of each method, with a bootstrap interval over seeds: a seed is resampled for all methods at once. */
 function rankIntervals(columns, draws) {
-  const [blocks, methods] = [columns.length, columns[0].length];
+  const methods = range(columns[0].length);
   const sizes = columns.map((block) => block[0].length);
   const value = averaged(columns.map((block) => [...places(block.map(mean))]));
   if (Math.min(...sizes) < 2) return value.map((rank) => ({ value: rank, low: NaN, high: NaN }));
-  const [picks] = resampled(draws, sizes);
-  const samples = range(methods).map(() => new Float64Array(draws.count));
-  const [means, ranks] = [new Float64Array(methods), new Float64Array(methods)];
+  const [{ blocks }] = resampled(draws, sizes);
+  const samples = methods.map(() => new Float64Array(draws.count));
   columns.forEach((block, b) => {
-    const size = sizes[b];
+    const ranks = blocks[b].kinds.map((kind) => places(block.map((values) => meanOf(values, kind))));
     for (let draw = 0; draw < draws.count; draw++) {
-      for (let k = 0; k < methods; k++) {
-        const own = block[k];
-        let sum = 0;
-        for (let i = draw * size; i < (draw + 1) * size; i++) sum += own[picks[b][i]];
-        means[k] = sum / size;
-      }
-      placesInto(means, ranks);
-      for (let k = 0; k < methods; k++) samples[k][draw] += ranks[k];
+      const own = ranks[blocks[b].kind[draw]];
+      for (const k of methods) samples[k][draw] += own[k];
     }
   });
-  return samples.map((own, k) => intervalFrom(value[k], own.map((sum) => sum / blocks)));
+  return samples.map((own, k) => intervalFrom(value[k], own.map((sum) => sum / blocks.length)));
+}
+
+/** The mean of values picked so often, added in the order of seeds: methods that tie are to tie here too. */
+function meanOf(values, counts) {
+  let sum = 0;
+  for (let i = 0; i < values.length; i++) for (let k = 0; k < counts[i]; k++) sum += values[i];
+  return sum / values.length;
 }
 
 function intervalFrom(value, samples) {
-  const rising = samples.sort();
-  return { value, low: quantile(rising, (1 - LEVEL) / 2), high: quantile(rising, (1 + LEVEL) / 2) };
+  return { value, low: quantile(samples, (1 - LEVEL) / 2), high: quantile(samples, (1 + LEVEL) / 2) };
 }
 
 /** Relative area, its interquartile mean, and P(better than the baseline), each with its interval, for each method. */
@@ -107,7 +106,7 @@ function areaIntervals(relative, methods, page) {
   const at = methods.indexOf(page.baseline);
   if (!relative.length) return methods.map((_, k) => ({ area: nothing, iqm: nothing, improvement: at < 0 || k === at ? null : nothing }));
   const sizes = relative.map((block) => block[0].length);
-  const [first, second] = Math.min(...sizes) < 2 ? [null, null] : resampled(page.draws, sizes).map((side) => countsOf(side, sizes, page.draws.count));
+  const [first, second] = Math.min(...sizes) < 2 ? [null, null] : resampled(page.draws, sizes);
   return methods.map((_, k) => {
     const own = relative.map((block) => block[k]);
     return {
@@ -122,26 +121,13 @@ function interval(value, samples) {
   return samples ? intervalFrom(value, samples) : { value, low: NaN, high: NaN };
 }
 
-/** How often each seed of each block was picked in each draw, [draw][seed of all blocks in a row]. */
-function countsOf(picks, sizes, count) {
-  const [total, starts] = [sizes.reduce((sum, size) => sum + size, 0), []];
-  sizes.reduce((sum, size) => (starts.push(sum), sum + size), 0);
-  const counts = new Uint16Array(count * total);
-  sizes.forEach((size, b) => {
-    for (let i = 0; i < count * size; i++) counts[Math.floor(i / size) * total + starts[b] + picks[b][i]]++;
-  });
-  return { counts, total, starts, sizes, count };
-}
-
-function blockMeans(own, { counts, total, sizes, count }) {
-  const weights = own.flatMap((block, b) => block.map((value) => value / sizes[b] / own.length));
+function blockMeans(own, { blocks, count }) {
   const found = new Float64Array(count);
-  for (let draw = 0; draw < count; draw++) {
-    let sum = 0;
-    for (let i = 0; i < total; i++) sum += counts[draw * total + i] * weights[i];
-    found[draw] = sum;
-  }
-  return found;
+  blocks.forEach(({ kinds, kind }, b) => {
+    const means = kinds.map((counts) => meanOf(own[b], counts));
+    for (let draw = 0; draw < count; draw++) found[draw] += means[kind[draw]];
+  });
+  return found.map((sum) => sum / blocks.length);
 }
 
 /** The mean without the lowest and the highest quarter. */
@@ -177,26 +163,19 @@ function improvement(own, other, first, second) {
   const signs = own.map((block, b) => block.map((value) => Float64Array.from(other[b], (rival) => Math.sign(value - rival))));
   const wins = signs.map((table) => (mean(table.map((row) => mean(row))) + 1) / 2);
   if (!first) return interval(mean(wins), null);
-  const { total, starts, sizes, count } = first;
-  const found = new Float64Array(count);
-  for (let draw = 0; draw < count; draw++) {
-    let whole = 0;
-    for (let b = 0; b < sizes.length; b++) {
-      const [table, size, from] = [signs[b], sizes[b], draw * total + starts[b]];
+  const found = new Float64Array(first.count);
+  signs.forEach((table, b) => {
+    const [ours, theirs] = [first.blocks[b], second.blocks[b]];
+    const seeds = range(ours.size);
+    const rows = ours.kinds.map((counts) => seeds.map((j) => seeds.reduce((sum, i) => sum + counts[i] * table[i][j], 0)));
+    for (let draw = 0; draw < first.count; draw++) {
+      const [row, counts] = [rows[ours.kind[draw]], theirs.kinds[theirs.kind[draw]]];
       let sum = 0;
-      for (let i = 0; i < size; i++) {
-        const many = first.counts[from + i];
-        if (!many) continue;
-        const row = table[i];
-        let inside = 0;
-        for (let j = 0; j < size; j++) inside += second.counts[from + j] * row[j];
-        sum += many * inside;
-      }
-      whole += (sum / (size * size) + 1) / 2;
+      for (let j = 0; j < row.length; j++) sum += counts[j] * row[j];
+      found[draw] += (sum / (row.length * row.length) + 1) / 2;
     }
-    found[draw] = whole / sizes.length;
-  }
-  return interval(mean(wins), found);
+  });
+  return interval(mean(wins), found.map((sum) => sum / signs.length));
 }
 
 /** Friedman's test, or with two methods the sign test, over blocks; and Nemenyi's critical difference. */

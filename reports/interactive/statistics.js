@@ -127,13 +127,16 @@ function places(values) {
 }
 
 function placesInto(values, found) {
-  for (let i = 0; i < values.length; i++) {
-    let [above, equal] = [0, 0];
-    for (let j = 0; j < values.length; j++) {
-      if (values[j] > values[i]) above++;
-      else if (values[j] === values[i]) equal++;
+  found.fill(1);
+  for (let i = 1; i < values.length; i++) {
+    for (let j = 0; j < i; j++) {
+      if (values[j] > values[i]) found[i]++;
+      else if (values[j] < values[i]) found[j]++;
+      else {
+        found[i] += 0.5;
+        found[j] += 0.5;
+      }
     }
-    found[i] = above + (equal + 1) / 2;
   }
 }
 

@@ -226,7 +226,8 @@ def mean_rank_intervals(
     """
     n = min(len(cube) for cube in cubes)
     value = average_ranks(np.stack([cube.mean(axis=0) for cube in cubes]))
-    again = [cube[rng.integers(0, len(cube), (draws, len(cube)))].mean(axis=1) for cube in cubes]
+    picks = [np.sort(rng.integers(0, len(cube), (draws, len(cube)))) for cube in cubes]  # equal picks, equal means
+    again = [cube[own].mean(axis=1) for cube, own in zip(cubes, picks, strict=True)]
     samples = average_ranks(np.stack(again, axis=1))
     return [_interval(float(value[k]), samples[:, k], n, level) for k in range(len(value))]
 
