@@ -68,6 +68,7 @@ def violations(driver, within="document"):
     import axe_core_python
 
     folder = Path(next(iter(axe_core_python.__path__)))
+    driver.execute_script("document.getAnimations().forEach((one) => one.finish())")  # colours on their way to others
     driver.execute_script((folder / "axe.min.js").read_text(encoding="utf-8"))
     driver.set_script_timeout(120)
     found = driver.execute_async_script(

@@ -14,8 +14,8 @@ METHODS = (
     "magnitude", "random", "opd", "snip", "lamp", "synflow", "grasp", "bmr", "pip", "horseshoe", "spam-opd", "obd",
     "bmrs-n", "bmrs-u", "snr", "mean-field", "l2-group", "noise-mean", "variational-dropout", "precision-only", "obs",
 )  # fmt: skip
-OPENED = "return performance.getEntriesByType('navigation')[0].loadEventEnd"
-RANKED = """
+WALL = "return performance.getEntriesByType('navigation')[0].loadEventEnd"
+CLICK = """
 const box = document.querySelector(`#choice input[name=${arguments[0]}][value="${arguments[1]}"]`);
 const before = performance.now();
 box.click();
@@ -46,20 +46,42 @@ def page(tmp_path_factory):
     return out / "index.html"
 
 
+def busy(driver):
+    """Milliseconds that the page's thread has computed since the last page: those of others do not count."""
+    found = driver.execute_cdp_cmd("Performance.getMetrics", {})["metrics"]
+    return 1000 * next(metric["value"] for metric in found if metric["name"] == "TaskDuration")
+
+
+def measured(driver, act):
+    """What `act` returns, milliseconds on the clock, and those that the page itself computed meanwhile."""
+    before = busy(driver)
+    wall = act()
+    return wall, busy(driver) - before
+
+
+def opened(driver, page):
+    shown(driver, page)
+    return driver.execute_script(WALL), busy(driver)
+
+
 def test_opens_within_a_second_and_ranks_within_a_tenth(page, record_property, capsys):
+    """The bounds are of the page's own computing, so that what else runs on the machine does not decide."""
     with browser() as driver:
-        opened = [shown(driver, page).execute_script(OPENED) for _ in range(ROUNDS)]
-        methods = [driver.execute_script(RANKED, "method", METHODS[k // 2]) for k in range(ROUNDS)]
-        seeds = [driver.execute_script(RANKED, "seed", k // 2 % 5) for k in range(ROUNDS)]
+        driver.execute_cdp_cmd("Performance.enable", {"timeDomain": "threadTicks"})
+        found = {"opens": [opened(driver, page) for _ in range(ROUNDS)]}
+        for name, values in {"method": METHODS, "seed": range(5)}.items():
+            clicks = [(name, values[k // 2 % len(values)]) for k in range(ROUNDS)]
+            found[f"ranks anew, a {name}"] = [
+                measured(driver, lambda one=one: driver.execute_script(CLICK, *one)) for one in clicks
+            ]
         assert complaints(driver) == []
-        size = len(page.read_bytes())
         data = driver.execute_script("return document.getElementById('records').textContent.length")
-    found = {"opens": opened, "ranks anew, a method": methods, "ranks anew, a seed": seeds}
-    medians = {name: statistics.median(times) for name, times in found.items()}
-    for name, median in medians.items():
-        record_property(name, median)
+    said = [f"10,300 records, {len(page.read_bytes()) / 2**20:.1f} MiB, of which data {data / 2**20:.1f}"]
+    medians = {name: tuple(map(statistics.median, zip(*times, strict=True))) for name, times in found.items()}
+    for name, (wall, own) in medians.items():
+        record_property(name, {"wall": wall, "own": own})
+        said.append(f"{name} in {wall:.0f} ms on the clock, {own:.0f} of its own computing")
     with capsys.disabled():
-        said = ", ".join(f"{name} in {median:.0f} ms" for name, median in medians.items())
-        print(f"\n10,300 records, {size / 2**20:.1f} MiB, of which data {data / 2**20:.1f}: {said}")
-    assert medians["opens"] <= 1000
-    assert max(medians["ranks anew, a method"], medians["ranks anew, a seed"]) <= 100
+        print("\n" + "; ".join(said))
+    assert medians["opens"][1] <= 1000
+    assert max(own for name, (_, own) in medians.items() if name != "opens") <= 100

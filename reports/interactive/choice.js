@@ -5,7 +5,7 @@ const PREFIX = "#compare?";
 
 /** Everything, of the kind of units that comes first. */
 function everything(page) {
-  const state = { units: page.options.units[0], metric: page.metrics[0].name, record: "" };
+  const state = { units: page.options.units[0], metric: page.firstMetric, record: "" };
   for (const name of LISTS) state[name] = new Set(page.options[name]);
   return state;
 }

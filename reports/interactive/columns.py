@@ -93,5 +93,5 @@ def _choice(part: Mapping[str, Any]) -> dict[str, Any]:
 
 def _text(value: Any) -> str:
     """JSON that YAML reads alike: there, a number with an exponent needs a point."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":")) if value is not None else ""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str) if value is not None else ""
     return _STRING_OR_EXPONENT.sub(lambda found: found[0] if found[0][0] == '"' else f"{found[1]}.0e", text)

@@ -5,7 +5,7 @@ function hoverText(cell, page, state) {
   const metric = page.metric(state.metric);
   const values = valuesOf(page.records, cell.records, metric.name, state.seed);
   const seeds = values.map(([seed, value]) => `seed ${seed}: ${fixed(metric.scale * value, metric.digits + 1)}`);
-  return [cell.title, `${metric.label}: ${meanText(values.map(([, value]) => value), metric)}`, ...seeds];
+  return [cell.title, `${metric.label}: ${meanText(bySeed(values), metric)}`, ...seeds];
 }
 
 /** One hover for all that names a cell in `data-cell`, for pointer and keyboard; Escape hides it. */

@@ -90,7 +90,8 @@ function halvingsAt(sparsity) {
 
 /** A metric against sparsity in one block: means over seeds, bars from the lowest to the highest, dense dashed. */
 function curveFigure(title, metric, lines, dense, looks, highlighted = null) {
-  const [width, height, box] = [760, 400, { left: 66, right: 744, top: 34, bottom: 346 }];
+  const height = Math.max(400, 90 + NAME_HEIGHT * lines.length);
+  const [width, box] = [860, { left: 66, right: 596, top: 34, bottom: height - 54 }];
   const points = lines.flatMap((one) => one.points);
   const values = [...points.flatMap((point) => [point.low, point.high]), ...(dense.length ? [mean(dense)] : [])].map((v) => metric.scale * v);
   const logarithmic = metric.logarithmic && Math.min(...values) > 0 && Math.max(...values) / Math.min(...values) > 20;
@@ -114,9 +115,43 @@ function curveFigure(title, metric, lines, dense, looks, highlighted = null) {
   svg.append(drawn("path", { d: `M${box.left},${box.top}V${box.bottom}H${box.right}`, fill: "none", stroke: INK }));
   svg.append(label((box.left + box.right) / 2, height - 14, "pruned (%)", { "text-anchor": "middle" }));
   svg.append(label(0, 0, metric.label, { "text-anchor": "middle", transform: `translate(16,${(box.top + box.bottom) / 2}) rotate(-90)` }));
-  if (dense.length) svg.append(line(box.left, y(bend(mean(dense))), box.right, y(bend(mean(dense))), { "stroke-dasharray": "6 3" }), label(box.right, y(bend(mean(dense))) - 4, "dense", { "text-anchor": "end" }));
-  for (const one of lines) svg.append(curveOf(one, looks[one.method], (p) => x(halvingsAt(p.sparsity)), (v) => y(bend(v)), highlighted && one.method !== highlighted));
+  if (dense.length) svg.append(line(box.left, y(bend(mean(dense))), box.right, y(bend(mean(dense))), { "stroke-dasharray": "6 3" }), label(box.left + 6, y(bend(mean(dense))) - 4, "dense"));
+  const [across, up] = [(point) => x(halvingsAt(point.sparsity)), (value) => y(bend(value))];
+  const isFaded = (one) => highlighted !== null && one.method !== highlighted;
+  for (const one of lines) svg.append(curveOf(one, looks[one.method], across, up, isFaded(one)));
+  for (const [one, at] of namesBeside(lines, up, box)) svg.append(nameOfLine(one, at, looks[one.method], across, up, box, isFaded(one)));
   return svg;
+}
+
+const NAME_HEIGHT = 14;
+
+/** Where a line ends: at the largest sparsity that was asked for. */
+function endOf(one) {
+  return one.points.filter((point) => !point.own).pop() || one.points[one.points.length - 1];
+}
+
+/** Lines in the order in which they end, each with the height of its name, so that no two names meet. */
+function namesBeside(lines, up, box) {
+  const ends = lines.map((one) => [one, up(endOf(one).mean)]).sort((a, b) => a[1] - b[1]);
+  let free = box.top + 6;
+  for (const end of ends) {
+    end[1] = Math.max(end[1], free);
+    free = end[1] + NAME_HEIGHT;
+  }
+  let limit = box.bottom;
+  for (const end of ends.reverse()) {
+    end[1] = Math.min(end[1], limit);
+    limit = end[1] - NAME_HEIGHT;
+  }
+  return ends;
+}
+
+/** A name with its look beside the end of its line, and a thin lead from there: colour is not needed to tell it. */
+function nameOfLine(one, at, look, across, up, box, faded) {
+  const end = endOf(one);
+  const lead = `M${across(end) + 7},${up(end.mean)}L${box.right + 8},${at}`;
+  return drawn("g", { opacity: faded ? 0.35 : null }, drawn("path", { d: lead, fill: "none", stroke: look.color, "stroke-width": 0.6, "stroke-opacity": 0.6 }),
+    markerAt(box.right + 16, at, look, 8), label(box.right + 26, at + 4, shortened(one.method, 36)));
 }
 
 const LANDMARKS = [0, 0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995, 0.9998, 0.9999];
@@ -156,24 +191,6 @@ function starAt(x, y, look) {
     return `${(x + radius * Math.sin(angle)).toFixed(1)},${(y - radius * Math.cos(angle)).toFixed(1)}`;
   });
   return drawn("path", { d: `M${corners.join("L")}Z`, fill: PAPER, stroke: look.color, "stroke-width": 1.4, "stroke-linejoin": "round" });
-}
-
-/** The legend of a figure that leaves the page: names with their looks, below the drawing. */
-function withLegend(svg, names, looks) {
-  const copy = svg.cloneNode(true);
-  const [width, height] = [Number(svg.getAttribute("width")), Number(svg.getAttribute("height"))];
-  const longest = Math.max(...names.map((name) => name.length), 1);
-  const across = Math.max(1, Math.floor((width - 20) / (44 + 6.6 * longest)));
-  const rows = Math.ceil(names.length / across);
-  const whole = height + 18 * rows + 8;
-  copy.setAttribute("height", whole);
-  copy.setAttribute("viewBox", `0 0 ${width} ${whole}`);
-  copy.querySelector("rect").setAttribute("height", whole);
-  names.forEach((name, k) => {
-    const [x, y] = [16 + (k % across) * ((width - 20) / across), height + 10 + 18 * Math.floor(k / across)];
-    copy.append(line(x, y, x + 28, y, { stroke: looks[name].color, "stroke-width": 1.6, "stroke-dasharray": dashOf(looks[name], 1.6) }), markerAt(x + 14, y, looks[name], 8), label(x + 34, y + 4, name));
-  });
-  return copy;
 }
 
 /** The figure as a file that stands on its own. */

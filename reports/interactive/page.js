@@ -15,6 +15,7 @@ function pageOf(data) {
     looks: data.looks,
     metrics: data.metrics,
     metric: (name) => metrics.get(name),
+    firstMetric: mostFrequent(cubes.map((cube) => cube.metric)) || data.metrics[0].name,
     sums: data.sums.map((sums) => unpackedSums(sums, number)),
     cells: cellsOf(records),
     draws: data.draws,
@@ -31,6 +32,11 @@ function pageOf(data) {
       seed: distinct("seed").sort((a, b) => a - b),
     },
   };
+}
+
+function mostFrequent(names) {
+  const count = (name) => names.filter((other) => other === name).length;
+  return [...new Set(names)].sort((a, b) => count(b) - count(a))[0];
 }
 
 /** What is recomputed for a choice. */
@@ -94,9 +100,9 @@ function start(page) {
 }
 
 function chosenText({ ranking: ranks, board }, page, state) {
-  const blocks = page.cubes.filter(choiceOf(state, page).hasBlock).length;
   if (!ranks) return "Nothing can be compared: choose at least one data set, architecture, method and seed with results in common.";
-  const shown = board ? board.standings.length : ranks.standings.length;
-  const first = board ? page.labels[board.standings[0].entrant] : page.labels[ranks.standings[0].method];
-  return `${counted(shown, "method")}, ${counted(blocks, "block")}, ${counted(state.seed.size, "seed")}: first is ${first}. ${page.budget}`;
+  const blocks = page.cubes.filter(choiceOf(state, page).hasBlock).length;
+  const [found, first] = board ? [board, page.labels[board.standings[0].entrant]] : [ranks, page.labels[ranks.standings[0].method]];
+  const many = `${counted(found.standings.length, "method")} in ${found.blocks.length} of ${counted(blocks, "block")}`;
+  return `${many}, ${counted(state.seed.size, "seed")}: first is ${first}. ${page.budget}`;
 }

@@ -44,6 +44,13 @@ function valuesOf(records, cell, metric, seeds) {
     .filter(([, value]) => Number.isFinite(value));
 }
 
+/** The mean for each seed: a cell that ran in several ways counts once. */
+function bySeed(values) {
+  const found = new Map();
+  for (const [seed, value] of values) within(found, seed, () => []).push(value);
+  return [...found.values()].map(mean);
+}
+
 /** The unpruned network's metric over seeds; empty where no record says it. */
 function denseValues(records, methods, metric, seeds) {
   const bySeed = new Map();

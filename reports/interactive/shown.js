@@ -104,10 +104,11 @@ function showBlocks(place, page, state, chooseMetric) {
   const before = new Map([...place.querySelectorAll("details")].map((fold) => [fold.dataset.block, fold.open]));
   const focused = document.activeElement && document.activeElement.id === "metric";
   const blocks = page.cubes.filter(choiceOf(state, page).hasBlock);
+  const first = Math.max(0, blocks.findIndex((block) => block.metric === state.metric));
   const folds = blocks.map((block, k) => {
     const id = blockId(block.dataset, block.architecture, block.units);
     const content = element("div", {});
-    const open = before.size ? before.get(id) === true : k === 0;
+    const open = before.size ? before.get(id) === true : k === first;
     const fold = element("details", { "data-block": id, open, ontoggle: () => fold.open && fill() }, element("summary", {}, `${block.dataset} · ${block.architecture}`), content);
     const fill = () => content.childElementCount || content.append(...blockContent(page, state, id));
     if (open) fill();
@@ -152,7 +153,7 @@ function pointOf(page, state, block, method, level, cell) {
   const values = valuesOf(page.records, cell, state.metric, state.seed);
   if (!values.length) return [];
   const sparsity = mean(values.map(([, , i]) => page.records.value("sparsity", i)));
-  const numbers = values.map(([, value]) => value);
+  const numbers = bySeed(values);
   const own = level === OWN_CHOICE;
   return [{ own, sparsity: own || !Number.isFinite(level) ? sparsity : level, mean: mean(numbers), low: Math.min(...numbers), high: Math.max(...numbers), cell: cellId(block, method, level) }];
 }
@@ -178,11 +179,9 @@ function blockContent(page, state, block) {
   const figure = blockFigure(page, state, block);
   const metric = page.metric(state.metric);
   if (!figure) return [element("p", { class: "note" }, `No chosen method has a value of ${metric.label} here.`)];
-  const names = linesOf(page, state, block).map((one) => one.method);
-  const save = () => withLegend(figure, names, page.looks);
-  const caption = element("figcaption", {}, "Line: mean over the chosen seeds; bar: from the lowest to the highest of them; star: a sparsity that the method chose; dashed: the dense network. Point at a marker for its numbers, click for its records. The looks stand beside the names above and below.");
+  const caption = element("figcaption", {}, "Line: mean over the chosen seeds; bar: from the lowest to the highest of them; star: a sparsity that the method chose; dashed: the dense network. Point at a marker for its numbers, click for its records.");
   return [
-    element("figure", {}, element("div", { class: "drawing scroll", tabindex: 0, role: "group", "aria-label": `Figure of ${titleOf(block)}` }, figure), caption, element("p", { class: "buttons" }, saveButton(`${metric.name}-${titleOf(block).replace(/[^\w.-]+/g, "-")}`, save))),
+    element("figure", {}, element("div", { class: "drawing scroll", tabindex: 0, role: "group", "aria-label": `Figure of ${titleOf(block)}` }, figure), caption, element("p", { class: "buttons" }, saveButton(`${metric.name}-${titleOf(block).replace(/[^\w.-]+/g, "-")}`, () => figure))),
     resultsTable(page, state, block, metric),
   ];
 }
@@ -203,7 +202,7 @@ function resultsTable(page, state, block, metric) {
 function cellButton(page, state, block, name, level, metric) {
   const cell = page.cells.get(block).get(name).get(level);
   if (!cell) return NONE;
-  const values = valuesOf(page.records, cell, metric.name, state.seed).map(([, value]) => value);
+  const values = bySeed(valuesOf(page.records, cell, metric.name, state.seed));
   const own = level === OWN_CHOICE && values.length ? ` @ ${percent(mean(cell.map((i) => page.records.value("sparsity", i)).filter(Number.isFinite)))}` : "";
   return element("button", { type: "button", class: "cell", "data-cell": cellId(block, name, level) }, values.length ? meanText(values, metric) + own : page.records.value("status", cell[0]));
 }

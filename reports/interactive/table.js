@@ -4,7 +4,12 @@
 function sortable(table) {
   const heads = [...table.tHead.rows[0].cells];
   heads.forEach((head, column) => {
-    const button = element("button", { type: "button", onclick: () => sortBy(table, column, head.getAttribute("aria-sort") !== firstDirection(table, column) ? firstDirection(table, column) : other(firstDirection(table, column))) });
+    if (!head.textContent.trim()) return;
+    const next = () => {
+      const first = firstDirection(table, column);
+      return head.getAttribute("aria-sort") === first ? other(first) : first;
+    };
+    const button = element("button", { type: "button", onclick: () => sortBy(table, column, next()) });
     button.append(...head.childNodes);
     head.replaceChildren(button);
   });
