@@ -91,7 +91,7 @@ function halvingsAt(sparsity) {
 /** A metric against sparsity in one block: means over seeds, bars from the lowest to the highest, dense dashed. */
 function curveFigure(title, metric, lines, dense, looks, highlighted = null) {
   const height = Math.max(400, 90 + NAME_HEIGHT * lines.length);
-  const [width, box] = [860, { left: 66, right: 596, top: 34, bottom: height - 54 }];
+  const [width, box] = [880, { left: 66, right: 596, top: 34, bottom: height - 54 }];
   const points = lines.flatMap((one) => one.points);
   const values = [...points.flatMap((point) => [point.low, point.high]), ...(dense.length ? [mean(dense)] : [])].map((v) => metric.scale * v);
   const logarithmic = metric.logarithmic && Math.min(...values) > 0 && Math.max(...values) / Math.min(...values) > 20;
@@ -115,7 +115,7 @@ function curveFigure(title, metric, lines, dense, looks, highlighted = null) {
   svg.append(drawn("path", { d: `M${box.left},${box.top}V${box.bottom}H${box.right}`, fill: "none", stroke: INK }));
   svg.append(label((box.left + box.right) / 2, height - 14, "pruned (%)", { "text-anchor": "middle" }));
   svg.append(label(0, 0, metric.label, { "text-anchor": "middle", transform: `translate(16,${(box.top + box.bottom) / 2}) rotate(-90)` }));
-  if (dense.length) svg.append(line(box.left, y(bend(mean(dense))), box.right, y(bend(mean(dense))), { "stroke-dasharray": "6 3" }), label(box.left + 6, y(bend(mean(dense))) - 4, "dense"));
+  if (dense.length) svg.append(line(box.left, y(bend(mean(dense))), box.right, y(bend(mean(dense))), { "stroke-dasharray": "6 3" }), label(box.right - 4, y(bend(mean(dense))) - 4, "dense", { "text-anchor": "end" }));
   const [across, up] = [(point) => x(halvingsAt(point.sparsity)), (value) => y(bend(value))];
   const isFaded = (one) => highlighted !== null && one.method !== highlighted;
   for (const one of lines) svg.append(curveOf(one, looks[one.method], across, up, isFaded(one)));
@@ -151,7 +151,7 @@ function nameOfLine(one, at, look, across, up, box, faded) {
   const end = endOf(one);
   const lead = `M${across(end) + 7},${up(end.mean)}L${box.right + 8},${at}`;
   return drawn("g", { opacity: faded ? 0.35 : null }, drawn("path", { d: lead, fill: "none", stroke: look.color, "stroke-width": 0.6, "stroke-opacity": 0.6 }),
-    markerAt(box.right + 16, at, look, 8), label(box.right + 26, at + 4, shortened(one.method, 36)));
+    markerAt(box.right + 16, at, look, 8), label(box.right + 26, at + 4, shortened(one.method, 34)));
 }
 
 const LANDMARKS = [0, 0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995, 0.9998, 0.9999];
