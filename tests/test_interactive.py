@@ -258,7 +258,7 @@ def test_a_request_would_have_been_seen_and_is_refused(driver, page):
     )
     assert any("Content Security Policy" in text for text in complaints(driver))
     driver.execute_script("document.body.insertAdjacentHTML('beforeend', '<img src=\"./beside.png\">')")
-    assert any("beside.png" in text for text in [*requests(driver), *complaints(driver)])
+    eventually(lambda: any("beside.png" in text for text in [*requests(driver), *complaints(driver)]))
 
 
 def test_hostile_names_are_text(driver, page):
@@ -320,7 +320,7 @@ def eventually(holds, seconds=10):
 def test_nothing_chosen_is_said_and_breaks_nothing(driver, page):
     shown(driver, page, "#compare?method=")
     complaints(driver)
-    assert "Nothing can be compared" in driver.execute_script("return document.getElementById('chosen').textContent")
+    assert "Nothing can be ranked" in driver.execute_script("return document.getElementById('chosen').textContent")
     assert rows(driver, "#ranks") == rows(driver, "#standing") == []
     assert complaints(driver) == []
 

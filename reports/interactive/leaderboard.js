@@ -65,7 +65,7 @@ function halfScores(blocks, seeds, parity) {
   return averaged(blocks.map((block) => averaged(seeds.map((s) => block.halves[s][parity]))));
 }
 
-/** Kendall's tau-b; 1 where either side has no order at all. */
+/** Rank correlation (Kendall 1945, tau-b); 1 where either side has no order at all. */
 function tau(a, b) {
   let [both, first, second] = [0, 0, 0];
   for (let i = 0; i < a.length; i++) {

@@ -8,7 +8,8 @@ function pageOf(data) {
   const metrics = new Map(data.metrics.map((metric) => [metric.name, metric]));
   const cubes = data.cubes.map((cube) => unpackedCube(cube, number));
   const distinct = (name) => [...new Set(range(records.count).map((i) => records.value(name, i)))];
-  const units = [...new Set(data.cubes.map((cube) => cube.units))];
+  const cells = cellsOf(records);
+  const blocks = blocksOf(cells);
   return {
     records, number, cubes,
     labels: data.labels,
@@ -17,7 +18,7 @@ function pageOf(data) {
     metric: (name) => metrics.get(name),
     firstMetric: mostFrequent(cubes.map((cube) => cube.metric)) || data.metrics[0].name,
     sums: data.sums.map((sums) => unpackedSums(sums, number)),
-    cells: cellsOf(records),
+    cells, blocks,
     draws: data.draws,
     critical: data.critical,
     baseline: number(data.baseline),
@@ -25,7 +26,7 @@ function pageOf(data) {
     budget: data.budget,
     keys: data.records.key,
     options: {
-      units: units.length ? units : distinct("units"),
+      units: [...new Set(blocks.map((block) => block.units))].sort((a, b) => (b === "weights") - (a === "weights") || (a < b ? -1 : 1)),
       dataset: distinct("dataset").sort(),
       architecture: distinct("architecture").sort(),
       method: data.labels,
@@ -100,8 +101,8 @@ function start(page) {
 }
 
 function chosenText({ ranking: ranks, board }, page, state) {
-  if (!ranks) return "Nothing can be compared: choose at least one data set, architecture, method and seed with results in common.";
-  const blocks = page.cubes.filter(choiceOf(state, page).hasBlock).length;
+  if (!ranks) return "Nothing can be ranked: that needs a data set, an architecture, a seed, and a method with results at a sparsity that was asked for.";
+  const blocks = page.blocks.filter(choiceOf(state, page).hasBlock).length;
   const [found, first] = board ? [board, page.labels[board.standings[0].entrant]] : [ranks, page.labels[ranks.standings[0].method]];
   const many = `${counted(found.standings.length, "method")} in ${found.blocks.length} of ${counted(blocks, "block")}`;
   return `${many}, ${counted(state.seed.size, "seed")}: first is ${first}. ${page.budget}`;

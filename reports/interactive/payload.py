@@ -23,8 +23,10 @@ METRIC_CHOICES = tuple(PRIMARY) + tuple(name for name in METRICS if name not in 
 
 
 def payload(part: Part, scores: Mapping[str, Scores], drawings: Sequence[Drawing]) -> str:
-    """The records of one budget and what their ranks are computed from; empty where no pruned network has a result."""
-    if not len(pruned(part.records)):
+    """The records of one budget and what their ranks are computed from; empty where no pruned network has a value."""
+    done = pruned(part.records)
+    metrics = [_metric(name) for name in METRIC_CHOICES if done[name].notna().any()]
+    if not metrics:
         return ""
     records = in_order(part.records)
     ranked = part.ranked
@@ -35,7 +37,7 @@ def payload(part: Part, scores: Mapping[str, Scores], drawings: Sequence[Drawing
         "sums": sums(ranked, scores),
         "labels": labels,
         "looks": looks(labels),
-        "metrics": [_metric(name) for name in METRIC_CHOICES if records[name].notna().any()],
+        "metrics": metrics,
         "baseline": BASELINE,
         "draws": _draws(),
         "critical": [st.nemenyi_q(count) if count > 2 else 0.0 for count in range(len(labels) + 1)],

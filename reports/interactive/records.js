@@ -36,6 +36,15 @@ function blockId(dataset, architecture, units) {
   return JSON.stringify([dataset, architecture, units]);
 }
 
+/** Blocks in which anything was pruned, in the order of their names. */
+function blocksOf(cells) {
+  const pruned = [...cells].filter(([, methods]) => [...methods.keys()].some((method) => method !== "dense"));
+  return pruned.map(([id]) => id).sort().map((id) => {
+    const [dataset, architecture, units] = JSON.parse(id);
+    return { id, dataset, architecture, units };
+  });
+}
+
 /** Values of a metric, one for each of the seeds that has any, as [seed, value, record]. */
 function valuesOf(records, cell, metric, seeds) {
   return cell

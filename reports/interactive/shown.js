@@ -103,13 +103,13 @@ function showBlocks(place, page, state, chooseMetric) {
     ...page.metrics.map((metric) => element("option", { value: metric.name, selected: metric.name === state.metric }, metric.label)));
   const before = new Map([...place.querySelectorAll("details")].map((fold) => [fold.dataset.block, fold.open]));
   const focused = document.activeElement && document.activeElement.id === "metric";
-  const blocks = page.cubes.filter(choiceOf(state, page).hasBlock);
-  const first = Math.max(0, blocks.findIndex((block) => block.metric === state.metric));
-  const folds = blocks.map((block, k) => {
-    const id = blockId(block.dataset, block.architecture, block.units);
+  const blocks = page.blocks.filter(choiceOf(state, page).hasBlock);
+  const hasMetric = ({ id }) => page.cubes.some((cube) => cube.metric === state.metric && blockId(cube.dataset, cube.architecture, cube.units) === id);
+  const first = Math.max(0, blocks.findIndex(hasMetric));
+  const folds = blocks.map(({ id, dataset, architecture }, k) => {
     const content = element("div", {});
     const open = before.size ? before.get(id) === true : k === first;
-    const fold = element("details", { "data-block": id, open, ontoggle: () => fold.open && fill() }, element("summary", {}, `${block.dataset} · ${block.architecture}`), content);
+    const fold = element("details", { "data-block": id, open, ontoggle: () => fold.open && fill() }, element("summary", {}, `${dataset} · ${architecture}`), content);
     const fill = () => content.childElementCount || content.append(...blockContent(page, state, id));
     if (open) fill();
     return fold;
