@@ -145,6 +145,7 @@ def report(results: tuple[str, ...], out: str, title: str) -> None:
     from ..reports.build import report as build
     from ..reports.commands import among_the_reference, ledger_page
     from .results.frames import results as read
+    from .results.scores import all_scores
     from .results.store import Store
 
     frame = read(*results)
@@ -153,7 +154,7 @@ def report(results: tuple[str, ...], out: str, title: str) -> None:
     for gap in missing:
         click.echo(f"bayesprune: warning: {gap}", err=True)
     index = build(frame, Path(out), title=title, missing=missing, leading=among_the_reference(frame),
-                  pages=ledger_page(Path(out)))  # fmt: skip
+                  pages=ledger_page(Path(out)), scores=all_scores(*results))  # fmt: skip
     click.echo(f"Report: {index}")
 
 

@@ -125,7 +125,9 @@ def standings(plan: Plan, out: Path, page: Path) -> tuple[list[str], Path]:
     keys = records.loc[records["label"].isin(_shown(board, labels)), "key"]
     title = f"{', '.join(labels)} among the reference results"
     missing = [plan.note] if plan.note else []
-    return says, report(frame[frame["key"].isin(keys)], page, title=title, says=says, leading=[table], missing=missing)
+    return says, report(
+        frame[frame["key"].isin(keys)], page, title=title, says=says, leading=[table], missing=missing, scores=scores
+    )
 
 
 def _records(plan: Plan, out: Path) -> dict[str, dict[str, Any]]:
