@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from ...datasets.data import Data
 from ...datasets.seal import sealed
 from ...methods.closed_forms.posteriors import Conjugate, Gaussian, Laplace
+from ...methods.closed_forms.scattered import Scattered
 from ...methods.pruner import Inference
 
 MOMENTS = 100  # draws by which the variances of a posterior are known that is no plain Gaussian
-PLAIN = (Gaussian, Conjugate, Laplace)
+PLAIN = (Gaussian, Conjugate, Laplace, Scattered)
 
 
 def gaussians(network: nn.Module, inference: Inference, data: Data) -> Gaussian | None:
