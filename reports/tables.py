@@ -24,7 +24,18 @@ from .topics.results import results
 from .topics.savings import structure
 from .writing.render import Table
 
-MAIN = ("bpc", "accuracy", "average_precision", "rmse", "nll", "ece", "risk_bound")
+MAIN = (
+    "bpc",
+    "accuracy",
+    "average_precision",
+    "rmse",
+    "nll",
+    "ece",
+    "risk_bound",
+    "bits",
+    "bits_compression",
+    "bits_accuracy",
+)
 
 
 def tables_of(records: Records, parts: Sequence[Part], ranked: Sequence[Ranking]) -> list[Table]:

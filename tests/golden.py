@@ -152,6 +152,7 @@ def _metrics() -> Iterator[Subject]:
         "bernoulli_ece": lambda f: f(logits[:, 0].sigmoid(), labels[:, 0]).item(),
         "average_precision": lambda f: f(logits[:, 0], labels[:, 0]).item(),
         "flops": lambda f: f(network, torch.ones(1, 6)),
+        "bits": lambda f: f(drawn_from, *_certified(drawn_from)[:3]),
         "risk_bound": lambda f: f(drawn_from, *_certified(drawn_from), torch.Generator().manual_seed(1), draws=3),
         "monte_carlo": lambda f: f(drawn_from, _Spread(), _data(), torch.Generator().manual_seed(1), draws=3),
     }
@@ -282,7 +283,7 @@ def _architectures() -> Iterator[Subject]:
 # ---------------------------------------------------------------- methods and inferences
 
 STRUCTURED = (
-    "bmrs-n", "bmrs-n-exact", "bmrs-n-mid", "bmrs-u", "group-variational-dropout", "l0", "l2-group", "noise-mean", "snr",
+    "bmrs-n", "bmrs-n-exact", "bmrs-n-mid", "bmrs-u", "compression-gnj", "group-variational-dropout", "l0", "l2-group", "noise-mean", "snr",
     "vib",
 )  # fmt: skip
 VARIANTS = (

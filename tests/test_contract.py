@@ -28,6 +28,7 @@ RECURRENT = {"lstm-w", "lstm-wn", "lstm-wgn"}
 STRUCTURE_NOISE = {
     "l0",
     "vib",
+    "compression-gnj",
     "bmrs-n",
     "bmrs-n-exact",
     "bmrs-n-mid",

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,16 +22,13 @@ from ...architectures.units.mask import Mask
 from ...architectures.units.prunable import trainable
 from ...datasets.data import Data
 from ...datasets.examples import Examples
-from ...datasets.seal import sealed
 from ...methods.closed_forms import pac_bayes
-from ...methods.closed_forms.posteriors import Gaussian, Scaled
-from ...methods.pruner import Inference
+from ...methods.closed_forms.posteriors import Gaussian
 from ..spec.metrics import register
 from .evaluate import predicted, unsealed_test
 from .monte_carlo import EXAMPLES, drawn
 
 DRAWS = 200
-MOMENTS = 100  # draws by which the variances of a posterior are known that is no Gaussian
 # Of the few draws that choose how far the variances are tempered, and from what.
 PILOTS, TEMPERS = 3, (1.0, 0.1, 0.01, 1e-3, 1e-4)
 
@@ -82,28 +78,9 @@ class Randomised:
         return {n: (m + self.variance[n].sqrt() * noise[n]) * self.kept[n] for n, m in self.mean.items()}
 
 
-def posterior_of(network: nn.Module, inference: Inference, data: Data) -> Gaussian | None:
-    """The Gaussian posterior of a detached network that classifies; None where there is no posterior."""
-    if data.likelihood != "categorical" or data.train[:1].y.dim() > 1:
-        return None
-    with sealed(), torch.enable_grad():
-        posterior: Any = inference.posterior(network, data.train)
-    if isinstance(posterior, Gaussian) and not isinstance(posterior, Scaled):
-        return posterior
-    return _of_draws(network, inference)
-
-
-@torch.no_grad()
-def _of_draws(network: nn.Module, inference: Inference) -> Gaussian | None:
-    """Gaussians around the network's weights with the second moments of draws; 0 of what is never drawn."""
-    generator, total = torch.Generator().manual_seed(0), dict[str, Tensor]()
-    with sealed():
-        for _ in range(MOMENTS):
-            for name, w in inference.sample(network, generator).items():
-                square = (w - network.get_parameter(name)).double().square()
-                total[name] = total.get(name, 0) + square / MOMENTS
-    mean = {name: network.get_parameter(name).detach().double() for name in total}
-    return Gaussian(mean, {name: square.reciprocal() for name, square in total.items()}) if total else None
+def can_be_certified(data: Data) -> bool:
+    """Whether examples are independent, and each has one class."""
+    return data.likelihood == "categorical" and data.train[:1].y.dim() == 1
 
 
 @register("risk_bound")

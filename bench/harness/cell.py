@@ -16,11 +16,13 @@ from ...architectures.units.vector import Units
 from ...datasets.errors import NotApplicable, printable, text_of
 from ...datasets.seal import sealed
 from ...methods.pruner import Inference, Pruner
+from ..evaluation.bits import bits_of
 from ..evaluation.deployment import CERTIFIED, deployed
 from ..evaluation.evaluate import PREDICTIVE, digest, evaluate, unsealed_test
 from ..evaluation.flops import flops
+from ..evaluation.gaussians import gaussians
 from ..evaluation.monte_carlo import monte_carlo
-from ..evaluation.risk_bound import posterior_of, risk_bound
+from ..evaluation.risk_bound import can_be_certified, risk_bound
 from ..isolation.isolated import LeftBehind, Traces, isolated
 from ..pruning.engine import Outcome
 from ..pruning.ranking import keep_count
@@ -134,7 +136,7 @@ def _results(run: Run, bench: Workbench) -> tuple[dict[str, Any], dict[str, np.n
         "compression": compression(outcome.network, outcome.mask),
         **values,
         **monte_carlo(outcome.network, outcome.inference, bench.data, draws),
-        **(_risk_bound(bench, outcome) if run.risk_bound != "none" else {}),
+        **(_of_posterior(bench, outcome) if run.bits or run.risk_bound != "none" else {}),
         **{f"dense_{k}": v for k, v in bench.fit.dense.items()},
         **{f"fit_{k}": bench.fit_origin.get(k) for k in ("device", "host_cpu")},
         **flops(outcome.network, bench.data.train[:1].x),
@@ -148,15 +150,17 @@ def _results(run: Run, bench: Workbench) -> tuple[dict[str, Any], dict[str, np.n
     return columns, {"outputs": outputs.numpy(), "y": labels.cpu().numpy()}
 
 
-def _risk_bound(bench: Workbench, outcome: Outcome) -> dict[str, float]:
-    """The PAC-Bayes certificate, where the method has a posterior that it can be given to."""
-    posterior = posterior_of(outcome.network, outcome.inference, bench.data)
-    draws = stream(bench.run.seed, "risk bound")
-    return (
-        {}
-        if posterior is None
-        else risk_bound(outcome.network, posterior, outcome.mask, bench.data, bench.centre, draws)
-    )
+def _of_posterior(bench: Workbench, outcome: Outcome) -> dict[str, float]:
+    """The metrics that are asked for of a Gaussian posterior, where the method has one."""
+    run, data = bench.run, bench.data
+    posterior = gaussians(outcome.network, outcome.inference, data)
+    if posterior is None:
+        return {}
+    found = bits_of(outcome.network, posterior, outcome.mask, data) if run.bits else {}
+    if run.risk_bound != "none" and can_be_certified(data):
+        draws = stream(run.seed, "risk bound")
+        found |= risk_bound(outcome.network, posterior, outcome.mask, data, bench.centre, draws)
+    return found
 
 
 def _deployed(bench: Workbench, outcome: Outcome) -> dict[str, Any]:

@@ -50,6 +50,7 @@ class Matrix(Settings):
     finetune: Finetune = Finetune()
     shift: bool = True
     risk_bound: RiskBound = "none"
+    bits: bool = False
     threads: Threads = 1
     exclude: list[Pattern] = Field(default_factory=list)
     protocol: Named | None = None
@@ -79,6 +80,7 @@ class Matrix(Settings):
                 budget=self.budget,
                 shift=self.shift,
                 risk_bound=self.risk_bound,
+                bits=self.bits,
                 training=training,
                 finetune=finetune,
                 threads=self.threads,

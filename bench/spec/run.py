@@ -76,6 +76,7 @@ class Run(BaseModel):
     finetune: Finetune = Finetune()
     shift: bool = True
     risk_bound: RiskBound = "none"
+    bits: bool = False
     threads: int = 1
 
     @cached_property

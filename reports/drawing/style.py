@@ -87,6 +87,8 @@ BUILT_IN: dict[str, Style] = {
     "sparsegpt": Style(_RED, "$G$"),
     "l0": Style(_OLIVE, "$0$"),
     "vib": Style(_OLIVE, "$V$"),
+    "compression-gnj": Style(_TEAL, "$J$"),
+    "swag-obs": Style(_PINK, "$W$"),
 }
 SPAM = "spam-"
 
