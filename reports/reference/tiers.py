@@ -18,4 +18,5 @@ TIERS = {
         "reference-real-groups",
     ),
     "given": ("reference-given", "reference-given-resnet"),
+    "questions": ("question-ratios",),
 }

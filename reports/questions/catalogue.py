@@ -1,0 +1,16 @@
+"""The questions, in the order in which they are listed."""
+
+from __future__ import annotations
+
+from ...datasets.errors import unknown
+from .criterion_or_ratios import CRITERION_OR_RATIOS
+from .question import Question
+
+QUESTIONS = {question.name: question for question in (CRITERION_OR_RATIOS,)}
+
+
+def named(name: str) -> Question:
+    """The question of this name; raises UsageError if there is none."""
+    if name not in QUESTIONS:
+        raise unknown("question", name, QUESTIONS)
+    return QUESTIONS[name]
