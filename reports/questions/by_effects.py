@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import pandas as pd
 
 from ..records.frame import span
-from ..writing.numbers import p_text
+from ..writing.numbers import capital, p_text
 from ..writing.render import Section, Table, row
 from .effects import Effects, Estimate, estimated
 from .forest import caption, forest
@@ -84,6 +84,23 @@ def _doubts(found: Estimates) -> tuple[str, ...]:
         "small data, and held fixed: intervals say what more seeds of these blocks would give, not what other networks "
         "would.",
     )
+
+
+def by_parts(found: Estimates, parts: Mapping[str, Iterable[str]]) -> tuple[Answer, list[str]]:
+    """The answer that all parts of a question have, else it depends; and a sentence for each, of the named effects."""
+    answers = {part: agreed(found, names) for part, names in parts.items()}
+    says = [f"{capital(part)}: {answer}." for part, answer in answers.items()]
+    return next(iter(answers.values())) if len(set(answers.values())) == 1 else "it depends", says
+
+
+def agreed(found: Estimates, names: Iterable[str]) -> Answer:
+    """Yes if all of these effects are above; no if all are alike or below; undecided if one is; else it depends."""
+    verdicts = [found[name].verdict for name in names]
+    if all(verdict == "above" for verdict in verdicts):
+        return "yes"
+    if all(verdict in ("alike", "below") for verdict in verdicts):
+        return "no"
+    return "undecided" if "undecided" in verdicts else "it depends"
 
 
 def interval_text(one: Estimate) -> str:

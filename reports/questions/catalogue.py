@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from ...datasets.errors import unknown
+from .calibration import CALIBRATION
 from .criterion_or_ratios import CRITERION_OR_RATIOS
+from .decay import DECAY_OR_EVIDENCE
 from .question import Question
 
-QUESTIONS = {question.name: question for question in (CRITERION_OR_RATIOS,)}
+QUESTIONS = {question.name: question for question in (CRITERION_OR_RATIOS, DECAY_OR_EVIDENCE, CALIBRATION)}
 
 
 def named(name: str) -> Question:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from ..writing.render import Section, Table, row
-from .by_effects import Estimates, Frames, by_effects, listed
+from .by_effects import Estimates, Frames, by_effects, by_parts, listed
 from .effects import Effects
 from .measures import measured
 from .question import Answer, Question
@@ -30,24 +30,14 @@ def effects(frames: Frames) -> Effects:
 
 def answered(found: Estimates) -> tuple[Answer, Sequence[str]]:
     """By the rule below."""
-    parts = {"after training": _part(found, TRAINED), "at initialisation": _part(found, INITIAL)}
+    answer, says = by_parts(found, {"after training": TRAINED, "at initialisation": INITIAL})
     more = [name for name, one in found.items() if one.verdict == "above"]
     ratios = [name for name, one in found.items() if one.verdict in ("alike", "below")]
     open_ = [name for name, one in found.items() if one.verdict == "undecided"]
-    answers = set(parts.values())
-    answer: Answer = answers.pop() if len(answers) == 1 else "it depends"
-    says = [f"{where.capitalize()}: {part}." for where, part in parts.items()]
-    says += [f"More than their layer ratios: {listed(more)}.", f"No more than these: {listed(ratios)}."]
-    return answer, [*says, *([f"Undecided: {listed(open_)}."] if open_ else [])]
-
-
-def _part(found: Estimates, methods: Sequence[str]) -> Answer:
-    verdicts = [found[name].verdict for name in methods]
-    if all(verdict == "above" for verdict in verdicts):
-        return "yes"
-    if all(verdict in ("alike", "below") for verdict in verdicts):
-        return "no"
-    return "undecided" if "undecided" in verdicts else "it depends"
+    says += [f"More than their layer ratios: {listed(more)}.", f"No more than these: {listed(ratios)}."] + [
+        f"Undecided: {listed(open_)}."
+    ] * bool(open_)
+    return answer, says
 
 
 def shares(frames: Frames) -> list[Table]:

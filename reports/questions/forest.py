@@ -1,4 +1,4 @@
-"""The picture of effects: mean and interval of each, a dot for each block, and the margin within which nothing matters."""
+"""The picture of effects: mean and interval, a dot for each block, and the margin within which nothing matters."""
 
 from __future__ import annotations
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -13,14 +12,18 @@ from ..records.metrics import METRICS
 
 
 def measured(
-    frame: pd.DataFrame, method: str, sparsity: float | str | Sequence[float], column: str = "accuracy"
+    frame: pd.DataFrame,
+    method: str,
+    sparsity: float | str | tuple[float, ...],
+    column: str = "accuracy",
+    retraining: int | None = None,
 ) -> pd.Series:
     """Values by block (data set · architecture) and seed, the mean over sparsities; none where nothing has been run.
 
-    A seed that lacks one of the sparsities is left out. Shares are in per cent.
+    A seed that lacks one of the sparsities is left out; `retraining` are epochs, any if None. Shares are in per cent.
     """
-    levels: Any = sparsity if isinstance(sparsity, float | str) else list(sparsity)
-    found = quantity(Quantity(method=method, sparsity=levels, column=column), frame)
+    levels: Any = list(sparsity) if isinstance(sparsity, tuple) else sparsity
+    found = quantity(Quantity(method=method, sparsity=levels, column=column, retraining=retraining), frame)
     names = [f"{dataset} · {architecture}" for dataset, architecture, *_ in found.index]
     seeds = found.index.get_level_values("seed")
     index = pd.MultiIndex.from_arrays([names, list(seeds)], names=["block", "seed"])

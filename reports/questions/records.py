@@ -17,7 +17,7 @@ from .question import Evidence, Question
 
 
 def evidence(question: Question, reference: Reference, results: Path | None = None) -> Evidence:
-    """Of each matrix: the rows of the reference, and the records of the folder `results`/<matrix>, which count first."""
+    """Of each matrix: rows of the reference, and records of the folder `results`/<matrix>, which count first."""
     frames, scores = {}, dict[str, Scores]()
     for name in question.matrices:
         own = reference.of(name)
