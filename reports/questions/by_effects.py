@@ -88,9 +88,11 @@ def _doubts(found: Estimates) -> tuple[str, ...]:
 
 def by_parts(found: Estimates, parts: Mapping[str, Iterable[str]]) -> tuple[Answer, list[str]]:
     """The answer that all parts of a question have, else it depends; and a sentence for each, of the named effects."""
-    answers = {part: agreed(found, names) for part, names in parts.items()}
+    answers: dict[str, Answer] = {part: agreed(found, names) for part, names in parts.items()}
     says = [f"{capital(part)}: {answer}." for part, answer in answers.items()]
-    return next(iter(answers.values())) if len(set(answers.values())) == 1 else "it depends", says
+    first, *others = answers.values()
+    answer: Answer = first if all(other == first for other in others) else "it depends"
+    return answer, says
 
 
 def agreed(found: Estimates, names: Iterable[str]) -> Answer:

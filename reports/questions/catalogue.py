@@ -6,9 +6,14 @@ from ...datasets.errors import unknown
 from .calibration import CALIBRATION
 from .criterion_or_ratios import CRITERION_OR_RATIOS
 from .decay import DECAY_OR_EVIDENCE
+from .equal_cost import EQUAL_COST
 from .question import Question
+from .real_differences import REAL_DIFFERENCES
 
-QUESTIONS = {question.name: question for question in (CRITERION_OR_RATIOS, DECAY_OR_EVIDENCE, CALIBRATION)}
+QUESTIONS = {
+    question.name: question
+    for question in (CRITERION_OR_RATIOS, DECAY_OR_EVIDENCE, CALIBRATION, EQUAL_COST, REAL_DIFFERENCES)
+}
 
 
 def named(name: str) -> Question:

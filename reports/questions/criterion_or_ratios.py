@@ -34,10 +34,8 @@ def answered(found: Estimates) -> tuple[Answer, Sequence[str]]:
     more = [name for name, one in found.items() if one.verdict == "above"]
     ratios = [name for name, one in found.items() if one.verdict in ("alike", "below")]
     open_ = [name for name, one in found.items() if one.verdict == "undecided"]
-    says += [f"More than their layer ratios: {listed(more)}.", f"No more than these: {listed(ratios)}."] + [
-        f"Undecided: {listed(open_)}."
-    ] * bool(open_)
-    return answer, says
+    says += [f"More than their layer ratios: {listed(more)}.", f"No more than these: {listed(ratios)}."]
+    return answer, [*says, *([f"Undecided: {listed(open_)}."] if open_ else [])]
 
 
 def shares(frames: Frames) -> list[Table]:

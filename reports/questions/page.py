@@ -59,7 +59,7 @@ def _list(sentences: Iterable[str]) -> list[str]:
 
 def _facts(question: Question, evidence: Evidence) -> Iterator[str]:
     """What the records say of the run, a sentence for each matrix."""
-    for name in question.matrices:
+    for name in question.read:
         frame = evidence.frames[name]
         rows = done(frame) if len(frame) else frame
         if not len(rows):

@@ -53,6 +53,7 @@ class Question:
         disagree: who says what.
         design: how it is decided, in words.
         matrices: whose cells decide it.
+        beside: matrices that are read as far as the package holds them, and never computed for it.
         rule: which outcome counts as which answer; written, like the analysis, before the run.
         written: on which day.
         analysis: from records to a finding.
@@ -67,4 +68,10 @@ class Question:
     rule: tuple[str, ...]
     written: str
     analysis: Callable[[Evidence], Finding]
+    beside: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
+
+    @property
+    def read(self) -> tuple[str, ...]:
+        """All matrices whose records it reads."""
+        return (*self.matrices, *self.beside)

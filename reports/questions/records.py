@@ -19,7 +19,7 @@ from .question import Evidence, Question
 def evidence(question: Question, reference: Reference, results: Path | None = None) -> Evidence:
     """Of each matrix: rows of the reference, and records of the folder `results`/<matrix>, which count first."""
     frames, scores = {}, dict[str, Scores]()
-    for name in question.matrices:
+    for name in question.read:
         own = reference.of(name)
         records: dict[str, Mapping[str, Any]] = {row["key"]: record_of(row) for row in own.rows}
         scores |= own.scores
