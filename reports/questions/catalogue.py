@@ -7,12 +7,20 @@ from .calibration import CALIBRATION
 from .criterion_or_ratios import CRITERION_OR_RATIOS
 from .decay import DECAY_OR_EVIDENCE
 from .equal_cost import EQUAL_COST
+from .posterior_scores import POSTERIOR_SCORES
 from .question import Question
 from .real_differences import REAL_DIFFERENCES
 
 QUESTIONS = {
     question.name: question
-    for question in (CRITERION_OR_RATIOS, DECAY_OR_EVIDENCE, CALIBRATION, EQUAL_COST, REAL_DIFFERENCES)
+    for question in (
+        CRITERION_OR_RATIOS,
+        DECAY_OR_EVIDENCE,
+        CALIBRATION,
+        POSTERIOR_SCORES,
+        EQUAL_COST,
+        REAL_DIFFERENCES,
+    )
 }
 
 

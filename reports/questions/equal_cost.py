@@ -19,8 +19,8 @@ MARGIN = 1.0
 BASELINE = "magnitude"
 METHODS = ("opd", "opd(kind=rademacher)", "bmr-laplace(kind=rademacher)", "spam-opd", "obs")
 PHASES = ("passes_train", "passes_score", "passes_finetune")
-BUDGETS = {"no retraining": 0, "T/4": 4, "T": 16}
-CURVE = (0, 4, 16, 64)
+BUDGETS = {"no retraining": 0, "T/4": 3, "T": 12}
+CURVE = (0, 3, 12, 48)
 
 
 def _cost(frames: Frames, method: str, epochs: int) -> pd.Series:

@@ -176,8 +176,8 @@ REAL_DIFFERENCES = Question(
     design=(
         "The methods of the question on layer ratios, with their controls, as a leaderboard of seven blocks; beside "
         "it, deciding nothing, that of CORE's reference results. All pairs are separated on one half of the seeds and "
-        "test examples as the leaderboard does it (paired tests, Holm over all pairs), and their signs are looked at in "
-        "the other half, which shares no network and no example, for every such split."
+        "test examples as the leaderboard does it (paired tests, Holm over all pairs), and their signs are looked at "
+        "in the other half, which shares no network and no example, for every such split."
     ),
     matrices=(DECIDING,),
     beside=("reference-core-weights",),
