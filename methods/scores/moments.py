@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from ..closed_forms.posteriors import Gaussian
 from ..pruner import State
 
 Moment = Literal["both", "mean", "precision"]
@@ -18,7 +17,7 @@ def magnitude(state: State[Any]) -> Tensor:
     return state.units.gather({name: weight.abs() for name, weight in state.weights().items()})
 
 
-def precision_only(state: State[Gaussian]) -> Tensor:
+def precision_only(state: State[Any]) -> Tensor:
     """Λ_kk, summed over a unit's weights; shape (units.n,)."""
     return state.units.gather(state.posterior.precision)
 
