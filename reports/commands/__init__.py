@@ -76,9 +76,10 @@ def question_(name: str | None, results: Path, out: Path, anew: bool, dry_run: b
     reference = Reference((), ()) if anew else shipped()
     cells = asking.todo(asking.named(name), reference, anew)
     if count := sum(map(len, cells.values())):
-        seconds = asking.estimate(cells, jobs or os.cpu_count() or 1)
-        click.echo(f"{count} cells, at most about {max(seconds, 60) / 60:.0f} minutes.")
+        click.echo(f"{count} cells to run.")
     if dry_run:
+        seconds = asking.estimate(cells, jobs or os.cpu_count() or 1)
+        click.echo(f"About {max(seconds, 60) / 60:.0f} minutes.")
         return
     asking.compute(cells, results, jobs, _bar())
     found, page = asking.answer(name, reference, results, out)

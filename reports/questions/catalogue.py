@@ -7,6 +7,7 @@ from .calibration import CALIBRATION
 from .criterion_or_ratios import CRITERION_OR_RATIOS
 from .decay import DECAY_OR_EVIDENCE
 from .equal_cost import EQUAL_COST
+from .own_sparsities import OWN_SPARSITIES
 from .posterior_scores import POSTERIOR_SCORES
 from .question import Question
 from .real_differences import REAL_DIFFERENCES
@@ -20,6 +21,7 @@ QUESTIONS = {
         POSTERIOR_SCORES,
         EQUAL_COST,
         REAL_DIFFERENCES,
+        OWN_SPARSITIES,
     )
 }
 
