@@ -21,7 +21,7 @@ from ..topics.standing import standing_table
 from ..writing.render import Section, Table, row
 from .question import Answer, Evidence, Finding, Question
 
-BOARDS = {"question-ratios": "seven blocks", "reference-core-weights": "CORE"}
+BOARDS = {"question-ratios": "criteria and controls", "reference-core-weights": "CORE"}
 DECIDING = "question-ratios"
 KEPT, NEIGHBOURS = 0.95, 0.5
 
@@ -174,7 +174,7 @@ REAL_DIFFERENCES = Question(
         "draw of the test set or the seed."
     ),
     design=(
-        "The methods of the question on layer ratios, with their controls, as a leaderboard of seven blocks; beside "
+        "The methods of the question on layer ratios, with their controls, as a leaderboard; beside "
         "it, deciding nothing, that of CORE's reference results. All pairs are separated on one half of the seeds and "
         "test examples as the leaderboard does it (paired tests, Holm over all pairs), and their signs are looked at "
         "in the other half, which shares no network and no example, for every such split."
