@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from ..drawing.panels import styled
-from ..leaderboard.paired import Array, Block
+from ..leaderboard.groups import holm
+from ..leaderboard.paired import Array, Block, Differences, differences
 from ..leaderboard.stability import halves
-from ..leaderboard.standings import Leaderboard, leaderboard
+from ..leaderboard.standings import ALPHA, Leaderboard, leaderboard
 from ..records.blocks import Field, field
 from ..records.division import divided
 from ..records.frame import prepare
@@ -24,6 +24,7 @@ from .question import Answer, Evidence, Finding, Question
 BOARDS = {"question-ratios": "criteria and controls", "reference-core-weights": "CORE"}
 DECIDING = "question-ratios"
 KEPT, NEIGHBOURS = 0.95, 0.5
+FEWEST_SEEDS = 4  # two in each half
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Replication:
 
 def replicated(blocks: Sequence[Block]) -> Replication:
     """Separate all pairs on one half, as the leaderboard does, and look at their signs in the other."""
-    gaps = [gap for one, other in _halves(blocks) for gap in _pairs(leaderboard(one), leaderboard(other))]
+    gaps = [gap for one, other in _halves(blocks) for gap in _pairs(differences(one), differences(other))]
     apart, alike = ([gap for gap in gaps if gap[2] is told] for told in (True, False))
     kept, same = (sum(a * b > 0 for a, b, _ in part) for part in (apart, alike))
     return Replication(len(apart), kept, len(alike), same, tuple(gaps))
@@ -64,11 +65,10 @@ def _part(block: Block, seeds: Sequence[int], parity: int) -> Block:
     return Block(block.name, block.entrants, scores, block.is_crossed)
 
 
-def _pairs(one: Leaderboard, other: Leaderboard) -> Iterator[tuple[float, float, bool]]:
-    names = one.blocks[0].entrants
-    for a, b in zip(*np.triu_indices(len(names), 1), strict=True):
-        first, second = (100 * float(board.tests.values[a, b]) for board in (one, other))
-        yield first, second, one.separates(names[a], names[b])
+def _pairs(one: Differences, other: Differences) -> Iterator[tuple[float, float, bool]]:
+    apart = holm(one.p) <= ALPHA
+    for a, b in zip(*np.triu_indices(len(apart), 1), strict=True):
+        yield 100 * float(one.values[a, b]), 100 * float(other.values[a, b]), bool(apart[a, b])
 
 
 def neighbours(board: Leaderboard) -> tuple[int, int]:
@@ -79,26 +79,27 @@ def neighbours(board: Leaderboard) -> tuple[int, int]:
 
 def analysis(evidence: Evidence) -> Finding:
     """By the rule below."""
-    found = {name: _field(evidence, name) for name in BOARDS}
-    main = found[DECIDING]
-    if main is None or min(map(len, main.seeds)) < 4:
-        return Finding("not run", ("Fewer than four seeds have been run.",))
-    board, again = leaderboard(main.blocks), replicated(main.blocks)
+    found = {name: own for name in BOARDS if (own := _seen(evidence, name)) is not None}
+    if DECIDING not in found:
+        return Finding("not run", (f"Fewer than {FEWEST_SEEDS} seeds have been run.",))
+    _, board, again = found[DECIDING]
     told, count = neighbours(board)
-    share = again.kept / again.apart if again.apart else math.nan
-    real, places = share >= KEPT, told >= NEIGHBOURS * count
+    real = bool(again.apart) and again.kept >= KEPT * again.apart
     says = (
         f"Of the pairs that one half tells apart {_percent(again.kept, again.apart)} have the same sign in the other "
         f"half; of those it does not, {_percent(again.same, again.alike)}.",
         f"On all of the evidence {told} of {count} methods are told apart from the next one.",
     )
-    tables = [_summary(found), *(_standings(name, own) for name, own in found.items() if own is not None)]
-    doubts = (
-        "Halves have half of the seeds, so they tell fewer pairs apart than the whole; splits overlap, so shares are "
-        "no independent counts.",
-        "Entrants that were chosen otherwise would lie closer together, or farther apart.",
-    )
-    return Finding(_answer(again.apart, real, places), says, tuple(tables), picture(again), CAPTION, doubts)
+    standings = [standing_table(own[1], own[0], name, f"Standings: {BOARDS[name]}") for name, own in found.items()]
+    answer = _answer(again.apart, real, told >= NEIGHBOURS * count)
+    return Finding(answer, says, (_summary(found), *standings), picture(again), CAPTION, DOUBTS)
+
+
+DOUBTS = (
+    "Halves have half of the seeds, so they tell fewer pairs apart than the whole; splits overlap, so shares are no "
+    "independent counts.",
+    "Entrants that were chosen otherwise would lie closer together, or farther apart.",
+)
 
 
 def _answer(apart: int, real: bool, places: bool) -> Answer:
@@ -109,22 +110,20 @@ def _answer(apart: int, real: bool, places: bool) -> Answer:
     return "yes" if places else "it depends"
 
 
-def _field(evidence: Evidence, name: str) -> Field | None:
-    """The blocks of single weights, at the headline's budget."""
+def _seen(evidence: Evidence, name: str) -> tuple[Field, Leaderboard, Replication] | None:
+    """The leaderboard of single weights at the headline's budget, and its halves; None of too few seeds or methods."""
     frame = evidence.frames[name]
     if not len(frame):
         return None
-    records = divided(prepare(frame))[0].records
-    found = field(records, evidence.scores, "weights")
-    return found if found is not None and len(found.blocks[0].entrants) > 1 else None
+    own = field(divided(prepare(frame))[0].records, evidence.scores, "weights")
+    if own is None or len(own.blocks[0].entrants) < 2 or min(map(len, own.seeds)) < FEWEST_SEEDS:
+        return None
+    return own, leaderboard(own.blocks), replicated(own.blocks)
 
 
-def _summary(found: dict[str, Field | None]) -> Table:
+def _summary(found: Mapping[str, tuple[Field, Leaderboard, Replication]]) -> Table:
     rows = []
-    for name, own in found.items():
-        if own is None or min(map(len, own.seeds)) < 4:
-            continue
-        board, again = leaderboard(own.blocks), replicated(own.blocks)
+    for name, (own, board, again) in found.items():
         told, count = neighbours(board)
         rows.append(row(
             BOARDS[name], str(count + 1), str(len(own.blocks)), _percent(again.kept, again.apart),
@@ -135,10 +134,6 @@ def _summary(found: dict[str, Field | None]) -> Table:
         "told apart from the next", "tau of halves",
     )  # fmt: skip
     return Table("summary", "What halves say of each other", columns, (Section("", tuple(rows)),))
-
-
-def _standings(name: str, own: Field) -> Table:
-    return standing_table(leaderboard(own.blocks), own, name, f"Standings: {BOARDS[name]}")
 
 
 def _percent(part: int, whole: int) -> str:
