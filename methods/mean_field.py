@@ -190,7 +190,8 @@ def mean_field_pruner(
 ) -> Pruner[Conjugate]:  # fmt: skip
     """Signal to noise of mean-field inference without reduction: the control for `bmr` (Blundell et al. 2015).
 
-    `preset: authors` is the inference of Marković et al. (2024); `by` a moment alone ranks by |m| or by 1/σ².
+    `preset: authors` is the inference of Marković et al. (2024); `by` a moment alone ranks by the
+    weight |w|, or by the 1/σ² of what is trained (of ŵ under Student's t, whose weights are γ ŵ).
     """
     inference = AUTHORS if preset == "authors" else mean_field(prior, precision, start, kl, warm_up, draws)
     return Pruner(inference, ranking(by, opd))
