@@ -15,34 +15,29 @@ RETRAINED = {"not retrained": "", "retrained": "-retrained"}
 COLUMNS = {"as it is": "ece", "temperature": "ece_scaled"}
 SPARSITIES = (0.5, 0.8)
 MARGIN = 1.0
-DECIDING, OTHER = "magnitude(precision=0.01)", "opd(precision=0.01)"
+METHOD = "magnitude(precision=0.01)"
 CONDITIONS = {
     f"{training}, {again}, {scaled}": (TRAININGS[training] + RETRAINED[again], COLUMNS[scaled])
     for training, again, scaled in itertools.product(TRAININGS, RETRAINED, COLUMNS)
 }
 
 
-def _of(method: str, frames: Frames) -> Effects:
-    """Calibration error of the pruned network less that of the whole one, trained for as long."""
+def effects(frames: Frames) -> Effects:
+    """Calibration error of the pruned network less that of the whole one, trained for as long, under each condition."""
     return {
-        name: measured(frames[matrix], method, SPARSITIES, column) - measured(frames[matrix], DECIDING, 0.0, column)
+        name: measured(frames[matrix], METHOD, SPARSITIES, column) - measured(frames[matrix], METHOD, 0.0, column)
         for name, (matrix, column) in CONDITIONS.items()
     }
 
 
-def effects(frames: Frames) -> Effects:
-    """Of magnitude pruning, under each condition."""
-    return _of(DECIDING, frames)
-
-
 def beside(frames: Frames) -> Effects:
-    """What each condition changes of the effect, on average over the others; and the effects of OPD."""
-    own, found = _of(DECIDING, frames), {}
+    """What each condition changes of the effect, on average over the others."""
+    own, found = effects(frames), {}
     for place, (first, second) in enumerate(map(tuple, (TRAININGS, RETRAINED, COLUMNS))):
         pairs = [name.split(", ") for name in CONDITIONS if name.split(", ")[place] == first]
         gaps = [own[", ".join([*n[:place], second, *n[place + 1 :]])] - own[", ".join(n)] for n in pairs]
         found[f"{second} instead of {first}"] = sum(gaps[1:], gaps[0]) / len(gaps)
-    return found | {f"OPD: {name}": values for name, values in _of(OTHER, frames).items()}
+    return found
 
 
 def answered(found: Estimates) -> tuple[Answer, Sequence[str]]:
@@ -82,7 +77,7 @@ CALIBRATION = Question(
         f"what matters is {MARGIN:g} point. Above: harmed; below: helped; alike: neither.",
         "Yes if all eight conditions are harmed; no if none is, and none undecided; it depends if at least one is "
         "harmed and at least one is not; else undecided.",
-        "What a condition changes is shown beside, with OPD in place of magnitude, and decides nothing.",
+        "What a condition changes is shown beside, and decides nothing.",
     ),
     written="2026-11-30",
     analysis=by_effects(effects, "points of calibration error", MARGIN, answered, beside=beside),
