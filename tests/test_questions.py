@@ -293,7 +293,7 @@ def test_the_command_computes_judges_and_writes_a_page(tiny, monkeypatch):
     page = (tiny / "questions" / "tiny.md").read_text()
     assert "# Is magnitude better?" in page
     assert "![Is magnitude better?](tiny.svg)" in page
-    assert "4 cells (all done), 1 blocks (two-moons × mlp(widths=(8,)))" in page.replace("\\", "")
+    assert "4 cells (all done), 1 block (two-moons × mlp(widths=(8,)))" in page.replace("\\", "")
     assert (tiny / "questions" / "tiny.svg").read_text().startswith("<?xml")
 
     pack(tiny / "question-results", "tiny", tiny)
