@@ -17,7 +17,7 @@ from bayesprune.reports.records.division import divided
 from bayesprune.reports.records.frame import DENSE, Records, prepare
 from bayesprune.reports.records.ranking import rankings
 from browsers import browser, complaints, lacking, requests, shown, violations
-from pages import cell, language, regressions, results
+from pages import LEVELS, cell, language, regressions, results
 
 pytestmark = pytest.mark.skipif(bool(lacking()), reason=lacking() or "a browser is there")
 
@@ -42,6 +42,14 @@ def everything():
         r
         for r in rows
         if (r["method"], r["dataset"], r["architecture"], r["units"]) != ("lamp", "letters", "mlp", "weights")
+    ]
+    for row in rows:  # results without a value: one here and there, and a whole seed of the language models
+        lacks = (row["method"], row["seed"], row["sparsity_target"]) == ("lamp", 1, 0.9) and row["units"] == "groups"
+        row["accuracy"] = None if lacks else row.get("accuracy")
+    rows += [
+        cell(m, "characters", "lstm", "weights", 3, level, None, bpc=None)
+        for m in ("magnitude", "opd")
+        for level in LEVELS
     ]
     rows += [cell("opd", "digits", "mlp", "weights", s, None, 0.9 - 0.01 * s) for s in (0, 1, 2)]
     reason = {"reason": HOSTILE, "traceback": f"ValueError: {HOSTILE}", "accuracy": None, "nll": None, "ece": None}
@@ -301,7 +309,7 @@ def test_a_link_restores_the_choice(driver, page):
     shown(driver, page, link)
     assert rows(driver, "#ranks") == before
     assert driver.execute_script(boxes) == ticked
-    assert [value for value, on in ticked if not on] == ["groups", "mlp", "lamp", "0", "2"]
+    assert [value for value, on in ticked if not on] == ["groups", "mlp", "lamp", "0", "2", "3"]
     driver.execute_script("location.hash = '#compare?method=opd&method=nobody&units=nonsense'")
     eventually(lambda: len(rows(driver, "#ranks")) == 1)
     assert rows(driver, "#ranks")[0][0] == "opd"

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from ...bench.results.scores import Scores
 from ..records.blocks import Part, block_of, complete_parts
@@ -36,12 +37,19 @@ def _cube(records: Records, panel: Panel) -> Json | None:
         return None
     seeds = sorted({int(seed) for table in tables.values() for seed in table.index})
     levels = sorted({float(level) for table in tables.values() for level in table.columns})
-    values = [table.reindex(index=seeds, columns=levels).to_numpy(float) for table in tables.values()]
+    cells = [_cells(rows[rows["label"] == label], table) for label, table in tables.items()]
+    values = [table.reindex(index=seeds, columns=levels).to_numpy(float) for table in cells]
     dense = dense_by_seed(records, panel, metric).reindex(seeds)
     return _place(panel) | {
         "metric": metric.name, "methods": list(tables), "seeds": seeds, "sparsities": levels,
         "halvings": packed(halvings(levels)), "values": packed(np.stack(values)), "dense": packed(dense),
     }  # fmt: skip
+
+
+def _cells(rows: pd.DataFrame, values: pd.DataFrame) -> pd.DataFrame:
+    """The values, infinite where a result has none: it counts among the gaps that a seed or a sparsity leaves by."""
+    there = by_seed(rows.assign(there=1.0), "there").notna()
+    return values.mask(there & values.isna(), np.inf)
 
 
 def sums(records: Records, scores: Mapping[str, Scores], largest: int = LARGEST) -> list[Json]:

@@ -11,6 +11,7 @@ function unpackedCube(cube, number) {
     sparsities: cube.sparsities,
     halvings: unpacked(cube.halvings),
     dense: unpacked(cube.dense),
+    /** NaN where nothing was run, infinite where a result has no value. */
     value: (m, s, l) => values[(m * seeds + s) * levels + l],
   };
 }
@@ -36,6 +37,7 @@ function ranking(cubes, choice, page) {
 /** The part of a panel in which every chosen method has every seed and sparsity: areas and relative areas by method. */
 function blockOf(cube, choice, page) {
   const there = (m, s, l) => Number.isFinite(cube.value(m, s, l));
+  const hasRun = (m, s, l) => !Number.isNaN(cube.value(m, s, l));
   const [everySeed, everyLevel] = [
     range(cube.seeds.length).filter((s) => choice.seeds.has(cube.seeds[s])),
     range(cube.sparsities.length),
@@ -43,8 +45,8 @@ function blockOf(cube, choice, page) {
   const methods = range(cube.methods.length).filter(
     (m) => choice.methods.has(cube.methods[m]) && everySeed.some((s) => everyLevel.some((l) => there(m, s, l))),
   );
-  const seeds = everySeed.filter((s) => methods.some((m) => everyLevel.some((l) => there(m, s, l))));
-  const levels = everyLevel.filter((l) => methods.some((m) => seeds.some((s) => there(m, s, l))));
+  const seeds = everySeed.filter((s) => methods.some((m) => everyLevel.some((l) => hasRun(m, s, l))));
+  const levels = everyLevel.filter((l) => methods.some((m) => seeds.some((s) => hasRun(m, s, l))));
   if (!methods.length) return null;
   const [m, s, l] = completePart(methods.map((i) => seeds.map((j) => levels.map((k) => there(i, j, k)))));
   const [own, under, at] = [m.map((i) => methods[i]), s.map((j) => seeds[j]), l.map((k) => levels[k])];
