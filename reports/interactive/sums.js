@@ -87,8 +87,8 @@ function averagedColumns(block, levels) {
   const over = (value) => levels.reduce((sum, l, k) => sum + weights[k] * value(l), 0);
   const column = (a, l) => a * block.columns + l;
   return {
-    mean: (s, a) => over((l) => block.mean(s, column(a, l))),
-    half: (s, parity, a) => over((l) => block.half(s, parity, column(a, l))),
+    mean: (s, a) => rounded(over((l) => block.mean(s, column(a, l)))),
+    half: (s, parity, a) => rounded(over((l) => block.half(s, parity, column(a, l)))),
     product: (s, a, t, b) => over((l) => over((m) => block.product(s, column(a, l), t, column(b, m)))),
   };
 }
