@@ -9,6 +9,11 @@ from pathlib import Path
 import pytest
 
 FLAGS = ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--hide-scrollbars", "--disable-gpu")
+STILL = """
+const style = document.createElement("style");
+style.textContent = "* { transition: none !important; animation: none !important; }";
+document.head.append(style);
+"""  # colours on their way to others are none that anybody reads
 SERIOUS = {"serious", "critical"}
 
 
@@ -51,9 +56,9 @@ def shown(driver, path, fragment="", width=1300, height=1000, dark=False, media=
     return driver
 
 
-def complaints(driver):
-    """What the console holds since it was last asked."""
-    return [entry["message"] for entry in driver.get_log("browser")]
+def complaints(driver, only=None):
+    """What the console holds since it was last asked; `only` of one level, such as SEVERE."""
+    return [entry["message"] for entry in driver.get_log("browser") if only in (None, entry["level"])]
 
 
 def requests(driver):
@@ -68,7 +73,7 @@ def violations(driver, within="document"):
     import axe_core_python
 
     folder = Path(next(iter(axe_core_python.__path__)))
-    driver.execute_script("document.getAnimations().forEach((one) => one.finish())")  # colours on their way to others
+    driver.execute_script(STILL)
     driver.execute_script((folder / "axe.min.js").read_text(encoding="utf-8"))
     driver.set_script_timeout(120)
     found = driver.execute_async_script(

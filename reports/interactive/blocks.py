@@ -13,8 +13,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from ...bench.results.scores import Scores
+from ..leaderboard.paired import means_of
 from ..records.blocks import Part, block_of, complete_parts
 from ..records.frame import Panel, Records, by_seed, dense_by_seed, halvings, panel_metric, panels, pruned
 
@@ -36,12 +38,19 @@ def _cube(records: Records, panel: Panel) -> Json | None:
         return None
     seeds = sorted({int(seed) for table in tables.values() for seed in table.index})
     levels = sorted({float(level) for table in tables.values() for level in table.columns})
-    values = [table.reindex(index=seeds, columns=levels).to_numpy(float) for table in tables.values()]
+    cells = [_cells(rows[rows["label"] == label], table) for label, table in tables.items()]
+    values = [table.reindex(index=seeds, columns=levels).to_numpy(float) for table in cells]
     dense = dense_by_seed(records, panel, metric).reindex(seeds)
     return _place(panel) | {
         "metric": metric.name, "methods": list(tables), "seeds": seeds, "sparsities": levels,
         "halvings": packed(halvings(levels)), "values": packed(np.stack(values)), "dense": packed(dense),
     }  # fmt: skip
+
+
+def _cells(rows: pd.DataFrame, values: pd.DataFrame) -> pd.DataFrame:
+    """The values, infinite where a result has none: it counts among the gaps that a seed or a sparsity leaves by."""
+    there = by_seed(rows.assign(there=1.0), "there").notna()
+    return values.mask(there & values.isna(), np.inf)
 
 
 def sums(records: Records, scores: Mapping[str, Scores], largest: int = LARGEST) -> list[Json]:
@@ -95,12 +104,12 @@ def _sums(records: Records, part: Part, scores: Mapping[str, Scores]) -> Json:
     tests = [next(scores[key].test for (_, s, _), key in part.keys.items() if s == seed) for seed in part.seeds]
     names = list(dict.fromkeys(tests))
     found = _by_sparsity(part, scores) if _has_gaps(part) else block_of(records, part, part.entrants, scores).scores
-    halves = [[_means(own[:, half::2]) for half in (0, 1)] for own in found]
+    halves = [[means_of(own[:, half::2]) for half in (0, 1)] for own in found]
     return _place(part.panel) | {
         "entrants": list(part.entrants), "seeds": list(part.seeds), "sparsities": list(part.sparsities),
         "halvings": packed(halvings(part.sparsities)), "columns": _columns(part),
         "tests": [names.index(test) for test in tests], "examples": [own.shape[1] for own in found],
-        "means": packed(np.array([_means(own) for own in found])), "halves": packed(np.array(halves)),
+        "means": packed(np.array([means_of(own) for own in found])), "halves": packed(np.array(halves)),
         "products": packed(products(found, tests)),
     }  # fmt: skip
 
@@ -114,10 +123,6 @@ def _by_sparsity(part: Part, scores: Mapping[str, Scores]) -> list[np.ndarray]:
         rows = [scores[key].values.astype(float) if key else np.full(examples, np.nan) for key in own]
         found.append(np.stack(rows))
     return found
-
-
-def _means(rows: np.ndarray) -> np.ndarray:
-    return rows.mean(axis=1)
 
 
 def products(rows: Sequence[np.ndarray], tests: Sequence[str]) -> np.ndarray:

@@ -17,7 +17,11 @@ function fromAddress(hash, page) {
   const said = new URLSearchParams(hash.slice(PREFIX.length));
   const one = (name, known) => (known.includes(said.get(name)) ? said.get(name) : null);
   state.units = one("units", page.options.units) || state.units;
-  state.metric = one("metric", page.metrics.map((metric) => metric.name)) || state.metric;
+  state.metric =
+    one(
+      "metric",
+      page.metrics.map((metric) => metric.name),
+    ) || state.metric;
   state.record = one("record", page.keys) || "";
   for (const name of LISTS) {
     if (!said.has(name)) continue;
@@ -45,27 +49,53 @@ function choiceOf(state, page) {
   return {
     methods: new Set([...state.method].map(page.number)),
     seeds: state.seed,
-    hasBlock: (block) => block.units === state.units && state.dataset.has(block.dataset) && state.architecture.has(block.architecture),
+    hasBlock: (block) =>
+      block.units === state.units && state.dataset.has(block.dataset) && state.architecture.has(block.architecture),
   };
 }
 
-const TITLES = { units: "Units", dataset: "Data sets", architecture: "Architectures", method: "Methods", seed: "Seeds" };
+const TITLES = {
+  units: "Units",
+  dataset: "Data sets",
+  architecture: "Architectures",
+  method: "Methods",
+  seed: "Seeds",
+};
 
 /** Fills the form; `changed(state)` is called with each new choice. */
 function showChoice(form, state, page, changed) {
-  const radios = page.options.units.map((units) => box("radio", "units", units, state.units === units, null, () => changed({ ...state, units })));
+  const radios = page.options.units.map((units) =>
+    box("radio", "units", units, state.units === units, null, () => changed({ ...state, units })),
+  );
   const groups = page.options.units.length > 1 ? [fields("units", radios)] : [];
   for (const name of LISTS) {
     const boxes = page.options[name].map((value) => {
       const swatch = name === "method" && page.looks[value] ? swatchOf(page.looks[value]) : null;
-      return box("checkbox", name, value, state[name].has(value), swatch, (on) => changed({ ...state, [name]: toggled(state[name], value, on, page.options[name]) }));
+      return box("checkbox", name, value, state[name].has(value), swatch, (on) =>
+        changed({ ...state, [name]: toggled(state[name], value, on, page.options[name]) }),
+      );
     });
-    const all = (label, values) => element("button", { type: "button", "data-all": `${name}-${label}`, onclick: () => changed({ ...state, [name]: new Set(values) }) }, label);
-    const buttons = boxes.length > 2 ? [element("span", { class: "all" }, all("all", page.options[name]), all("none", []))] : [];
+    const all = (label, values) =>
+      element(
+        "button",
+        {
+          type: "button",
+          "data-all": `${name}-${label}`,
+          onclick: () => changed({ ...state, [name]: new Set(values) }),
+        },
+        label,
+      );
+    const buttons =
+      boxes.length > 2 ? [element("span", { class: "all" }, all("all", page.options[name]), all("none", []))] : [];
     groups.push(fields(name, boxes, buttons));
   }
-  const reset = element("button", { type: "button", "data-all": "reset", onclick: () => changed(everything(page)) }, "Reset the choice");
-  const focused = document.activeElement && form.contains(document.activeElement) ? nameOf(document.activeElement) : null;
+  const reset = element(
+    "button",
+    { type: "button", "data-all": "reset", onclick: () => changed(everything(page)) },
+    "Reset the choice",
+  );
+  const focused =
+    document.activeElement && form.contains(document.activeElement) ? nameOf(document.activeElement) : null;
   form.replaceChildren(...groups, element("p", { class: "buttons" }, reset));
   if (focused) [...form.querySelectorAll("input, button")].find((one) => nameOf(one) === focused)?.focus();
 }
@@ -79,7 +109,12 @@ function toggled(set, value, on, order) {
 }
 
 function fields(name, boxes, buttons = []) {
-  return element("fieldset", { class: `choose ${name}` }, element("legend", {}, TITLES[name], ...buttons), element("div", { class: "boxes" }, ...boxes));
+  return element(
+    "fieldset",
+    { class: `choose ${name}` },
+    element("legend", {}, TITLES[name], ...buttons),
+    element("div", { class: "boxes" }, ...boxes),
+  );
 }
 
 function box(type, name, value, checked, swatch, changed) {

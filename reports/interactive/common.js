@@ -6,11 +6,15 @@ function completePart(there) {
   for (;;) {
     const gaps = kept.map((own) => own.map(() => 0));
     let count = 0;
-    kept[0].forEach((m, i) => kept[1].forEach((s, j) => kept[2].forEach((l, k) => {
-      if (there[m][s][l]) return;
-      count++;
-      [gaps[0][i]++, gaps[1][j]++, gaps[2][k]++];
-    })));
+    kept[0].forEach((m, i) =>
+      kept[1].forEach((s, j) =>
+        kept[2].forEach((l, k) => {
+          if (there[m][s][l]) return;
+          count++;
+          [gaps[0][i]++, gaps[1][j]++, gaps[2][k]++];
+        }),
+      ),
+    );
     if (!count) return kept;
     const size = kept[0].length * kept[1].length * kept[2].length;
     const shares = gaps.map((own, axis) => own.map((gap) => gap / (size / kept[axis].length)));

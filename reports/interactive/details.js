@@ -39,13 +39,31 @@ function beside(hover, target) {
 /** Fills and opens the dialog with the records of a cell. */
 function openCell(dialog, cell, page, figure) {
   const done = cell.records;
-  const head = element("div", { class: "dialog-head" }, element("h2", { id: "cell-title" }, cell.title),
-    element("button", { type: "button", onclick: () => dialog.close() }, "Close"));
+  const head = element(
+    "div",
+    { class: "dialog-head" },
+    element("h2", { id: "cell-title" }, cell.title),
+    element("button", { type: "button", onclick: () => dialog.close() }, "Close"),
+  );
   const links = page.figures.filter((one) => document.getElementById(`figure-${one.name}`)).slice(0, 12);
-  dialog.replaceChildren(head,
+  dialog.replaceChildren(
+    head,
     ...(figure ? [element("figure", {}, element("div", { class: "drawing" }, figure))] : []),
     ...done.map((i) => recordOf(page.records, i, done.length === 1)),
-    ...(links.length ? [element("p", { class: "note" }, "Figures of this page: ", ...links.flatMap((one, k) => [k ? ", " : "", element("a", { href: `#figure-${one.name}`, onclick: () => dialog.close() }, one.title)]))] : []));
+    ...(links.length
+      ? [
+          element(
+            "p",
+            { class: "note" },
+            "Figures of this page: ",
+            ...links.flatMap((one, k) => [
+              k ? ", " : "",
+              element("a", { href: `#figure-${one.name}`, onclick: () => dialog.close() }, one.title),
+            ]),
+          ),
+        ]
+      : []),
+  );
   if (!dialog.open) dialog.showModal();
 }
 
@@ -54,10 +72,22 @@ function recordOf(records, i, open) {
   const fields = records.names.filter((name) => !name.startsWith("run_")).map((name) => [name, records.value(name, i)]);
   const shown = fields.filter(([, value]) => value !== null && value !== "");
   const list = shown.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, String(value))]);
-  return element("details", { class: "record", open },
+  return element(
+    "details",
+    { class: "record", open },
     element("summary", {}, `Seed ${records.value("seed", i)}: ${records.value("status", i)}`),
     ...(command
-      ? [element("p", {}, "Recompute this cell: ", copyButton(command)), element("pre", { tabindex: 0, "aria-label": "Command" }, command)]
-      : [element("p", { class: "note" }, "The record does not say with which settings it was run, so there is no command.")]),
-    element("dl", {}, ...list));
+      ? [
+          element("p", {}, "Recompute this cell: ", copyButton(command)),
+          element("pre", { tabindex: 0, "aria-label": "Command" }, command),
+        ]
+      : [
+          element(
+            "p",
+            { class: "note" },
+            "The record does not say with which settings it was run, so there is no command.",
+          ),
+        ]),
+    element("dl", {}, ...list),
+  );
 }

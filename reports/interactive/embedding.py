@@ -11,8 +11,9 @@ from pathlib import Path
 from markupsafe import Markup
 
 SCRIPTS = (
-    "numbers", "statistics", "letters", "generator", "common", "paired", "leaderboard", "ranking", "elements", "words",
-    "records", "choice", "table", "figures", "details", "shown", "page", "main",
+    "numbers", "statistics", "letters", "generator", "common", "sums", "paired", "leaderboard", "bootstrap", "ranking",
+    "elements", "words", "records", "choice", "table", "canvas", "ranks_figure", "curve_figure", "details", "standing",
+    "ranks", "blocks", "page", "main",
 )  # fmt: skip
 """Files without their suffix, in the order in which they follow one another; they share one scope."""
 

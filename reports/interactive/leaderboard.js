@@ -4,7 +4,10 @@ const MOST_SPLITS = 200;
 
 /** Blocks of the chosen entrants and seeds in which all of them meet; null if there is none. */
 function fieldOf(blocks, choice) {
-  const parts = blocks.filter((block) => choice.hasBlock(block)).map((block) => partOf(block, choice)).filter(Boolean);
+  const parts = blocks
+    .filter((block) => choice.hasBlock(block))
+    .map((block) => partOf(block, choice))
+    .filter(Boolean);
   const several = parts.filter((part) => part.seeds.length > 1);
   const names = (part) => part.entrants.map((a) => part.block.entrants[a]);
   const common = commonPart(several.length ? several : parts, names);

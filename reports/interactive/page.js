@@ -11,14 +11,17 @@ function pageOf(data) {
   const cells = cellsOf(records);
   const blocks = blocksOf(cells);
   return {
-    records, number, cubes,
+    records,
+    number,
+    cubes,
     labels: data.labels,
     looks: data.looks,
     metrics: data.metrics,
     metric: (name) => metrics.get(name),
     firstMetric: mostFrequent(cubes.map((cube) => cube.metric)) || data.metrics[0].name,
     sums: data.sums.map((sums) => unpackedSums(sums, number)),
-    cells, blocks,
+    cells,
+    blocks,
     draws: data.draws,
     critical: data.critical,
     baseline: number(data.baseline),
@@ -26,7 +29,9 @@ function pageOf(data) {
     budget: data.budget,
     keys: data.records.key,
     options: {
-      units: [...new Set(blocks.map((block) => block.units))].sort((a, b) => (b === "weights") - (a === "weights") || (a < b ? -1 : 1)),
+      units: [...new Set(blocks.map((block) => block.units))].sort(
+        (a, b) => (b === "weights") - (a === "weights") || (a < b ? -1 : 1),
+      ),
       dataset: distinct("dataset").sort(),
       architecture: distinct("architecture").sort(),
       method: data.labels,
@@ -101,9 +106,12 @@ function start(page) {
 }
 
 function chosenText({ ranking: ranks, board }, page, state) {
-  if (!ranks) return "Nothing can be ranked: that needs a data set, an architecture, a seed, and a method with results at a sparsity that was asked for.";
+  if (!ranks)
+    return "Nothing can be ranked: that needs a data set, an architecture, a seed, and a method with results at a sparsity that was asked for.";
   const blocks = page.blocks.filter(choiceOf(state, page).hasBlock).length;
-  const [found, first] = board ? [board, page.labels[board.standings[0].entrant]] : [ranks, page.labels[ranks.standings[0].method]];
+  const [found, first] = board
+    ? [board, page.labels[board.standings[0].entrant]]
+    : [ranks, page.labels[ranks.standings[0].method]];
   const many = `${counted(found.standings.length, "method")} in ${found.blocks.length} of ${counted(blocks, "block")}`;
   return `${many}, ${counted(state.seed.size, "seed")}: first is ${first}. ${page.budget}`;
 }

@@ -39,10 +39,13 @@ function blockId(dataset, architecture, units) {
 /** Blocks in which anything was pruned, in the order of their names. */
 function blocksOf(cells) {
   const pruned = [...cells].filter(([, methods]) => [...methods.keys()].some((method) => method !== "dense"));
-  return pruned.map(([id]) => id).sort().map((id) => {
-    const [dataset, architecture, units] = JSON.parse(id);
-    return { id, dataset, architecture, units };
-  });
+  return pruned
+    .map(([id]) => id)
+    .sort()
+    .map((id) => {
+      const [dataset, architecture, units] = JSON.parse(id);
+      return { id, dataset, architecture, units };
+    });
 }
 
 /** Values of a metric, one for each of the seeds that has any, as [seed, value, record]. */
@@ -84,8 +87,12 @@ function commandOf(records, i) {
   const run = (name) => records.value(`run_${name}`, i);
   if (!run("settings")) return null;
   const lists = {
-    datasets: run("dataset"), architectures: run("architecture"), methods: run("method"), sparsity: run("sparsity"),
-    seeds: records.value("seed", i), units: JSON.stringify(records.value("units", i)),
+    datasets: run("dataset"),
+    architectures: run("architecture"),
+    methods: run("method"),
+    sparsity: run("sparsity"),
+    seeds: records.value("seed", i),
+    units: JSON.stringify(records.value("units", i)),
   };
   const lines = Object.entries(lists).map(([name, text]) => `"${name}":[${text}]`);
   const settings = run("settings").slice(1, -1);

@@ -66,10 +66,22 @@ function fillTable(table, columns, rows) {
   const name = sorted >= 0 ? table.tHead.rows[0].cells[sorted].textContent : "";
   const direction = sorted >= 0 ? table.tHead.rows[0].cells[sorted].getAttribute("aria-sort") : "";
   const style = (k) => (k === 0 || columns[k].left ? { class: "left" } : {});
-  const heads = columns.map((column, k) => element("th", { scope: "col", ...style(k), "data-first": column.first }, column.text));
-  const body = rows.map((row) => element("tr", {}, ...row.map((cell, k) => element(k ? "td" : "th", { ...style(k), scope: k ? null : "row" }, cell))));
+  const heads = columns.map((column, k) =>
+    element("th", { scope: "col", ...style(k), "data-first": column.first }, column.text),
+  );
+  const body = rows.map((row) =>
+    element(
+      "tr",
+      {},
+      ...row.map((cell, k) => element(k ? "td" : "th", { ...style(k), scope: k ? null : "row" }, cell)),
+    ),
+  );
   const caption = table.caption;
-  table.replaceChildren(...(caption ? [caption] : []), element("thead", {}, element("tr", {}, ...heads)), element("tbody", {}, ...body));
+  table.replaceChildren(
+    ...(caption ? [caption] : []),
+    element("thead", {}, element("tr", {}, ...heads)),
+    element("tbody", {}, ...body),
+  );
   sortable(table);
   const again = columns.findIndex((column) => column.text === name);
   if (name && again >= 0) sortBy(table, again, direction);

@@ -11,7 +11,9 @@ function fixed(value, digits) {
 /** `2.1 [1.8, 2.4]`; without brackets where there is no interval. */
 function intervalText({ value, low, high }, scale, digits) {
   const text = fixed(scale * value, digits);
-  return Number.isFinite(low) && text !== NONE ? `${text} [${fixed(scale * low, digits)}, ${fixed(scale * high, digits)}]` : text;
+  return Number.isFinite(low) && text !== NONE
+    ? `${text} [${fixed(scale * low, digits)}, ${fixed(scale * high, digits)}]`
+    : text;
 }
 
 /** `97.2 ± 0.4`; without the deviation for a single seed. */

@@ -19,6 +19,12 @@ from .student import t_quantile, two_sided_p
 
 Array = NDArray[np.float64]
 ROUNDING = 1e-12  # of two variances whose difference is meant to be zero
+DIGITS = 12  # of means: equal accuracies must tie, whatever the order of summation
+
+
+def means_of(scores: Array) -> Array:
+    """Mean score of each entrant over examples, (entrants,)."""
+    return np.round(scores.mean(axis=1), DIGITS)
 
 
 @dataclass(frozen=True)
@@ -40,7 +46,7 @@ class Block:
     @property
     def means(self) -> Array:
         """Mean score of each entrant under each seed, (seeds, entrants)."""
-        return np.array([scores.mean(axis=1) for scores in self.scores])
+        return np.array([means_of(scores) for scores in self.scores])
 
     def of(self, names: Sequence[str]) -> Block:
         """The same with these entrants alone."""

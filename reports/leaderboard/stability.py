@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .paired import Array, Block
+from .paired import Array, Block, means_of
 
 SPLITS = 200
 
@@ -58,7 +58,7 @@ def tau(a: Array, b: Array) -> float:
 
 def _scores(blocks: Sequence[Block], seeds: Sequence[int], parity: int) -> Array:
     """Mean over blocks of the mean over these seeds, on the even or the odd examples."""
-    return np.mean([np.mean([b.scores[s][:, parity::2].mean(axis=1) for s in seeds], axis=0) for b in blocks], axis=0)
+    return np.mean([np.mean([means_of(b.scores[s][:, parity::2]) for s in seeds], axis=0) for b in blocks], axis=0)
 
 
 def halves(seeds: int) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
