@@ -26,6 +26,7 @@ _HOMES = {
     "TrainerPruning": "bench.integrations.transformers",
     "attach": "bench.face.attach",
     "fit": "bench.face.fit",
+    "integrations": "bench.integrations:",
     "left_out": "architectures.discovery.units_of",
     "load": "bench.face.prune",
     "prune": "bench.face.prune",

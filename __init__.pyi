@@ -1,6 +1,7 @@
 """Types of the names that `bayesprune` offers; where they live is in `_HOMES` of `__init__.py`."""
 
 from .architectures.discovery.units_of import left_out, units
+from .bench import integrations
 from .bench.contract import check
 from .bench.doctor.diagnosis import diagnose as doctor
 from .bench.face.attach import attach
@@ -49,6 +50,7 @@ __all__ = [
     "curvature",
     "doctor",
     "fit",
+    "integrations",
     "left_out",
     "load",
     "load_dataset",

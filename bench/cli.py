@@ -74,10 +74,17 @@ _PLUGIN = click.option(
 )  # fmt: skip
 @click.option("--pin", is_flag=True, help="Keep cells with the class of machine that trained their network.")
 @click.option("--wait", is_flag=True, help="Wait for another run into the folder to end, instead of refusing.")
+@click.option(
+    "--track",
+    "trackers",
+    multiple=True,
+    metavar="TRACKER",
+    help="Tell every cell that is computed to wandb, mlflow or tensorboard too; repeatable. See `bayesprune track`.",
+)
 @_PLUGIN
 def run(
     matrix: str, out: str, jobs: int | None, shard: str, dry_run: bool, retry_failed: bool, device: str, strict: bool,
-    executor: str, pin: bool, wait: bool, plugins: tuple[str, ...],
+    executor: str, pin: bool, wait: bool, trackers: tuple[str, ...], plugins: tuple[str, ...],
 ) -> None:  # fmt: skip
     """Run the cells of MATRIX, a YAML file or the name of a shipped matrix; of `mission` if none is named.
 
@@ -97,6 +104,7 @@ def run(
     part = _shard(shard)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
+        from ..reports.commands import tracking
         from .harness.dry_run import describe
         from .harness.run_matrix import run as run_matrix
         from .progress_bar import bar
@@ -104,10 +112,21 @@ def run(
         if dry_run:
             click.echo(describe(matrix, out, jobs, part, retry_failed, device, plugins, executor))
             return
-        table = run_matrix(
-            matrix, out, jobs=jobs, shard=part, retry_failed=retry_failed, device=device, plugins=plugins,
-            executor=executor, progress=bar, wait=wait, pin=pin,
-        )  # fmt: skip
+        with tracking(trackers, Path(out)) as watch:
+            table = run_matrix(
+                matrix,
+                out,
+                jobs=jobs,
+                shard=part,
+                retry_failed=retry_failed,
+                device=device,
+                plugins=plugins,
+                executor=executor,
+                progress=bar,
+                watch=watch,
+                wait=wait,
+                pin=pin,
+            )
     except KeyboardInterrupt:
         click.echo(f"\nInterrupted. Finished cells are in {out}; run the same command again to go on.", err=True)
         sys.exit(130)
@@ -126,6 +145,7 @@ def report(results: tuple[str, ...], out: str, title: str) -> None:
     from ..reports.build import report as build
     from ..reports.commands import among_the_reference, ledger_page
     from .results.frames import results as read
+    from .results.scores import all_scores
     from .results.store import Store
 
     frame = read(*results)
@@ -134,7 +154,7 @@ def report(results: tuple[str, ...], out: str, title: str) -> None:
     for gap in missing:
         click.echo(f"bayesprune: warning: {gap}", err=True)
     index = build(frame, Path(out), title=title, missing=missing, leading=among_the_reference(frame),
-                  pages=ledger_page(Path(out)))  # fmt: skip
+                  pages=ledger_page(Path(out)), scores=all_scores(*results))  # fmt: skip
     click.echo(f"Report: {index}")
 
 

@@ -87,7 +87,7 @@ class Registry:
                 raise UsageError(f"{self.kind} name {name!r} is taken by {owner}; choose another name")
             self._builders[name] = builder
             self._revisions[name] = revision
-            self._origins.setdefault(name, self._loading or (BUILT_IN if module.startswith(self.package) else module))
+            self._origins[name] = BUILT_IN if module.startswith(self.package) else self._loading or module
             return builder
 
         return keep

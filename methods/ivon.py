@@ -36,6 +36,7 @@ from .closed_forms.order_statistics import quantiles
 from .closed_forms.posteriors import Conjugate
 from .opd import opd
 from .pruner import Inference, Pruner, register
+from .scores.moments import Moment, ranking
 
 BETA1 = 0.9
 AUTHORS_BETA2 = 0.99999
@@ -174,16 +175,16 @@ class IVON(Inference[Conjugate]):
 @register("ivon-opd", revision=2)
 def ivon_opd(
     precision: PositiveFloat = 1.0, start: PositiveFloat = 1.0, beta2: float | None = None,
-    lr_factor: PositiveFloat = 100.0, preset: Literal["authors"] | None = None,
+    lr_factor: PositiveFloat = 100.0, preset: Literal["authors"] | None = None, by: Moment = "both",
 ) -> Pruner[Any]:  # fmt: skip
     """Posterior damage ½Λm², half the squared signal-to-noise ratio, after training by IVON (Shen et al. 2024).
 
-    `preset: authors` has their memory of h, too.
+    `preset: authors` has their memory of h, too; `by` a moment alone ranks by |m| or by Λ.
 
     Formula: s_k = ½ N (h_k + δ/N) m_k²
     Oracle: test_hooks.py::test_ivon_finds_the_curvature_of_a_quadratic
     """
-    return Pruner(partial(IVON, precision, start, AUTHORS_BETA2 if preset else beta2, lr_factor), opd)
+    return Pruner(partial(IVON, precision, start, AUTHORS_BETA2 if preset else beta2, lr_factor), ranking(by, opd))
 
 
 @register("ivon-bmr", revision=2)

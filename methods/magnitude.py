@@ -15,12 +15,13 @@ from __future__ import annotations
 from functools import partial
 from typing import Literal
 
-from torch import Tensor
-
 from .closed_forms.posteriors import Laplace
 from .curvature.estimate import CurvatureStructure
 from .laplace.map import MAP
-from .pruner import Pruner, State, register
+from .pruner import Pruner, register
+from .scores.moments import magnitude
+
+__all__ = ["magnitude", "magnitude_pruner"]
 
 
 @register("magnitude")
@@ -32,8 +33,3 @@ def magnitude_pruner(
     The score reads no curvature: it is that of the posterior on which `adjust: condition` moves what stays.
     """
     return Pruner(partial(MAP, precision, curvature=curvature), magnitude)
-
-
-def magnitude(state: State) -> Tensor:
-    """|θ|, summed over a unit's weights; shape (units.n,)."""
-    return state.units.gather({name: weight.abs() for name, weight in state.weights().items()})

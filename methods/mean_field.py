@@ -30,6 +30,7 @@ from .closed_forms.flat import named
 from .closed_forms.posteriors import Conjugate
 from .opd import opd
 from .pruner import TUNING_GRID, Pruner, register
+from .scores.moments import Moment, ranking
 from .variational.inference import TEMPERED, Variational, WarmUp, equal_log_sigma
 from .variational.student import StudentT
 from .variational.weight_noise import Draws
@@ -185,10 +186,12 @@ def mean_field(
 def mean_field_pruner(
     prior: Prior = "student", precision: float | Literal["tuned"] = 1.0, start: float | None = None,
     kl: float | None = None, warm_up: tuple[int, int] | float | None = None, draws: Draws = "local",
-    preset: Literal["authors"] | None = None,
+    preset: Literal["authors"] | None = None, by: Moment = "both",
 ) -> Pruner[Conjugate]:  # fmt: skip
     """Signal to noise of mean-field inference without reduction: the control for `bmr` (Blundell et al. 2015).
 
-    `preset: authors` is the inference of Marković et al. (2024).
+    `preset: authors` is the inference of Marković et al. (2024); `by` a moment alone ranks by the
+    weight |w|, or by the 1/σ² of what is trained (of ŵ under Student's t, whose weights are γ ŵ).
     """
-    return Pruner(AUTHORS if preset == "authors" else mean_field(prior, precision, start, kl, warm_up, draws), opd)
+    inference = AUTHORS if preset == "authors" else mean_field(prior, precision, start, kl, warm_up, draws)
+    return Pruner(inference, ranking(by, opd))

@@ -22,6 +22,7 @@ from .curvature.output_vectors import CurvatureKind
 from .laplace.map import MAP
 from .laplace.prior_structure import PriorStructure
 from .pruner import Pruner, State, register
+from .scores.moments import precision_only
 
 
 @register("opd")
@@ -91,11 +92,6 @@ def opd(state: State[Laplace]) -> Tensor:
 def obd(state: State[Laplace]) -> Tensor:
     """½ c H_kk θ_k² in nats, summed over a unit's weights; shape (units.n,)."""
     return _damage(state, state.posterior.curvature)
-
-
-def precision_only(state: State[Laplace]) -> Tensor:
-    """Λ_kk, summed over a unit's weights; shape (units.n,)."""
-    return state.units.gather(state.posterior.precision)
 
 
 def _damage(state: State[Laplace], precision: Mapping[str, Tensor]) -> Tensor:

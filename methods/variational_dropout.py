@@ -20,6 +20,7 @@ from torch import Tensor
 
 from .closed_forms.posteriors import Gaussian
 from .pruner import Pruner, State, register
+from .scores.moments import Moment, ranking
 from .scores.signal_to_noise import log_signal
 from .variational.weight_dropout import TINY, WHOLE, Form, Start, VariationalDropout, kl
 
@@ -30,15 +31,17 @@ __all__ = ["VariationalDropout", "kl", "signal_over_noise", "variational_dropout
 def variational_dropout_pruner(
     threshold: float = 3.0, form: Form = "exact", warm_up: tuple[int, int] | float = 0.5, kl: float = 0.2,
     weights: Start = "network", start: float | None = None, preset: Literal["authors"] | None = None,
+    by: Moment = "both",
 ) -> Pruner[Gaussian]:  # fmt: skip
     """Sparse variational dropout: what has log α below 3 stays (Molchanov, Ashukha, Vetrov 2017).
 
-    `weights: small` is the authors' initialisation; `preset: authors` has the whole divergence too.
+    `weights: small` is the authors' initialisation; `preset: authors` has the whole divergence too. `by` a moment
+    alone ranks by |θ| or by 1/σ², and decides no sparsity.
     """
     if preset == "authors":
         warm_up, kl, weights = *WHOLE, "small"
     inference = partial(VariationalDropout, kl, warm_up, form=form, weights=weights, start=start)
-    return Pruner(inference, signal_over_noise, keep_above=-threshold)
+    return Pruner(inference, ranking(by, signal_over_noise), keep_above=-threshold if by == "both" else None)
 
 
 def signal_over_noise(state: State[Gaussian]) -> Tensor:

@@ -14,11 +14,14 @@ from markupsafe import Markup
 
 from ..bench.results.columns import IDENTITY, RESULTS, SECONDS
 from ..bench.results.frames import csv_text
+from ..bench.results.scores import Scores
 from ..datasets.atomic import write_atomically
 from ..datasets.errors import UsageError
 from . import summary
 from .drawing.panels import Drawing, save
 from .figures import drawings_of
+from .interactive.embedding import embedded
+from .interactive.payload import payload
 from .records.division import Part, divided
 from .records.frame import Records, prepare
 from .records.ranking import Ranking, rankings
@@ -28,6 +31,7 @@ from .writing.render import Table
 
 TRACEBACKS = 20
 NONE: Mapping[str, str] = MappingProxyType({})
+NO_SCORES: Mapping[str, Scores] = MappingProxyType({})
 PIXELS_PER_INCH = 135  # on the page; the figures are drawn for the narrower columns of a paper
 
 
@@ -38,11 +42,13 @@ class _Image:
     drawing: Drawing
     source: str
     width: int
+    height: int
 
 
 def report(
     frame: pd.DataFrame, out: Path | str, *, title: str = "Pruning report", missing: Sequence[str] = (),
     says: Sequence[str] = (), leading: Sequence[Table] = (), pages: Mapping[str, str] = NONE,
+    scores: Mapping[str, Scores] = NO_SCORES,
 ) -> Path:  # fmt: skip
     """Write a report of the records in `frame` to the folder `out`; returns the path of index.html.
 
@@ -50,26 +56,32 @@ def report(
     tables/*.{md,tex} and results.csv. The same frame gives the same bytes. index.html comes last and in one
     piece. `missing` are sentences about records that should be in `frame` and are not; the page shows them on
     top, under "Read with care". `says` are sentences and `leading` tables that come before those of the records;
-    `pages` are names of files beside index.html that it links to, with their titles. Raises UsageError if `out` cannot
-    be a folder.
+    `pages` are names of files beside index.html that it links to, with their titles. `scores` of test examples, by
+    key of the record, let the page test differences as the reader chooses; without them it only ranks. Raises
+    UsageError if `out` cannot be a folder.
     """
     out = _folder(Path(out))
     records = prepare(frame)
     parts = divided(records)
     ranked = rankings(parts[0].ranked)
-    images = [_image(drawing, out / "figures") for drawing in drawings_of(records, parts[0], ranked)]
+    drawings = drawings_of(records, parts[0], ranked)
+    images = [_image(drawing, out / "figures") for drawing in drawings]
     found = [*leading, *tables_of(records, parts, ranked)]
     _write_tables(out, found)
     _write(out / "results.csv", _csv(frame))
-    _write(out / "index.html", page(records, parts[0], ranked, images, found, title, missing, says, pages))
+    data = payload(parts[0], scores, drawings)
+    _write(out / "index.html", page(records, parts[0], ranked, images, found, title, missing, says, pages, data))
     return out / "index.html"
 
 
 def page(
     records: Records, part: Part, ranked: Sequence[Ranking], images: list[_Image], found: list[Table], title: str,
-    missing: Sequence[str] = (), says: Sequence[str] = (), pages: Mapping[str, str] = NONE,
+    missing: Sequence[str] = (), says: Sequence[str] = (), pages: Mapping[str, str] = NONE, data: str = "",
 ) -> str:  # fmt: skip
-    """The page as HTML, with the findings of one part of the records; their text and `missing` are escaped."""
+    """The page as HTML, with the findings of one part of the records; their text and `missing` are escaped.
+
+    `data` is what its scripts read, as `payload` makes it safe.
+    """
     return _template().render(
         title=title,
         of_records=True,
@@ -83,6 +95,7 @@ def page(
         failures=[(table, Markup(render.html_table(table))) for table in found if table.name == "failures"],  # noqa: S704
         tracebacks=_tracebacks(records),
         pages=pages,
+        embedded=embedded(data),
     )
 
 
@@ -94,7 +107,9 @@ def tables_page(
     _write_tables(out, found)
     shown = [(table, Markup(render.html_table(table))) for table in found]  # noqa: S704
     nothing = {part: [] for part in ("facts", "doubts", "missing", "images", "failures", "tracebacks", "pages")}
-    text = _template().render(title=title, of_records=False, headlines=says, tables=shown, incomplete=False, **nothing)
+    text = _template().render(
+        title=title, of_records=False, headlines=says, tables=shown, incomplete=False, embedded=embedded(""), **nothing
+    )
     _write(out / name, text)
     return out / name
 
@@ -116,7 +131,8 @@ def _template() -> jinja2.Template:
 
 def _image(drawing: Drawing, folder: Path) -> _Image:
     data = base64.b64encode(save(drawing, folder)).decode("ascii")
-    return _Image(drawing, f"data:image/svg+xml;base64,{data}", round(PIXELS_PER_INCH * drawing.figure.get_figwidth()))
+    width, height = (round(PIXELS_PER_INCH * float(inches)) for inches in drawing.figure.get_size_inches())
+    return _Image(drawing, f"data:image/svg+xml;base64,{data}", width, height)
 
 
 def _tracebacks(records: Records) -> list[tuple[str, str]]:

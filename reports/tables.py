@@ -32,7 +32,7 @@ MAIN = (
     "nll",
     "ece",
     "risk_bound",
-    "bits",
+    "bits_per_weight",
     "bits_compression",
     "bits_accuracy",
 )

@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 
 # Before torch reads it, and for the processes that tests start: threads that wait in turn cost more than they save.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -24,16 +25,16 @@ def generator() -> torch.Generator:
 
 @pytest.fixture(autouse=True)
 def forget_plugins():
-    """Methods that a test registers are gone after it."""
-    import sys
+    """What a test registers is gone after it."""
+    from bayesprune import architectures, datasets, methods
 
-    from bayesprune.methods import registry
-
-    builders, modules = dict(registry._builders), set(sys.modules)
+    registries = [part.registry for part in (methods, architectures, datasets)]
+    before, modules = [set(registry._builders) for registry in registries], set(sys.modules)
     yield
-    registry._builders = {
-        n: b for n, b in registry._builders.items() if n in builders or b.__module__.startswith("bayesprune.")
-    }
+    for registry, names in zip(registries, before, strict=True):
+        registry._builders = {
+            n: b for n, b in registry._builders.items() if n in names or b.__module__.startswith("bayesprune.")
+        }
     for name in set(sys.modules) - modules:
         if name.startswith("bayesprune_plugin_"):
             del sys.modules[name]

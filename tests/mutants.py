@@ -31,7 +31,7 @@ class Mutant(NamedTuple):
 
 MUTANTS = (
     # scores
-    Mutant("methods.magnitude", "weight.abs() for", "weight for"),
+    Mutant("methods.scores.moments", "weight.abs() for", "weight for"),
     Mutant("methods.opd", "mean[name].square().mul_(h).mul_(0.5)", "mean[name].square().mul_(h).mul_(0.25)"),
     Mutant("methods.snip", "(w * g).detach().abs()", "(w + g).detach().abs()"),
     Mutant("methods.grasp", "n: (w * hg).detach()", "n: (-w * hg).detach()"),
@@ -57,6 +57,10 @@ MUTANTS = (
            "return log_sigma - (mean.square() + TINY).log()"),
     Mutant("bench.training.loop", "loss = mean_loss(outputs, y, split.likelihood)",
            "loss = mean_loss(outputs, y, split.likelihood) * len(y) / (len(y) - 1)"),
+    Mutant("methods.vib", "0.5 * torch.log1p(mu.square() * (-2 * log_sigma).exp())",
+           "torch.log1p(mu.square() * (-2 * log_sigma).exp())"),
+    Mutant("methods.closed_forms.hard_concrete", "return (log_alpha + SHIFT).sigmoid()",
+           "return (log_alpha - SHIFT).sigmoid()"),
     # selection and metrics
     Mutant("bench.pruning.gradual", "1 - ((end - epoch) / (end - start + 1)) ** 3",
            "1 - ((end - epoch) / (end - start + 1)) ** 2"),

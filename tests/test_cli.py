@@ -40,8 +40,14 @@ def bayesprune(*arguments, cwd=None):
                           env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
 
 
+def here(*arguments):
+    """In this process, which has imported everything."""
+    return CliRunner().invoke(main, [*map(str, arguments)])
+
+
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "m.yaml").write_text(MATRIX)
     (tmp_path / "mine.py").write_text(PLUGIN)
     return tmp_path
@@ -50,17 +56,17 @@ def folder(tmp_path):
 def test_a_ten_line_plugin_is_listed_checked_run_and_reported(folder):
     listed = bayesprune("list", "methods", "--plugin", "mine.py", cwd=folder)
     assert "Signal-to-noise ratio of a Laplace posterior." in listed.stdout
-    checked = bayesprune("check", "mine.py", cwd=folder)
-    assert checked.returncode == 0, checked.stdout
+    checked = here("check", "mine.py")
+    assert checked.exit_code == 0, checked.output
     assert "0 failed" in checked.stdout
     ran = bayesprune("run", "m.yaml", "--plugin", "mine.py", "--out", "r", "--jobs", 1, cwd=folder)
     assert ran.returncode == 0, ran.stderr
     assert "8 done, 0 failed, 0 skipped" in ran.stdout
     assert "8/8 cells" in ran.stderr  # plain lines where there is no terminal
-    again = bayesprune("run", "m.yaml", "--plugin", "mine.py", "--out", "r", cwd=folder)
+    again = here("run", "m.yaml", "--plugin", "mine.py", "--out", "r")
     assert "Nothing to run" in again.stdout
-    reported = bayesprune("report", "r", "--out", "page", cwd=folder)
-    assert reported.returncode == 0, reported.stderr
+    reported = here("report", "r", "--out", "page")
+    assert reported.exit_code == 0, reported.output
     assert "biggest" in (folder / "page" / "index.html").read_text()
 
 
@@ -68,14 +74,14 @@ def test_a_plugin_that_reads_the_test_split_fails_its_check(folder):
     peek = "from bayesprune.datasets.load import load; load('digits').test; q = state.posterior"
     cheat = PLUGIN.replace("q = state.posterior", peek)
     (folder / "cheat.py").write_text(cheat)
-    checked = bayesprune("check", "cheat.py", cwd=folder)
-    assert checked.returncode == 1
+    checked = here("check", "cheat.py")
+    assert checked.exit_code == 1
     assert "BROKEN  never reads the test split" in checked.stdout
 
 
 def test_a_dry_run_tells_and_writes_nothing(folder):
-    told = bayesprune("run", "m.yaml", "--plugin", "mine.py", "--dry-run", cwd=folder)
-    assert told.returncode == 0, told.stderr
+    told = here("run", "m.yaml", "--plugin", "mine.py", "--dry-run")
+    assert told.exit_code == 0, told.output
     assert "8 cells, 0 of them finished, 8 to run" in told.stdout
     assert "2 networks to train" in told.stdout
     assert "estimated time" in told.stdout
@@ -98,11 +104,10 @@ def test_a_dry_run_tells_and_writes_nothing(folder):
         (["check", "absent.py"], "not a file"),
     ],
 )
-def test_mistakes_are_one_line_with_exit_code_2_and_write_nothing(folder, arguments, message, monkeypatch):
+def test_mistakes_are_one_line_with_exit_code_2_and_write_nothing(folder, arguments, message):
     (folder / "broken.py").write_text("1 / 0\n")
     before = sorted(folder.rglob("*"))
-    monkeypatch.chdir(folder)
-    result = CliRunner().invoke(main, arguments)
+    result = here(*arguments)
     assert result.exit_code == 2, result.output
     (line,) = result.stderr.strip().splitlines()
     assert line.startswith("bayesprune: error: ")
@@ -112,8 +117,8 @@ def test_mistakes_are_one_line_with_exit_code_2_and_write_nothing(folder, argume
 
 def test_one_broken_plugin_does_not_hide_the_others(folder):
     (folder / "broken.py").write_text("1 / 0\n")
-    listed = bayesprune("list", "methods", "--plugin", "broken.py", "--plugin", "mine.py", cwd=folder)
-    assert listed.returncode == 2
+    listed = here("list", "methods", "--plugin", "broken.py", "--plugin", "mine.py")
+    assert listed.exit_code == 2
     assert "biggest" in listed.stdout
     assert "ZeroDivisionError" in listed.stderr
 

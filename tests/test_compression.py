@@ -147,7 +147,7 @@ def test_the_rounded_network_is_judged(data):
     counts = {name: int(mask.tensors[name].sum()) for name in before}
     levels = {n: 2 * round(float(w.abs().max()) / 0.06) + 1 for n, w in prunable(network).items()}
     total = sum(counts[n] * math.ceil(math.log2(levels[n])) for n in counts)
-    assert found["bits"] == pytest.approx(total / mask.count)
+    assert found["bits_per_weight"] == pytest.approx(total / mask.count)
     assert found["bits_compression"] == pytest.approx(32 * parts.n / total)
 
 

@@ -18,7 +18,7 @@ QUICKER = {"obs": {"rounds": 3}}
 METHODS = [
     *((name, QUICKER.get(name, {})) for name in registry.catalogue() if "<" not in name),
     ("spam-opd", {"frequency": 1}),
-    ("spam-opd", {"frequency": 1, "curvature": "kfac", "prior": "unitwise", "kind": "ggn"}),
+    ("spam-opd", {"frequency": 1, "curvature": "kfac", "prior": "unitwise", "kind": "mc"}),
     ("spam-obs", {"frequency": 1, "rounds": 2}),
     ("spam-grasp", {"frequency": 2, "prior": "layerwise", "update": "mackay"}),
 ]

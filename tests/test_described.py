@@ -108,14 +108,13 @@ def test_what_cannot_be_cited_is_refused(name):
         cite([name])
 
 
-def test_a_plug_in_brings_its_own_references(tmp_path, request):
+def test_a_plug_in_brings_its_own_references(tmp_path):
     plugin = tmp_path / "mine.py"
     plugin.write_text(
         '"""Mine.\n\nPaper: me2026"""\n'
         "import bayesprune as bp\n\n\n@bp.register('mine')\ndef mine():\n"
         "    '''My method.'''\n    return bp.Pruner(bp.MAP, lambda state: state.units.gather(state.weights()))\n"
     )
-    request.addfinalizer(lambda: methods._builders.pop("mine", None))
     methods.load_plugin(plugin)
     with pytest.raises(UsageError, match=r"names the paper 'me2026', which is in no references\.bib"):
         cite(["mine"])

@@ -300,7 +300,7 @@ def test_waiting_ends_as_soon_as_the_file_is_there(tmp_path):
     assert not visibility.seen(lambda: False, tmp_path / "gone", 0.01)
 
 
-def test_arrivals_count_what_is_new_once(tmp_path):
+def test_arrivals_tell_what_is_new_once(tmp_path):
     store = Store(tmp_path / "r")
     told = []
     for key in ("a", "b"):
@@ -311,7 +311,7 @@ def test_arrivals_count_what_is_new_once(tmp_path):
     os.utime(store.folder / "cells" / "a.json", (1, 1))
     arrivals.update()
     arrivals.update()
-    assert told == [2]
+    assert told == [["a", "c"]]
     assert arrivals.missing == {"b"}
 
 

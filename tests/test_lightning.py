@@ -84,7 +84,7 @@ def test_a_module_is_trained_and_pruned(method, data, tmp_path):
 
 @pytest.mark.filterwarnings("ignore")
 def test_only_the_network_inside_is_pruned_and_batches_accumulate(data, tmp_path):
-    module, pruning = Module(), bp.LightningPruning("bmrs-u", 0.25, network="net", structured=True)
+    module, pruning = Module(), bp.integrations.LightningPruning("bmrs-u", 0.25, network="net", structured=True)
     trainer(3, tmp_path, pruning, accumulate_grad_batches=3, gradient_clip_val=1.0).fit(module, loader(data))
     assert pruning.pruned.network is module.net
     assert pruning.pruned.sparsity == 0.25

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 
+import bayesprune as bp
 import pytest
 import torch
 from bayesprune.bench.cli import main
@@ -58,16 +59,25 @@ def text():
 
 
 @pytest.fixture
-def place(tmp_path):
+def place(tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(MINE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
     return tmp_path
 
 
-def prune(place, *arguments, code=0):
+def prune_in_a_process(*arguments):
     command = [sys.executable, "-m", "bayesprune.bench.cli", "prune", *map(str, arguments)]
-    done = subprocess.run(command, cwd=place, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout if code == 0 else done.stderr
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def prune(*arguments):
+    done = CliRunner().invoke(main, ["prune", *map(str, arguments)], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.stdout
 
 
 def loaded_elsewhere(place, path, x, trust=False):
@@ -82,17 +92,14 @@ def loaded_elsewhere(place, path, x, trust=False):
 
 
 def test_a_network_of_ones_own_becomes_smaller_and_loads_in_a_fresh_process(place):
-    sys.path.insert(0, str(place))
-    try:
-        import mine
-    finally:
-        sys.path.remove(str(place))
+    import mine
+
     network = mine.build((1, 8, 8), 4)
     for buffer in (network.norm.running_mean, network.norm.running_var):
         buffer.uniform_(0.5, 1.5)
     save_file(network.state_dict(), place / "w.safetensors")
     out = place / "small.safetensors"
-    said = prune(place, "--network", "mine:build", "--checkpoint", "w.safetensors", "--data", "mine:examples",
+    said = prune_in_a_process("--network", "mine:build", "--checkpoint", "w.safetensors", "--data", "mine:examples",
                  "--method", "opd", "--method-option", "kind=ef", "--sparsity", "0.5", "--structured",
                  "--finetune", "1", "--reestimate-batch-norm", "--out", out)  # fmt: skip
     for part in ("compact: ", "certified: ", "accuracy on 40 examples apart", "latency at batch 64", "written: "):
@@ -103,21 +110,19 @@ def test_a_network_of_ones_own_becomes_smaller_and_loads_in_a_fresh_process(plac
 
 
 def test_what_is_added_to_a_residual_stream_leaves_it(place):
-    said = prune(place, "--network", "vit", "--data", "digits", "--sparsity", "0.5", "--structured", "residual_out",
+    said = prune("--network", "vit", "--data", "digits", "--sparsity", "0.5", "--structured", "residual_out",
                  "--out", "small.safetensors", "--onnx", "small.onnx")  # fmt: skip
     assert "certified: " in said
     assert "attn.proj outputs" in said
-    outputs, _ = loaded_elsewhere(place, place / "small.safetensors", torch.randn(3, 1, 8, 8))
+    outputs = bp.load("small.safetensors")(torch.randn(3, 1, 8, 8))
     assert outputs.shape == (3, 10)
     assert (place / "small.onnx").is_file()
 
 
 def test_single_weights_of_a_registered_network_and_batches(place):
-    said = prune(
-        place, "--network", "lenet5", "--data", "mine:loader", "--sparsity", "0.9", "--out", "sparse.safetensors"
-    )
+    said = prune("--network", "lenet5", "--data", "mine:loader", "--sparsity", "0.9", "--out", "sparse.safetensors")
     assert "sparsity 0.9" in said
-    outputs, _ = loaded_elsewhere(place, place / "sparse.safetensors", torch.randn(3, 1, 8, 8))
+    outputs = bp.load("sparse.safetensors")(torch.randn(3, 1, 8, 8))
     assert outputs.shape == (3, 4)
 
 
@@ -125,18 +130,17 @@ def test_single_weights_of_a_registered_network_and_batches(place):
 def test_a_language_model_becomes_smaller(place, data):
     (place / "words.txt").write_text("abcde" * 1200)
     out = place / "small.safetensors"
-    said = prune(place, "--network", "lstm", "--option", "hidden=6", "--option", "embedding=0", "--data", data,
+    said = prune("--network", "lstm", "--option", "hidden=6", "--option", "embedding=0", "--data", data,
                  "--sparsity", "0.5", "--structured", "--finetune", "2", "--lr", "0.05", "--out", out)  # fmt: skip
     for part in ("kept 3 of 6 units", "certified: ", "examples apart", "bits per character there: ", "written: "):
         assert part in said
     bits, dense = re.search(r"there: ([\d.]+) \(dense: ([\d.]+)\)", said).groups()
     assert float(bits) < float(dense) < 3.2  # of 8 tokens an untrained network gives 3 bits
-    outputs, _ = loaded_elsewhere(place, out, torch.randint(3, 8, (4, 10)))
+    outputs = bp.load(out)(torch.randint(3, 8, (4, 10)))
     assert outputs.shape == (4, 10, 8)
 
 
-def test_mistakes_end_with_one_line_and_write_nothing(place, monkeypatch):
-    monkeypatch.chdir(place)
+def test_mistakes_end_with_one_line_and_write_nothing(place):
     network = ("--network", "lenet5", "--data", "mine:examples", "--out", place / "out.safetensors")
     torch.save({"conv1.weight": torch.zeros(3)}, place / "other.pt")
     (place / "junk.safetensors").write_bytes(b"junk")

@@ -26,7 +26,7 @@ README = (ROOT / "README.md").read_text()
 DOCS = {path.stem: path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))}
 HEAVY = ("torch", "pandas", "matplotlib", "scipy", "sklearn")
 SHIPPED = (
-    "*.py", "py.typed", "__init__.pyi", "references.bib", "matrices/*.yaml", "entries/*.yaml", "templates/*", "*.mplstyle", "*.jsonl.gz",
+    "*.py", "py.typed", "__init__.pyi", "references.bib", "matrices/*.yaml", "entries/*.yaml", "templates/*", "*.js", "*.mplstyle", "*.jsonl.gz",
 )  # fmt: skip
 RELATIVES = {"bmrs-n-exact", "bmrs-n-mid", "snr", "noise-mean", "precision-only"}  # "and relatives"
 # Numbers beside units of measurement that are settings of the program.
@@ -419,11 +419,10 @@ def test_the_vision_transformer_of_the_documentation_becomes_smaller(tmp_path, m
 
 
 @pytest.fixture
-def plugin(tmp_path, monkeypatch):
+def plugin(tmp_path):
     """The plug-in of the README, loaded from a file for the time of a test."""
     file = tmp_path / "my_evidence.py"
     file.write_text(block("python", 'register("my-'))
-    monkeypatch.setattr(methods, "_builders", dict(methods._builders))
     return file
 
 

@@ -50,6 +50,10 @@ def test_a_plugin_is_listed_with_its_summary_options_and_origin(tmp_path):
     assert entry.summary == "Keeps what is mine."
     assert entry.options == {"strength": "float = 2.0"}
     assert entry.origin == str(path)
+    del methods._builders["mine"]
+    elsewhere = plugin(tmp_path, "mine", "moved")
+    methods.load_plugin(elsewhere)
+    assert methods.catalogue()["mine"].origin == str(elsewhere)
     assert methods.catalogue()["magnitude"].origin == BUILT_IN
     assert methods.source_digest("mine")
     assert methods.source_digest("magnitude") is None

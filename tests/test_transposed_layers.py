@@ -12,21 +12,10 @@ from bayesprune.methods.laplace.layer_errors import LayerErrors
 from bayesprune.methods.obc import obc
 from bayesprune.methods.pruner import State
 from bayesprune.methods.wanda import wanda
+from networks import Conv1D
 from torch import nn
 
 F64 = torch.float64
-
-
-class Conv1D(nn.Module):
-    """Hugging Face's, written anew: tokens side by side, times a weight (inputs, outputs)."""
-
-    def __init__(self, nf, nx):
-        super().__init__()
-        self.nf = nf
-        self.weight, self.bias = nn.Parameter(torch.randn(nx, nf) / nx**0.5), nn.Parameter(torch.randn(nf))
-
-    def forward(self, x):
-        return torch.addmm(self.bias, x.view(-1, x.shape[-1]), self.weight).view(*x.shape[:-1], self.nf)
 
 
 class Product(Conv1D):

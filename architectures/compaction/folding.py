@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ...datasets.errors import UsageError
 from ...datasets.trees import Inputs, examples
-from ..layers.axes import Reader, channel_axis, input_axis, output_axis
+from ..layers.axes import channel_axis, input_axis, is_reader, output_axis
 from ..running.call import called
 from ..running.plain import copied
 from ..units.mask import Mask
@@ -51,7 +51,9 @@ def constants(network: nn.Module, mask: Mask, stays: Positions, example: Inputs)
     masked = copied(network).eval()
     mask.apply_(masked)
     found = _probes(masked, stays).items()
-    probes = {name: probe for name, probe in found if bool(probe.weight.any()) and name not in settled(mask)}
+    probes = {
+        name: probe for name, probe in found if bool(probe.get_parameter("weight").any()) and name not in settled(mask)
+    }
     if probes and examples(example) < 2:
         raise UsageError("folding needs at least two examples: of one alone, everything looks constant")
     received: dict[str, list[tuple[Tensor, ...]]] = {name: [] for name in probes}
@@ -82,39 +84,42 @@ def add_to_bias(reader: nn.Module, shift: Tensor) -> None:
         reader.get_parameter("bias").data += shift
 
 
-def _probes(masked: nn.Module, stays: Positions) -> dict[str, Reader]:
+def _probes(masked: nn.Module, stays: Positions) -> dict[str, nn.Module]:
     """Copies of the readers in which only the columns that leave have weights."""
     found = {}
     for name, module in masked.named_modules():
-        if isinstance(module, Reader) and getattr(module, "groups", 1) == 1:
+        if is_reader(module) and getattr(module, "groups", 1) == 1:
             stay = stays.get((f"{name}.weight", input_axis(module)))
             if stay is not None:
                 found[name] = _probe(module, stay)
     return found
 
 
-def _probe(reader: Reader, stay: Tensor) -> Reader:
+def _probe(reader: nn.Module, stay: Tensor) -> nn.Module:
     probe = copy.deepcopy(reader)
-    probe.register_parameter("bias", None)
-    kept = stay.nonzero().flatten().to(probe.weight.device)
-    probe.weight.data.index_fill_(input_axis(probe), kept, 0)
+    if probe.bias is not None:
+        probe.get_parameter("bias").data.zero_()
+    kept = stay.nonzero().flatten().to(probe.get_parameter("weight").device)
+    probe.get_parameter("weight").data.index_fill_(input_axis(probe), kept, 0)
     return probe
 
 
-def _measure(probe: Reader, received: list[tuple[Tensor, ...]], reader: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+def _measure(
+    probe: nn.Module, received: list[tuple[Tensor, ...]], reader: nn.Module, inputs: tuple[Tensor, ...]
+) -> None:
     axis = channel_axis(probe)
     received.append(tuple(each.movedim(axis, 0).flatten(1) for each in (inputs[0], probe(inputs[0]))))
 
 
-def _constant(name: str, probe: Reader, stay: Tensor | None, calls: list[tuple[Tensor, ...]]) -> Tensor:
+def _constant(name: str, probe: nn.Module, stay: Tensor | None, calls: list[tuple[Tensor, ...]]) -> Tensor:
     """The contribution to each output that stays, shape (outputs,), from (inputs, contribution) of every call."""
     if not calls:
         raise UsageError(f"cannot compact: {name!r} reads removed units, but is not called on the example")
     inputs, outputs = (torch.cat(each, 1) for each in zip(*calls, strict=True))
-    own = probe.weight.movedim(output_axis(probe), 0).flatten(1)
+    own = probe.get_parameter("weight").movedim(output_axis(probe), 0).flatten(1)
     if stay is not None:
         outputs = outputs[stay.to(outputs.device)]
-    read = probe.weight.movedim(input_axis(probe), 0).flatten(1).any(1)
+    read = probe.get_parameter("weight").movedim(input_axis(probe), 0).flatten(1).any(1)
     unit = ROUNDING * torch.finfo(outputs.dtype).eps * inputs[read].abs().max()
     if not bool(_spread(outputs) <= unit * own.abs().sum(1).max()):
         raise UsageError(f"cannot compact: {_why(name, probe, bool(_spread(inputs[read]) <= unit))}")
@@ -125,7 +130,7 @@ def _spread(values: Tensor) -> Tensor:
     return (values.amax(1) - values.amin(1)).max()
 
 
-def _why(name: str, probe: Reader, same: bool) -> str:
+def _why(name: str, probe: nn.Module, same: bool) -> str:
     kind = type(probe).__name__
     if same:
         return (

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from torch import nn
 
-Reader = nn.Linear | nn.modules.conv._ConvNd
+Convolution = nn.modules.conv._ConvNd
+
+
+def is_transposed(module: nn.Module) -> bool:
+    """Whether this is Hugging Face's `Conv1D`, a linear layer whose weight is (in, out), as in GPT-2."""
+    return any(kind.__name__ == "Conv1D" and hasattr(module, "nf") for kind in type(module).__mro__)
+
+
+def is_reader(module: nn.Module) -> bool:
+    """Whether this is a linear layer or convolution: its weight has an axis of what it reads."""
+    return isinstance(module, nn.Linear | Convolution) or is_transposed(module)
 
 
 def input_axis(module: nn.Module) -> int:
     """The axis of a linear layer's or convolution's weight along which it reads."""
-    return 0 if getattr(module, "transposed", False) else 1
+    return 0 if getattr(module, "transposed", False) or is_transposed(module) else 1
 
 
 def output_axis(module: nn.Module) -> int:
@@ -19,6 +29,6 @@ def output_axis(module: nn.Module) -> int:
 
 def channel_axis(module: nn.Module) -> int:
     """The axis that counts features in what a layer reads and writes."""
-    if isinstance(module, nn.modules.conv._ConvNd):
+    if isinstance(module, Convolution):
         return -1 - len(module.kernel_size)  # of single images too, which have no axis of examples
-    return -1 if isinstance(module, nn.Linear) else 1
+    return -1 if is_reader(module) else 1

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from ..layers.axes import is_transposed
 from ..layers.words import Words
 
 # Modules whose parameters called "...weight..." multiply an input; biases, norms and tables are not here.
@@ -43,11 +44,6 @@ def prunable(network: nn.Module) -> dict[str, nn.Parameter]:
     weighted = [module for module in network.modules() if isinstance(module, _WEIGHTED) or is_transposed(module)]
     offered = _parameters_of(weighted) - _parameters_of(tables)
     return {name: p for name, p in network.named_parameters() if id(p) in offered and p.requires_grad}
-
-
-def is_transposed(module: nn.Module) -> bool:
-    """Whether this is Hugging Face's `Conv1D`, a linear layer whose weight is (in, out), as in GPT-2."""
-    return any(kind.__name__ == "Conv1D" and hasattr(module, "nf") for kind in type(module).__mro__)
 
 
 def held_transposed(network: nn.Module, name: str) -> bool:

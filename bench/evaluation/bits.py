@@ -23,7 +23,7 @@ QUALITY = ("accuracy", "nll", "rmse")
 def bits_of(network: nn.Module, posterior: Gaussian, mask: Mask, data: Data) -> dict[str, float]:
     """Bits of a kept weight on the average, what that saves, and the quality of the network with rounded weights.
 
-    Columns: `bits`; `bits_compression`: bits of all prunable weights before over those of the kept ones now, without
+    Columns: `bits_per_weight`; `bits_compression`: bits of all prunable weights before over those of the kept ones now, without
     what it takes to say which these are; `bits_accuracy` and `bits_nll`, or `bits_rmse`. Layers whose weights the
     posterior does not know keep 32 bits.
     """
@@ -39,6 +39,6 @@ def bits_of(network: nn.Module, posterior: Gaussian, mask: Mask, data: Data) -> 
     found = brief(small, data)
     whole = FULL * sum(weight.numel() for weight in prunable(small).values())
     return {
-        **({"bits": spent / kept, "bits_compression": whole / spent} if kept else {}),
+        **({"bits_per_weight": spent / kept, "bits_compression": whole / spent} if kept else {}),
         **{f"bits_{name}": found[name] for name in QUALITY if name in found},
     }

@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from ...architectures.running.cost import Cost
 from ...architectures.running.forms import Form, Forward, in_form
 from ...architectures.running.modes import evaluating, to_network
 from ...architectures.units.mask import Mask
 from ...datasets.data import AnyLikelihood
 from ...datasets.errors import UsageError
 from ...datasets.examples import Examples
-from ...datasets.plain import as_plain
 from ...datasets.trees import examples as len_of
-from ...methods.pruner import Inference, State
+from ...methods.pruner import Inference
 from ..evaluation.deployment import CERTIFIED
-from ..pruning.engine import Engine, Kept, Outcome, Scored, Snapshot, cloned
-from ..pruning.gradual import pruning_span
-from ..pruning.schedules import Exchanging, Gradually, Online, cut_online
+from ..pruning.engine import Engine, cloned
 from ..training.loop import without_noise
 from ..training.ranks import from_first, joined_over_ranks, ranks
 from ..training.seeding import seeded
-from ..training.steps import AfterEpoch, Steps
+from ..training.steps import Steps
 from .announced import Announced
+from .cuts import Cuts
 from .gathering import AnyData
 from .pruned import Pruned
 from .readers import read
@@ -50,11 +45,10 @@ class AttachedMethod:
         likelihood: AnyLikelihood | None, epochs: int | None, forward: Forward | None, form: Form | None,
     ) -> None:  # fmt: skip
         self.network, self.inference = network, inference
-        self._asked, self._engine, self._dense = asked, engine, dense
+        self._dense, self._engine = dense, engine
         self._likelihood: AnyLikelihood | None = likelihood
         self._forward, self._form = forward, form
-        self._epochs, self._inputs = epochs, engine.split[:CERTIFIED].x
-        self._outcome = engine.outcome(network, inference)
+        self._inputs = engine.split[:CERTIFIED].x
         self._steps = Steps(network, inference, engine.split.terms)
         if epochs is not None:
             inference.begin(epochs)
@@ -63,7 +57,9 @@ class AttachedMethod:
         self._finished = False
         self._given: tuple[AnyData, Examples] | None = None
         with in_form(self._form, network):
-            self._told = self._schedule()
+            self._cuts = Cuts(asked, engine, network, inference, epochs)
+        if self._cuts.some:
+            self._steps.hold(self.mask)
         if asked.pruner.when == "before":
             self.prune(asked.sparsity)
 
@@ -76,12 +72,12 @@ class AttachedMethod:
     @property
     def asked_when(self) -> str:
         """When the method prunes: before, during, online or after."""
-        return self._asked.pruner.when
+        return self._cuts.asked.pruner.when
 
     @property
     def mask(self) -> Mask:
         """What is kept at present."""
-        return self._outcome.mask
+        return self._cuts.mask
 
     @property
     def epoch(self) -> int:
@@ -158,8 +154,8 @@ class AttachedMethod:
                 self._watch.mean(examples[:count], getattr(data, "batch_size", None) or count)
         self._watch.epoch()
         self._engine.split = examples
-        with seeded(self._asked.seed, f"after epoch {self.epoch + 1}"), in_form(self._form, self.network):
-            self._steps.after_epoch(examples, self._told, optimizer)
+        with seeded(self._cuts.asked.seed, f"after epoch {self.epoch + 1}"), in_form(self._form, self.network):
+            self._steps.after_epoch(examples, self._cuts.after_epoch, optimizer)
         self._share()
 
     def prune(self, sparsity: float | Literal["auto"] | None = None, data: AnyData | None = None) -> Mask:
@@ -170,10 +166,10 @@ class AttachedMethod:
             data: training examples; those of the last `after_epoch` unless given.
         """
         self._check_at_work()
-        engine = self._ready(data)
-        target = self._target(sparsity)
+        self._see(data)
         with in_form(self._form, self.network):
-            self._take(engine.in_rounds(target, lambda outcome, i: None))
+            self._cuts.cut(sparsity)
+        self._hold()
         return self.mask
 
     def finish(self, sparsity: float | Literal["auto"] | None = None, data: AnyData | None = None) -> Pruned:
@@ -183,43 +179,22 @@ class AttachedMethod:
         """
         self._check_at_work()
         self._watch.same_network()
-        engine = self._ready(data)
-        with seeded(self._asked.seed, "finish"), evaluating(self.network), in_form(self._form, self.network):
-            if self._watch.seen or self.epoch:
-                without_noise(self.network, self.inference, engine.split, engine.training)
-            learned = self._learned(engine)
-            self._cut_at_last(engine, sparsity)
+        self._see(data)
+        cuts, split = self._cuts, self._engine.split
+        with seeded(cuts.asked.seed, "finish"), evaluating(self.network), in_form(self._form, self.network):
+            trained = bool(self._watch.seen or self.epoch)
+            if trained:
+                without_noise(self.network, self.inference, split, self._engine.training)
+            learned = cuts.learned(trained)
+            cuts.cut_at_last(sparsity, self.epoch)
+            self._hold()
         self.inference.detach(self.network)
         self._finished = True
-        notes = self._asked.notes(self.mask, engine.split[:CERTIFIED]) | {"epochs": self.epoch, "learned": learned}
+        notes = cuts.asked.notes(self.mask, split[:CERTIFIED]) | {"epochs": self.epoch, "learned": learned}
         inputs = to_network(self._inputs, self._dense)
         return Pruned(
-            self.network, self.mask, self._outcome.scores, inputs, self._dense, notes, self.inference, self._form
+            self.network, self.mask, cuts.outcome.scores, inputs, self._dense, notes, self.inference, self._form
         )
-
-    def _cut_at_last(self, engine: Engine, sparsity: float | Literal["auto"] | None) -> None:
-        """What is still to be pruned at the end of training."""
-        when, cut = self._asked.pruner.when, self.mask.count < self.mask.units.n
-        if when == "online":
-            self._take(cut_online(engine, self._snapshots, self._target(sparsity)))
-        elif when == "after":
-            if sparsity is not None or not cut:
-                self._take(engine.in_rounds(self._target(sparsity), lambda outcome, i: None))
-        elif sparsity is not None:
-            raise UsageError(f"this method prunes {when} training: give the sparsity to attach, not to finish")
-        elif (target := self._asked.target) is not None and self.mask.sparsity < round(target, 6) - 1e-4:
-            warnings.warn(
-                f"the loop ended after {self.epoch} epochs, of {self._epochs} that attach was told, at a sparsity of "
-                f"{self.mask.sparsity:.3f}: the rest up to {target} is cut now", stacklevel=4,
-            )  # fmt: skip
-            self._take(engine.in_rounds(target, lambda outcome, i: None))
-
-    @property
-    def _snapshots(self) -> list[Snapshot]:
-        assert isinstance(self._told, Online)
-        if not self._told.snapshots:
-            raise UsageError("an online method prunes every ten epochs: train at least so many, with after_epoch")
-        return self._told.snapshots
 
     # ------------------------------------------------------------------ saving
 
@@ -229,7 +204,6 @@ class AttachedMethod:
         Tensors, numbers and texts only: `torch.load(..., weights_only=True)` reads it. The state of torch's generators
         is part of it, as noise is drawn from them.
         """
-        snapshots = self._told.snapshots if isinstance(self._told, Online) else []
         return {
             "method": self._identity,
             "epoch": self.epoch,
@@ -237,16 +211,9 @@ class AttachedMethod:
             "due": self._steps.due,
             "inference": cloned(self.inference.tensors()),
             "momenta": cloned(self.inference.momenta()),
-            "kept": self.mask.kept.clone(),
-            "scores": self._outcome.scores.clone(),
-            "reports": as_plain(self._outcome.reports),
-            "snapshots": [
-                {"sparsity": s.sparsity, "network": s.kept.network, "inference": s.kept.inference,
-                 "scores": s.scored.scores}
-                for s in snapshots
-            ],
+            **self._cuts.state(),
             "generators": [torch.get_rng_state(), *torch.cuda.get_rng_state_all()],
-        }  # fmt: skip
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state_dict` was called; the network and the optimiser are loaded by the user, before.
@@ -257,67 +224,29 @@ class AttachedMethod:
             raise UsageError("this is no state of an attached method: save method.state_dict()")
         if state["method"] != self._identity:
             raise UsageError(f"the state is of {state['method']}, and this method is {self._identity}")
-        self._outcome.mask = Mask(self._engine.units, state["kept"].clone())
-        if self.mask.count < self._engine.units.n:
-            self.inference.reduce(self.network, self.mask)
+        self._cuts.load(state)
         self.inference.load_tensors({n: t.to(self._engine.device) for n, t in state["inference"].items()})
         self.inference.load_momenta({n: t.to(self._engine.device) for n, t in state["momenta"].items()})
-        self._outcome.scores, self._outcome.reports = state["scores"].clone(), list(state["reports"])
         self._steps = Steps(self.network, self.inference, self._steps.terms, self.mask, state["epoch"])
         self._watch.seen, self._steps.due = state["seen"], state["due"]
-        if isinstance(self._told, Online):
-            self._told.snapshots = [self._snapshot(part) for part in state["snapshots"]]
         first, *others = state["generators"]
         torch.set_rng_state(first.cpu())
         if others:
             torch.cuda.set_rng_state_all([other.cpu() for other in others])
 
-    def _snapshot(self, part: Mapping[str, Any]) -> Snapshot:
-        state = State(self.network, self._engine.units, self._engine.split, self.inference)
-        scored = Scored(part["scores"], state, Cost())
-        return Snapshot(part["sparsity"], Kept(part["network"], part["inference"]), scored)
+    # ------------------------------------------------------------------ what it is given, and gives
 
-    # ------------------------------------------------------------------ pruning
-
-    def _schedule(self) -> AfterEpoch | None:
-        """What is done after each epoch, by a method that prunes during training."""
-        asked, when = self._asked, self._asked.pruner.when
-        if when == "during":
-            span = pruning_span(self._epochs or 0, 0, asked.sparsity == "auto")
-            return Gradually(self._engine, self._outcome, asked.target, span)
-        if when == "dynamic":
-            exchanging = Exchanging.begun(self._engine, self._outcome, asked.target, self._epochs or 0)
-            self._steps.hold(self.mask)
-            return exchanging
-        return Online(self._engine, self._outcome, self._epochs or 0) if when == "online" else None
-
-    def _ready(self, data: AnyData | None) -> Engine:
-        """The engine with the examples it works on, at the network as it is now."""
+    def _see(self, data: AnyData | None) -> None:
         if data is not None:
             self._engine.split = self._examples(data)
         elif isinstance(self._engine.split, Announced):
             raise UsageError("the method has seen no training examples: call after_epoch(loader), or give data=loader")
-        return replace(self._engine, present=self.mask.kept)
 
-    def _take(self, outcome: Outcome) -> None:
-        outcome.reports = [*self._outcome.reports, *outcome.reports]
-        self._outcome.mask, self._outcome.scores, self._outcome.reports = outcome.mask, outcome.scores, outcome.reports
+    def _hold(self) -> None:
+        """What has left stays zero in the steps that follow."""
         self._share()
         self._steps.hold(self.mask)
         self._steps.unbind()
-
-    def _target(self, sparsity: float | Literal["auto"] | None) -> float | None:
-        if sparsity is not None:
-            self._asked = self._asked.at(sparsity)
-        if self._asked.sparsity is None:
-            raise UsageError("how much is to be removed? give sparsity=, in [0, 1) or 'auto', to finish or to attach")
-        return self._asked.target
-
-    def _learned(self, engine: Engine) -> dict[str, Any] | None:
-        """What was learned in training, or is now, of a network that was trained before and never here."""
-        if self.epoch == 0 and self._watch.seen == 0 and self._asked.pruner.when == "after":
-            return self.inference.adapt(self.network, engine.split)
-        return self.inference.learned(self.network)
 
     def _share(self) -> None:
         """Every rank has what the first has learned and decided."""
@@ -327,16 +256,14 @@ class AttachedMethod:
             self.inference.load_tensors(held)
             kept = self.mask.kept.clone()
             from_first([kept])
-            self._outcome.mask = Mask(self._engine.units, kept)
+            self._cuts.mask = Mask(self._engine.units, kept)
             from_first([*self.network.state_dict().values()])
-
-    # ------------------------------------------------------------------ what it is given
 
     def _examples(self, data: AnyData) -> Examples:
         """The training examples of all ranks, in the form that the network reads."""
         if self._given is not None and data is self._given[0]:
             return self._given[1]
-        split, _ = read(self.network, data, self._asked.seed, self._likelihood, self._forward, joined_over_ranks)
+        split, _ = read(self.network, data, self._cuts.asked.seed, self._likelihood, self._forward, joined_over_ranks)
         announced = self._steps.terms
         if abs(split.terms - announced) > max(1, announced // 100):
             raise UsageError(

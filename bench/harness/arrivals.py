@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from ..results import visibility
 from ..results.store import Store
@@ -15,12 +15,16 @@ class Arrivals:
 
     Attributes:
         missing: keys of those that have not appeared yet.
-        told: called with the number of new ones.
+        told: called with the keys of new ones.
         check: raises when the folder is lost to the run.
     """
 
     def __init__(
-        self, store: Store, keys: Iterable[str], told: Callable[[int], None], check: Callable[[], None] = lambda: None
+        self,
+        store: Store,
+        keys: Iterable[str],
+        told: Callable[[Collection[str]], None],
+        check: Callable[[], None] = lambda: None,
     ):
         self.store, self.told, self.check = store, told, check
         self._before = self._modified()
@@ -28,13 +32,13 @@ class Arrivals:
         self._awaited: dict[str, tuple[str, float]] = {}
 
     def update(self) -> None:
-        """Tell how many more records stand in the folder than at the last call; listing it asks the server anew."""
+        """Tell which records stand in the folder that did not at the last call; listing it asks the server anew."""
         self.check()
         now = self._modified()
         new = {key for key in self.missing if now.get(key) != self._before.get(key)}
         self.missing -= new
         if new:
-            self.told(len(new))
+            self.told(sorted(new))
         for key in [key for key, (checksum, _) in self._awaited.items() if self._is_there(key, checksum)]:
             del self._awaited[key]
 

@@ -6,7 +6,7 @@ of one method on it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import replace
@@ -44,6 +44,7 @@ def run(
     plugins: Sequence[str | Path] = (),
     executor: str | Path | Callable[[], Executor] = "local",
     progress: Callable[[int], Callable[[int], None]] | None = None,
+    watch: Callable[[Mapping[str, Any]], None] | None = None,
     wait: bool = False,
     pin: bool = False,
 ) -> Path:
@@ -63,6 +64,7 @@ def run(
         executor: what runs the tasks: "local"; "dask", a dask cluster on this machine; "dask://host:8786", one that is
             running; a YAML file, jobs of a batch system; "module:function", or a function, that returns an Executor.
         progress: called with the number of cells to run; the function it returns with each advance.
+        watch: called with every record that this run brings, as it comes.
         wait: whether to wait for another run into the folder to end, instead of refusing.
         pin: keep cells with the class of machine (device and processor) that trained their network.
 
@@ -84,7 +86,7 @@ def run(
             setting = Setting(
                 store.folder.resolve(), device if place is None else str(place), plan.plugins, lease.sign, __version__
             )
-            return _run(plan, store, lease, engine, setting, place, retry_failed, pin, progress)
+            return _run(plan, store, lease, engine, setting, place, retry_failed, pin, progress, watch)
 
 
 def _sources(r: Run) -> str:
@@ -94,12 +96,20 @@ def _sources(r: Run) -> str:
 def _run(
     plan: Planned, store: Store, lease: Lease, engine: Engine, setting: Setting, place: torch.device | None,
     retry_failed: bool, pin: bool, progress: Callable[[int], Callable[[int], None]] | None,
+    watch: Callable[[Mapping[str, Any]], None] | None,
 ) -> Path:  # fmt: skip
     set_others_aside(plan.every, store)
     records = {r["key"]: r for r in store.records()}
     freeze_data_of(plan.every, store, records)
     todo = pending(plan.cells, store, retry_failed, records=records)
-    told = progress(len(todo)) if progress else lambda n: None
+    advance = progress(len(todo)) if progress else lambda n: None
+
+    def told(keys: Collection[str]) -> None:
+        advance(len(keys))
+        if watch is not None:
+            for record in filter(None, (store.read_record(key, mend=False) for key in keys)):
+                watch(record)
+
     arrivals = Arrivals(store, [r.key for r in todo], told, lease.check)
     stale = {r.key: store.record_checksum(r.key) for r in todo if r.key in records}
     tasks, broken = tasks_of([r for r in todo if r.key not in plan.senseless])

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ...architectures.units.prunable import is_transposed
+from ...architectures.layers.axes import is_transposed
 from ...datasets.errors import UsageError
 from ...methods.pruner import State
 from .ranking import best, keep_count

@@ -17,7 +17,7 @@ RESULTS = (
     "ood_auroc", "shift_accuracy", "shift_ece",
     "shift", "validation_accuracy", "validation_nll", "validation_rmse", "bpc", "perplexity", "test_terms", "mc_draws",
     "mc_accuracy", "mc_nll", "mc_ece", "risk_bound", "risk_bound_empirical", "risk_bound_kl", "risk_bound_mask",
-    "risk_bound_temper", "risk_bound_n", "risk_bound_draws", "risk_bound_test", "bits", "bits_compression",
+    "risk_bound_temper", "risk_bound_n", "risk_bound_draws", "risk_bound_test", "bits_per_weight", "bits_compression",
     "bits_accuracy", "bits_nll", "bits_rmse", "dense_accuracy",
     "dense_nll", "dense_ece", "dense_average_precision",
     "dense_rmse", "dense_bpc", "dense_perplexity", "dense_validation_accuracy", "dense_validation_nll",
@@ -39,7 +39,7 @@ COSTS = (
 )  # fmt: skip
 NUMERIC_PREFIXES = (
     "accuracy", "nll", "ece", "mc_", "dense_", "validation_", "epochs_", "shift_", "seconds_", "flops_", "passes_",
-    "peak_bytes_", "parameters", "bytes_", "speedup_", "certificate", "risk_bound", "bits",
+    "peak_bytes_", "parameters", "bytes_", "speedup_", "certificate", "risk_bound", "bits_",
 )  # fmt: skip
 NUMBERS = (
     "sparsity", "sparsity_target", "kept", "total", "compression", "brier", "average_precision", "exact_match", "rmse",

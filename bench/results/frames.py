@@ -36,7 +36,7 @@ def results(*folders: str | Path) -> pd.DataFrame:
 def frame_of(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """Records as a pandas frame, one row per cell, in a fixed order."""
     rows = [_budget(record) | dict(record) for record in sorted(records, key=_position)]
-    columns = [*IDENTITY, *RESULTS, *SECONDS, *COSTS, "learned", "reports", "latency", "traceback"]
+    columns = [*IDENTITY, *RESULTS, *SECONDS, *COSTS, "learned", "reports", "latency", "traceback", "run"]
     frame = pd.DataFrame(rows, columns=pd.Index(columns))
     numeric = [c for c in columns if is_number(c)]
     return frame.astype(dict.fromkeys(numeric, float))

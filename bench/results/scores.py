@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .store import Store
@@ -43,6 +44,15 @@ def folder_scores(store: Store, records: Mapping[str, Mapping[str, Any]]) -> dic
     """Scores by key of those records that have any."""
     found = {key: scores_of(store, record) for key, record in records.items()}
     return {key: scores for key, scores in found.items() if scores is not None}
+
+
+def all_scores(*folders: str | Path) -> dict[str, Scores]:
+    """Scores by key of all records of results folders that have any; raises UsageError for a folder that is none."""
+    found: dict[str, Scores] = {}
+    for folder in folders:
+        store = Store(folder, create=False)
+        found |= folder_scores(store, {r["key"]: r for r in store.records() if r["key"] not in found})
+    return found
 
 
 def scored(outputs: np.ndarray, y: np.ndarray, likelihood: str) -> Scores | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from . import api, commands, ledger, pages, pictures
+from . import api, commands, ledger, pages, pictures, questions
 
 
 def write(out: Path) -> None:
@@ -12,6 +12,7 @@ def write(out: Path) -> None:
     pages.write(out)
     (out / "standings.md").write_text(pages.standings())
     (out / "ledger.md").write_text(ledger.page())
+    questions.write(out / "questions")
     (out / "mission.md").write_text(pictures.snippet(out))
     (out / "commands.md").write_text(commands.page())
     (out / "api.rst").write_text(api.page())

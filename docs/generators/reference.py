@@ -15,6 +15,7 @@ from bayesprune.reports.leaderboard.standings import leaderboard
 from bayesprune.reports.records.blocks import field
 from bayesprune.reports.records.frame import Records, done, panel_metric, panels, prepare
 from bayesprune.reports.reference.results import Reference, shipped
+from bayesprune.reports.reference.tiers import TIERS
 from bayesprune.reports.topics.curves import curves, curves_caption
 from bayesprune.reports.topics.standing import standing_table
 from bayesprune.reports.writing.render import Section, Table
@@ -32,9 +33,12 @@ def base(label: str) -> str:
 
 @functools.cache
 def matrices() -> dict[str, Reference]:
-    """The headline rows of each matrix: those that were retrained for as long as they were trained, if it has such."""
+    """The headline rows of each matrix, without those of open questions: those that were retrained for as long as they
+    were trained, if it has such.
+    """
     reference = shipped()
-    parts = {name: reference.of(name) for name in dict.fromkeys(row["matrix"] for row in reference.rows)}
+    names = dict.fromkeys(row["matrix"] for row in reference.rows if row["matrix"] not in TIERS["questions"])
+    parts = {name: reference.of(name) for name in names}
     return {name: part if name.startswith("reference-given") else headline(part) for name, part in parts.items()}
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ...architectures.layers.axes import Reader, channel_axis, input_axis
+from ...architectures.layers.axes import channel_axis, input_axis, is_reader, output_axis
 from ...architectures.units.slices import Elementwise, Group, Slice
 from ...architectures.units.vector import Units
 from ...datasets.errors import NotApplicable, UsageError
@@ -40,7 +40,10 @@ class Carrier(ABC):
 
     @abstractmethod
     def parts(self, network: nn.Module) -> list[tuple[Tensor, int]]:
-        """The parameters of the layer that noise may fold into, each with the axis of the positions."""
+        """The parameters of the layer that noise may fold into, each with the axis of the positions.
+
+        A grouped convolution has one column for the positions at the same place of all its groups.
+        """
 
     def fold(self, network: nn.Module, values: Tensor) -> None:
         """Multiply, in place, those parameters by the value of each structure; `values`: (structures,)."""
@@ -51,8 +54,8 @@ class Carrier(ABC):
         """Sums of `of` those parameters, elementwise, over what belongs to each structure; (structures,), float64."""
         total = torch.zeros(self.structures + 1, dtype=torch.float64, device=self.owner.device)
         for parameter, axis in self.parts(network):
-            rows = of(parameter).movedim(axis, 0).reshape(len(self.owner), -1)
-            total = total.index_add(0, self.owner, rows.sum(1).double())
+            rows = of(parameter).movedim(axis, 0).flatten(1).sum(1)
+            total = total.index_add(0, self.owner[: len(rows)], rows.double())
         return total[:-1]
 
     def positions(self, values: Tensor) -> Tensor:
@@ -85,7 +88,8 @@ class Carrier(ABC):
 
     def _scale(self, parameter: Tensor, values: Tensor, axis: int) -> None:
         shape = [-1 if i == axis else 1 for i in range(parameter.dim())]
-        parameter.data.mul_(self.positions(values).to(parameter.dtype).view(shape))
+        each = self.positions(values)[: parameter.shape[axis]]
+        parameter.data.mul_(each.to(parameter.dtype).view(shape))
 
     @cached_property
     def owned(self) -> Tensor:
@@ -132,14 +136,16 @@ class Writing(Carrier):
     def parts(self, network: nn.Module) -> list[tuple[Tensor, int]]:
         """The rows of the weight, and the bias."""
         module = network.get_submodule(self.layer)
-        return [(parameter, 0) for parameter in (module.weight, module.bias) if isinstance(parameter, Tensor)]
+        rows = output_axis(module) if is_reader(module) else 0
+        axes = ((module.weight, rows), (module.bias, 0))
+        return [(parameter, axis) for parameter, axis in axes if isinstance(parameter, Tensor)]
 
 
 def carriers(network: nn.Module, units: Units) -> list[Carrier]:
     """Every layer that reads some of the structures `units`, or writes those that leave on that side only.
 
-    What reads several groups comes once. Raises NotApplicable for a group that no linear layer or ungrouped
-    convolution reads, or a recurrent layer too.
+    What reads several groups comes once. Raises NotApplicable for a group that no linear layer or convolution reads,
+    or a recurrent layer too.
     """
     found: dict[tuple[type[Carrier], str], Tensor] = {}
     offset = 0
@@ -150,15 +156,21 @@ def carriers(network: nn.Module, units: Units) -> list[Carrier]:
             structures = torch.arange(offset, offset + group.size, device=piece.index.device)
             found.setdefault((kind, layer), blank)[piece.index] = structures.unsqueeze(1)
         offset += group.size
+    modules = {layer: network.get_submodule(layer) for _, layer in found}
     return [
-        kind(layer, owner, units.n, channel_axis(network.get_submodule(layer)))
+        kind(layer, owner.repeat(_times(kind, modules[layer])), units.n, channel_axis(modules[layer]))
         for (kind, layer), owner in found.items()
     ]
 
 
+def _times(kind: type[Carrier], module: nn.Module) -> int:
+    """How many positions of what is read share a column of the weight: those at the same place of all groups."""
+    return getattr(module, "groups", 1) if kind is Reading else 1
+
+
 def _read(network: nn.Module, group: Group) -> dict[str, Slice]:
     """The slices of a group that are inputs of a weight, by the name of the module."""
-    pieces = {p.name.rpartition(".")[0]: p for p in group.slices if is_read(network, p) and isinstance(p, Slice)}
+    pieces = {p.name.rpartition(".")[0]: p for p in group.slices if isinstance(p, Slice) and carries(network, p)}
     if not pieces or _recurrent(network, group):
         what = "a recurrent layer" if pieces else "no linear layer or convolution"
         raise NotApplicable(f"{what} reads the group {group.name!r}: it cannot carry this noise")
@@ -178,7 +190,17 @@ def _recurrent(network: nn.Module, group: Group) -> bool:
 
 def is_read(network: nn.Module, piece: Slice | Elementwise) -> bool:
     """Whether the piece is an input of the weight of a linear layer or ungrouped convolution."""
+    module = network.get_submodule(piece.name.rpartition(".")[0])
+    return carries(network, piece) and getattr(module, "groups", 1) == 1
+
+
+def carries(network: nn.Module, piece: Slice | Elementwise) -> bool:
+    """Whether noise on what the layer reads there is noise on the units: the piece holds columns of its weight.
+
+    Of a grouped transposed convolution whole groups leave, with what they write: noise sits on what reads that.
+    """
     path, _, leaf = piece.name.rpartition(".")
     module = network.get_submodule(path)
-    ungrouped = isinstance(module, Reader) and getattr(module, "groups", 1) == 1
-    return ungrouped and leaf == "weight" and isinstance(piece, Slice) and piece.axis == input_axis(module)
+    if not (is_reader(module) and leaf == "weight" and isinstance(piece, Slice) and piece.axis == input_axis(module)):
+        return False
+    return getattr(module, "groups", 1) == 1 or not getattr(module, "transposed", False)

@@ -15,7 +15,7 @@ from ...architectures.units.vector import Granularity, Units
 from ...datasets.errors import NotApplicable, UsageError
 from ...datasets.examples import Examples
 from ..noise.carried import CarriedNoise
-from ..noise.carriers import carriers, is_read
+from ..noise.carriers import carriers, carries
 from ..pruner import structures_of
 from .factored import FactoredDropout, Hooks
 from .structures import Structure
@@ -59,7 +59,7 @@ class GroupVariationalDropout(FactoredDropout):
 def _slices(network: nn.Module, group: Group) -> tuple[tuple[Slice, ...], tuple[Slice, ...]]:
     """The weights that read a structure, and all the weights that go with it."""
     owned = tuple(_weights(network, group))
-    return tuple(piece for piece in owned if is_read(network, piece)), owned
+    return tuple(piece for piece in owned if carries(network, piece)), owned
 
 
 def _weights(network: nn.Module, group: Group) -> Iterator[Slice]:

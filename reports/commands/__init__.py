@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -48,8 +49,49 @@ def ledger_(
     click.echo(f"Ledger: {page}")
 
 
+@click.command("question")
+@click.argument("name", required=False)
+@click.option(
+    "--results", default="question-results", show_default=True, type=click.Path(path_type=Path), metavar="FOLDER",
+    help="Where its cells are computed; a folder for each matrix in it, resumed if there.",
+)  # fmt: skip
+@click.option("--out", default="questions", show_default=True, type=click.Path(path_type=Path), metavar="FOLDER",
+              help="Where the page goes.")  # fmt: skip
+@click.option("--anew", is_flag=True, help="Compute every cell, those too that the package holds.")
+@click.option("--dry-run", is_flag=True, help="Say what would run and how long it may take; write nothing.")
+@_JOBS
+def question_(name: str | None, results: Path, out: Path, anew: bool, dry_run: bool, jobs: int | None) -> None:
+    """Answer an open question by a rule that was written before the run; without a NAME, list them all.
+
+    Computes the cells that the package does not hold, judges all of them, and writes a page with one picture. The same
+    records give the same bytes.
+    """
+    import os
+
+    from ..reference.results import Reference, shipped
+    from . import question as asking
+
+    if name is None:
+        click.echo("\n".join(asking.listing(shipped())))
+        return
+    reference = Reference((), ()) if anew else shipped()
+    cells = asking.todo(asking.named(name), reference, anew)
+    if count := sum(map(len, cells.values())):
+        click.echo(f"{count} cells to run.")
+    if dry_run:
+        seconds = asking.estimate(cells, jobs or os.cpu_count() or 1)
+        click.echo(f"About {max(seconds, 60) / 60:.0f} minutes.")
+        return
+    asking.compute(cells, results, jobs, _bar())
+    found, page = asking.answer(name, reference, results, out)
+    click.echo(f"{found.answer}: {' '.join(found.says)}")
+    click.echo(f"Page: {page}")
+
+
 @click.command("reference")
-@click.option("--tier", "tiers", multiple=True, help="mission, core, real or given; repeatable.  [default: all]")
+@click.option(
+    "--tier", "tiers", multiple=True, help="mission, core, real, given or questions; repeatable.  [default: all]"
+)
 @click.option(
     "--out", default="reference-results", show_default=True, type=click.Path(path_type=Path), metavar="FOLDER",
     help="Where they are computed; a folder for each matrix in it, resumed if there.",
@@ -102,6 +144,32 @@ def cite_(names: tuple[str, ...], plugins: tuple[str, ...]) -> None:
     for plugin in plugins:
         registry.load_plugin(plugin)
     click.echo(bibtex_of(names))
+
+
+@click.command("track")
+@click.argument("name", metavar="TRACKER")
+@click.argument("results", type=click.Path(path_type=Path))
+def track_(name: str, results: Path) -> None:
+    """Tell TRACKER (wandb, mlflow or tensorboard) of every cell in a RESULTS folder: a run for each.
+
+    Its configuration is the cell's settings, its metrics what was measured, its figure the share that each layer
+    keeps. A cell that it knows is replaced. `bayesprune run --track TRACKER` tells cells as they are computed.
+
+    \b
+    Where to:
+        wandb        WANDB_PROJECT and the rest of its variables; WANDB_MODE=offline writes into RESULTS
+        mlflow       MLFLOW_TRACKING_URI, or RESULTS/mlflow.db
+        tensorboard  RESULTS/tensorboard
+    """
+    from ...bench.results.store import Store
+
+    records = Store(results, create=False).records()
+    told = _bar()(len(records))
+    with tracking([name], results) as watch:
+        assert watch is not None
+        for record in records:
+            watch(record)
+            told(1)
 
 
 _UNITS = click.option("--structured", is_flag=True, help="Whole neurons, filters and heads instead of single weights.")
@@ -178,7 +246,7 @@ def submit_(results: Path, method_or_file: str, options: tuple[str, ...], struct
 @click.argument("file", required=False, type=click.Path(path_type=Path))
 @click.option("--sample", type=click.IntRange(min=1), help="How many cells.  [default: 50; of a submission 44]")
 @click.option("--cell", metavar="KEY", help="One reference cell, by the beginning of its key.")
-@click.option("--tier", default="core", show_default=True, help="Whose cells: mission, core, real or given.")
+@click.option("--tier", default="core", show_default=True, help="Whose cells: mission, core, real, given or questions.")
 @click.option("--seed", type=int, help="Of the choice.  [default: another one every time]")
 @click.option("--execute-source", is_flag=True, help="Execute the plug-in source that a submission holds.")
 @click.option(
@@ -263,10 +331,19 @@ def ledger_page(out: Path) -> dict[str, str]:
     return {page.name: TITLE}
 
 
+def tracking(names: Sequence[str], folder: Path) -> AbstractContextManager[Callable[[Mapping[str, Any]], None] | None]:
+    """A function that tells trackers of every record, if there are trackers to tell."""
+    if not names:
+        return nullcontext()
+    from ..tracking.tracking import tracking as begun
+
+    return begun(names, folder)
+
+
 def _bar() -> Callable[[int], Callable[[int], None]]:
     from ...bench.progress_bar import bar
 
     return bar
 
 
-COMMANDS = (cite_, compare_, verify_, submit_, ledger_, reference_)
+COMMANDS = (cite_, compare_, verify_, submit_, ledger_, question_, reference_, track_)

@@ -76,21 +76,26 @@ def estimate(plan: Plan, jobs: int) -> float:
 
     Raises UsageError for methods that make sense in no block.
     """
+    return seconds_of(plan.todo) / jobs
+
+
+def seconds_of(runs: Sequence[Run]) -> float:
+    """About how many seconds of one job cells take; raises UsageError if none of them makes sense."""
     from ...bench.harness.dry_run import estimate as seconds
     from ...bench.harness.planned import tasks_of
     from ...bench.harness.provenance import resolved_device
 
-    return seconds(tasks_of(_sensible(plan))[0], resolved_device("cpu")) / jobs
+    return seconds(tasks_of(_sensible(runs))[0], resolved_device("cpu"))
 
 
-def _sensible(plan: Plan) -> list[Run]:
+def _sensible(runs: Sequence[Run]) -> list[Run]:
     from ...bench.harness.preflight import preflight
 
-    senseless = preflight(plan.todo)
-    if len(senseless) == len(plan.todo):
+    senseless = preflight(runs)
+    if len(senseless) == len(runs):
         reason = next(iter(senseless.values()))
-        raise UsageError(f"{plan.todo[0].method.label!r} fits none of the blocks it would be compared on: {reason}")
-    return [r for r in plan.todo if r.key not in senseless]
+        raise UsageError(f"{runs[0].method.label!r} fits none of the blocks it would be compared on: {reason}")
+    return [r for r in runs if r.key not in senseless]
 
 
 def compute(
@@ -125,7 +130,9 @@ def standings(plan: Plan, out: Path, page: Path) -> tuple[list[str], Path]:
     keys = records.loc[records["label"].isin(_shown(board, labels)), "key"]
     title = f"{', '.join(labels)} among the reference results"
     missing = [plan.note] if plan.note else []
-    return says, report(frame[frame["key"].isin(keys)], page, title=title, says=says, leading=[table], missing=missing)
+    return says, report(
+        frame[frame["key"].isin(keys)], page, title=title, says=says, leading=[table], missing=missing, scores=scores
+    )
 
 
 def _records(plan: Plan, out: Path) -> dict[str, dict[str, Any]]:

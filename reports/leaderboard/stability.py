@@ -34,7 +34,7 @@ def stability(blocks: Sequence[Block]) -> Stability:
     With one seed in a block both halves are of its network.
     """
     moved, agreement = [], []
-    for one, other in _halves(min(len(block.scores) for block in blocks)):
+    for one, other in halves(min(len(block.scores) for block in blocks)):
         first, second = _scores(blocks, one, 0), _scores(blocks, other, 1)
         moved.append(np.abs(places(first) - places(second)))
         agreement.append(tau(first, second))
@@ -61,7 +61,7 @@ def _scores(blocks: Sequence[Block], seeds: Sequence[int], parity: int) -> Array
     return np.mean([np.mean([b.scores[s][:, parity::2].mean(axis=1) for s in seeds], axis=0) for b in blocks], axis=0)
 
 
-def _halves(seeds: int) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+def halves(seeds: int) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
     """Pairs of disjoint halves, evenly picked where there are more than SPLITS."""
     if seeds < 2:
         return iter([((0,), (0,))])

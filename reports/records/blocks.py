@@ -39,8 +39,8 @@ class Field:
 
 
 @dataclass(frozen=True)
-class _Part:
-    """The complete part of a panel."""
+class Part:
+    """The complete part of a panel: every entrant under every seed at every sparsity, and the keys of the records."""
 
     panel: Panel
     entrants: tuple[str, ...]
@@ -61,8 +61,7 @@ def field(
         must: entrants that stay whatever it costs the others; blocks that they lack are left out.
         others: entrants to compare them with; all, if none is named.
     """
-    rows = pruned(records)
-    rows = rows[rows["key"].isin(list(scores)) & rows["target"].notna()]
+    rows = _scored(records, scores)
     if others:
         rows = rows[rows["label"].isin([*must, *others])]
     there = [panel for panel in panels(records) if panel.units == units]
@@ -72,7 +71,7 @@ def field(
         return None
     entrants, common = common_part({part.panel: part.entrants for part in parts})
     kept = [part for part in parts if part.panel in common]
-    blocks = [_block(records, part, entrants, scores) for part in kept]
+    blocks = [block_of(records, part, entrants, scores) for part in kept]
     every = sorted({label for panel in there for label in panel.rows(rows)["label"]})
     away = [p.name(records) for p in there if p not in {part.panel for part in kept}]
     notes = [f"Blocks not compared, for lack of common results or of a second seed: {', '.join(away)}."] if away else []
@@ -85,7 +84,19 @@ def field(
     )
 
 
-def _part(panel: Panel, rows: pd.DataFrame, must: Sequence[str]) -> _Part | None:
+def complete_parts(records: Records, scores: Mapping[str, Scores]) -> list[Part]:
+    """The complete part of each panel that has one, before entrants of several panels meet."""
+    rows = _scored(records, scores)
+    return [part for panel in panels(records) if (part := _part(panel, panel.rows(rows), ()))]
+
+
+def _scored(records: Records, scores: Mapping[str, Scores]) -> pd.DataFrame:
+    """Pruned networks at a target sparsity, those with scores."""
+    rows = pruned(records)
+    return rows[rows["key"].isin(list(scores)) & rows["target"].notna()]
+
+
+def _part(panel: Panel, rows: pd.DataFrame, must: Sequence[str]) -> Part | None:
     """Entrants, seeds and sparsities of a panel without a gap, among those that all of `must` have."""
     if not len(rows) or not set(must) <= set(rows["label"]):
         return None
@@ -99,10 +110,11 @@ def _part(panel: Panel, rows: pd.DataFrame, must: Sequence[str]) -> _Part | None
     if not seeds or not levels:
         return None
     m, s, t = complete_part(np.array([[[(n, x, y) in keys for y in levels] for x in seeds] for n in names]))
-    return _Part(panel, tuple(names[i] for i in m), tuple(seeds[i] for i in s), tuple(levels[i] for i in t), keys)
+    return Part(panel, tuple(names[i] for i in m), tuple(seeds[i] for i in s), tuple(levels[i] for i in t), keys)
 
 
-def _block(records: Records, part: _Part, entrants: Sequence[str], scores: Mapping[str, Scores]) -> Block:
+def block_of(records: Records, part: Part, entrants: Sequence[str], scores: Mapping[str, Scores]) -> Block:
+    """The scores of some entrants of a part; raises ValueError where results of one seed have other test examples."""
     weights = area(np.eye(len(part.sparsities)), part.sparsities)
     arrays, tests = [], set[str]()
     for seed in part.seeds:
@@ -114,7 +126,7 @@ def _block(records: Records, part: _Part, entrants: Sequence[str], scores: Mappi
     return Block(part.panel.name(records), tuple(entrants), tuple(arrays), len(tests) == 1)
 
 
-def _note(records: Records, parts: Sequence[_Part], rows: pd.DataFrame) -> list[str]:
+def _note(records: Records, parts: Sequence[Part], rows: pd.DataFrame) -> list[str]:
     """What blocks had to leave out of seeds and sparsities."""
     found = []
     for part in parts:

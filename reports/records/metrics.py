@@ -57,7 +57,7 @@ _ALL = (
     Metric("mc_nll", "NLL of averaged draws (nats)", False, logarithmic=True),
     Metric("mc_ece", "ECE of averaged draws (%)", False, 100.0, 1),
     Metric("risk_bound", "certified risk, PAC-Bayes (%)", False, 100.0, 1),
-    Metric("bits", "bits of a kept weight", False, digits=1),
+    Metric("bits_per_weight", "bits of a kept weight", False, digits=1),
     Metric("bits_compression", "bits before over bits after", True, digits=1, logarithmic=True),
     Metric("bits_accuracy", "accuracy of rounded weights (%)", True, 100.0, 1),
     Metric("rmse", "root mean squared error", False, logarithmic=True),

@@ -111,30 +111,24 @@ def _means(blocks: Sequence[Block], methods: Sequence[str]) -> np.ndarray:
 
 
 def _standings(blocks: Sequence[Block], methods: Sequence[str]) -> list[Standing]:
-    rng = st.generator()
     cubes = [np.stack([block.column(method) for method in methods], axis=1) for block in blocks]
-    ranks = st.mean_rank_intervals(cubes, rng)
+    ranks = st.mean_rank_intervals(cubes, st.generator())
     known = [block for block in blocks if np.isfinite(block.relative).all()]
-    return [_standing(method, rank, known, methods, rng) for method, rank in zip(methods, ranks, strict=True)]
+    return [_standing(method, rank, known, methods) for method, rank in zip(methods, ranks, strict=True)]
 
 
-def _standing(
-    method: str,
-    rank: st.Interval,
-    known: Sequence[Block],
-    methods: Sequence[str],
-    rng: np.random.Generator,
-) -> Standing:
+def _standing(method: str, rank: st.Interval, known: Sequence[Block], methods: Sequence[str]) -> Standing:
+    """Every interval begins the generator anew: all methods, whoever is shown, meet the same resampled seeds."""
     relative = [block.column(method, relative=True) for block in known]
     improvement = None
     if BASELINE in methods and method != BASELINE:
         other = [block.column(BASELINE, relative=True) for block in known]
-        improvement = st.improvement_interval(relative, other, rng)
+        improvement = st.improvement_interval(relative, other, st.generator())
     return Standing(
         method,
         rank,
-        st.stratified(st.block_mean, relative, rng),
-        st.stratified(st.pooled_iqm, relative, rng),
+        st.stratified(st.block_mean, relative, st.generator()),
+        st.stratified(st.pooled_iqm, relative, st.generator()),
         improvement,
     )
 

@@ -18,4 +18,16 @@ TIERS = {
         "reference-real-groups",
     ),
     "given": ("reference-given", "reference-given-resnet"),
+    "questions": (
+        "question-ratios",
+        "question-decay",
+        "question-decay-retrained",
+        "question-calibration-short",
+        "question-calibration-short-retrained",
+        "question-calibration-long",
+        "question-calibration-long-retrained",
+        "question-posterior-scores",
+        "question-cost",
+        "question-own-sparsities",
+    ),
 }

@@ -1,0 +1,1 @@
+"""The page that answers when asked: records and their statistics inside the file, and the scripts that read them."""
