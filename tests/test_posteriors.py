@@ -225,6 +225,7 @@ def test_places_are_filled_and_prose_stays(tmp_path):
 
 METHODS = (
     "bmr", "horseshoe", "pip", "pip-gates", "variational-dropout", "group-variational-dropout", "bmrs-n", "ivon-opd",
+    "l0", "vib", "compression-gnj", "swag-obs",
 )  # fmt: skip
 
 

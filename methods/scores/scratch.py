@@ -36,9 +36,14 @@ def scratch(network: nn.Module, mode: BatchNormMode) -> Iterator[tuple[nn.Module
         yield replica, dict(prunable(replica))
 
 
-def gradients_of(value: Tensor, weights: list[Tensor], create_graph: bool = False) -> tuple[Tensor, ...]:
+def gradients_of(
+    value: Tensor, weights: list[Tensor], create_graph: bool = False, retain: bool = False
+) -> tuple[Tensor, ...]:
     """Gradients of a scalar; zero for weights that it does not depend on, such as those of an unused layer."""
-    return torch.autograd.grad(value, weights, create_graph=create_graph, allow_unused=True, materialize_grads=True)
+    return torch.autograd.grad(
+        value, weights, retain_graph=create_graph or retain, create_graph=create_graph, allow_unused=True,
+        materialize_grads=True,
+    )  # fmt: skip
 
 
 def balanced_batch(train: Examples, size: int, generator: torch.Generator) -> Split:
