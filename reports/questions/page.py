@@ -69,8 +69,8 @@ def _facts(question: Question, evidence: Evidence) -> Iterator[str]:
         seeds = rows.groupby(["dataset", "architecture"])["seed"].nunique()
         rest = "; ".join(f"{n} {status}" for status, n in frame["status"].value_counts().items() if status != "done")
         yield (
-            f"{name}: {len(rows)} cells ({rest or 'all done'}), {len(blocks)} block{'s' * (len(blocks) != 1)} ({'; '.join(blocks)}), "
-            f"{span(list(seeds))} seeds in each, {_epochs(rows)} epochs, sparsities {_levels(rows)}, "
+            f"{name}: {len(rows)} cells ({rest or 'all done'}), {len(blocks)} block{'s' * (len(blocks) != 1)} "
+            f"({'; '.join(blocks)}), {span(list(seeds))} seeds in each, {_epochs(rows)} epochs, sparsities {_levels(rows)}, "
             f"computed until {max(rows['started'])[:10]}."
         )
 
