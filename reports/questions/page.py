@@ -70,8 +70,8 @@ def _facts(question: Question, evidence: Evidence) -> Iterator[str]:
         rest = "; ".join(f"{n} {status}" for status, n in frame["status"].value_counts().items() if status != "done")
         yield (
             f"{name}: {len(rows)} cells ({rest or 'all done'}), {len(blocks)} block{'s' * (len(blocks) != 1)} "
-            f"({'; '.join(blocks)}), {span(list(seeds))} seeds in each, {_epochs(rows)} epochs, sparsities {_levels(rows)}, "
-            f"computed until {max(rows['started'])[:10]}."
+            f"({'; '.join(blocks)}), {span(list(seeds))} seeds in each, {_epochs(rows)} epochs, sparsities "
+            f"{_levels(rows)}, computed until {max(rows['started'])[:10]}."
         )
 
 
