@@ -94,8 +94,8 @@ CRITERION_OR_RATIOS = Question(
     remarks=(
         "The networks are small: at these sparsities they keep some dozens to some hundreds of weights, and shuffling "
         "tears paths apart. So the same was looked at in CORE after the run, on a larger perceptron (beside, deciding "
-        "nothing): there masks at initialisation are not told apart from shuffled ones at 90 and 95 %, as the literature "
-        "says, and are far ahead of them at 98 %. How few weights are left seems to matter more than when they are "
-        "chosen.",
+        "nothing): there masks at initialisation are not told apart from shuffled ones at 90 and 95 %, as the "
+        "literature says, and are far ahead of them at 98 %. How few weights are left seems to matter more than when "
+        "they are chosen.",
     ),
 )
