@@ -43,13 +43,12 @@ def estimate(cells: dict[str, list[Run]], jobs: int) -> float:
 def compute(
     cells: dict[str, list[Run]], out: Path, jobs: int | None, progress: Callable[[int], Callable[[int], None]]
 ) -> None:
-    """Run them, each matrix into a folder of its name, seed by seed, so that whatever is there is complete."""
+    """Run them, each matrix into a folder of its name; what is finished there is not run again."""
     from ...bench.harness.run_matrix import run
 
-    for seed in sorted({r.seed for own in cells.values() for r in own}):
-        for name, own in cells.items():
-            if part := [r for r in own if r.seed == seed]:
-                run(part, out / name, jobs=jobs, device="cpu", progress=progress)
+    for name, own in cells.items():
+        if own:
+            run(sorted(own, key=lambda r: r.seed), out / name, jobs=jobs, device="cpu", progress=progress)
 
 
 def answer(name: str, reference: Reference, results: Path | None, page: Path) -> tuple[Finding, Path]:

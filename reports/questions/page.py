@@ -68,11 +68,10 @@ def _facts(question: Question, evidence: Evidence) -> Iterator[str]:
         blocks = [f"{d} × {a}" for d, a in dict.fromkeys(zip(rows["dataset"], rows["architecture"], strict=True))]
         seeds = rows.groupby(["dataset", "architecture"])["seed"].nunique()
         rest = "; ".join(f"{n} {status}" for status, n in frame["status"].value_counts().items() if status != "done")
-        several = "s" * (len(blocks) != 1)
         yield (
-            f"{name}: {len(rows)} cells ({rest or 'all done'}), {len(blocks)} block{several} ({'; '.join(blocks)}), "
-            f"{span(list(seeds))} seeds in each, {_epochs(rows)} epochs, sparsities {_levels(rows)}, "
-            f"computed until {max(rows['started'])[:10]}."
+            f"{name}: {len(rows)} cells ({rest or 'all done'}), {len(blocks)} block{'s' * (len(blocks) != 1)} "
+            f"({'; '.join(blocks)}), {span(list(seeds))} seeds in each, {_epochs(rows)} epochs, sparsities "
+            f"{_levels(rows)}, computed until {max(rows['started'])[:10]}."
         )
 
 
