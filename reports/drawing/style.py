@@ -88,8 +88,8 @@ BUILT_IN: dict[str, Style] = {
     "l0": Style(_OLIVE, "$0$"),
     "vib": Style(_OLIVE, "$V$"),
     "compression-gnj": Style(_TEAL, "$J$"),
-    "sosp": Style(_INDIGO, "$S$"),
-    "swag-obs": Style(_PINK, "$W$"),
+    "sosp": Style(_INDIGO, "$H$"),
+    "swag-obs": Style(_PINK, "$A$"),
 }
 SPAM = "spam-"
 
