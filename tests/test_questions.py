@@ -227,6 +227,18 @@ def test_real_differences(cells, gap, answer):
     assert real_differences.analysis(evidence).says == found.says
 
 
+@pytest.mark.parametrize("lacks", [{"seed": 4}, {"seed": 4, "method": "opd", "dataset": "digits"}])
+def test_nothing_is_judged_before_the_last_cell(cells, lacks):
+    """Looking early, and stopping at a result that one likes, would spoil the tests."""
+    question, frame = QUESTIONS["criterion-or-ratios"], records(cells, "question-ratios", controls(5, 5))
+    core = {name: pd.DataFrame() for name in question.beside}
+    assert question.judged(Evidence({"question-ratios": frame} | core, {})).answer == "yes"
+    gone = np.logical_and.reduce([frame[column] == value for column, value in lacks.items()])
+    found = question.judged(Evidence({"question-ratios": frame[~gone]} | core, {}))
+    assert found.answer == "not run"
+    assert found.says == ("Not run, or not to its end: question-ratios.",)
+
+
 # ---------------------------------------------------------------------- what is shipped
 
 
@@ -243,7 +255,9 @@ def test_every_question_has_six_blocks_of_five_seeds_and_a_tier(cells):
 
 def test_without_records_nothing_is_answered():
     nothing = {name: pd.DataFrame() for q in QUESTIONS.values() for name in q.read}
-    assert {q.analysis(Evidence(nothing, {})).answer for q in QUESTIONS.values()} == {"not run"}
+    for question in QUESTIONS.values():
+        assert question.judged(Evidence(nothing, {})).answer == "not run"
+        assert question.analysis(Evidence(nothing, {})).answer == "not run"
 
 
 # ---------------------------------------------------------------------- the command
@@ -269,7 +283,7 @@ def tiny(tmp_path, monkeypatch):
 
     analysis = by_effects(effects, "points", 1.0, lambda found: ("undecided", ["Two seeds say nothing."]))
     question = Question("tiny", "Is magnitude better?", "Nobody.", "Two cells.", ("tiny",), ("None.",), "2026-01-01",
-                        analysis)  # fmt: skip
+                        analysis, seeds=2)  # fmt: skip
     monkeypatch.setattr(catalogue, "QUESTIONS", {"tiny": question})
     monkeypatch.setattr("bayesprune.reports.commands.question.QUESTIONS", {"tiny": question})
     monkeypatch.setitem(TIERS, "tiny", ("tiny",))

@@ -22,7 +22,7 @@ def listing(reference: Reference) -> Iterator[str]:
     width = max(map(len, QUESTIONS))
     for name, question in QUESTIONS.items():
         rows = reference.of(*question.matrices).rows
-        answer = question.analysis(evidence(question, reference)).answer
+        answer = question.judged(evidence(question, reference)).answer
         cost = f"{len(rows)} cells, {core_minutes(rows):.0f} minutes of one core" if rows else "no cells yet"
         yield f"  {name:<{width}}  {question.asks}\n  {'':<{width}}    {answer} ({cost})"
 

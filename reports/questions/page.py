@@ -17,7 +17,7 @@ from .question import Evidence, Finding, Question
 def write(question: Question, evidence: Evidence, folder: Path) -> tuple[Finding, Path]:
     """Write NAME.md and NAME.svg, the same bytes for the same records; returns the finding and the page's path."""
     folder.mkdir(parents=True, exist_ok=True)
-    finding = question.analysis(evidence)
+    finding = question.judged(evidence)
     picture = folder / f"{question.name}.svg"
     if finding.figure is not None:
         _draw(finding, picture)

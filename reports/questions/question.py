@@ -58,6 +58,7 @@ class Question:
         written: on which day.
         analysis: from records to a finding.
         remarks: what was noticed afterwards; the rule stays as it was.
+        seeds: how many were planned in each block; nothing is judged before they are all there.
     """
 
     name: str
@@ -70,8 +71,24 @@ class Question:
     analysis: Callable[[Evidence], Finding]
     beside: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
+    seeds: int = 5
 
     @property
     def read(self) -> tuple[str, ...]:
         """All matrices whose records it reads."""
         return (*self.matrices, *self.beside)
+
+    def judged(self, evidence: Evidence) -> Finding:
+        """What the analysis says of a complete run; looking earlier, and stopping at what one likes, would spoil it."""
+        waiting = [name for name in self.matrices if not _is_complete(evidence.frames[name], self.seeds)]
+        if waiting:
+            return Finding("not run", (f"Not run, or not to its end: {', '.join(waiting)}.",))
+        return self.analysis(evidence)
+
+
+def _is_complete(frame: pd.DataFrame, seeds: int) -> bool:
+    """Whether every block has so many seeds, with as many cells under each."""
+    if not len(frame):
+        return False
+    cells = frame.groupby(["dataset", "architecture", "seed"]).size()
+    return bool((cells == cells.max()).all() and (cells.groupby(level=[0, 1]).size() >= seeds).all())
