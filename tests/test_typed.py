@@ -12,7 +12,6 @@ import bayesprune
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ROOT.parent  # the folder in which this package lies, as site-packages would be
 
 USER = """
 import bayesprune as bp
@@ -48,8 +47,12 @@ def absent(pruner: bp.Pruner) -> float:
 
 def errors(folder):
     pytest.importorskip("pyright")
+    packages = folder / "packages"  # the folder in which this package lies, as site-packages would be
+    if not packages.exists():
+        packages.mkdir()
+        packages.joinpath("bayesprune").symlink_to(ROOT)
     (folder / "pyproject.toml").write_text(
-        f'[tool.pyright]\ninclude = ["*.py"]\nextraPaths = ["{PACKAGES}"]\nreportMissingTypeStubs = true\n'
+        f'[tool.pyright]\ninclude = ["*.py"]\nextraPaths = ["{packages}"]\nreportMissingTypeStubs = true\n'
     )
     command = [Path(sys.executable).with_name("pyright"), "--outputjson", "--pythonpath", sys.executable]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=dict(os.environ), timeout=300)
