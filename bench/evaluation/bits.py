@@ -23,9 +23,9 @@ QUALITY = ("accuracy", "nll", "rmse")
 def bits_of(network: nn.Module, posterior: Gaussian, mask: Mask, data: Data) -> dict[str, float]:
     """Bits of a kept weight on the average, what that saves, and the quality of the network with rounded weights.
 
-    Columns: `bits_per_weight`; `bits_compression`: bits of all prunable weights before over those of the kept ones now, without
-    what it takes to say which these are; `bits_accuracy` and `bits_nll`, or `bits_rmse`. Layers whose weights the
-    posterior does not know keep 32 bits.
+    Columns: `bits_per_weight`; `bits_compression`: bits of all prunable weights before over those of the kept ones now,
+    without what it takes to say which these are; `bits_accuracy` and `bits_nll`, or `bits_rmse`. Layers whose weights
+    the posterior does not know keep 32 bits.
     """
     small, spent, kept = copied(network), 0, 0
     for name, weight in prunable(small).items():
