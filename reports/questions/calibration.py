@@ -81,4 +81,9 @@ CALIBRATION = Question(
     ),
     written="2026-11-30",
     analysis=by_effects(effects, "points of calibration error", MARGIN, answered, beside=beside),
+    remarks=(
+        "What turns the sign is retraining: it changes the effect more than a temperature or the length of training "
+        "does (beside). After long training a retrained network is surely a little better calibrated than the whole "
+        "one trained for as long, by less than the margin, hence undecided.",
+    ),
 )
