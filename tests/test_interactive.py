@@ -241,6 +241,12 @@ def rows(driver, table):
     return driver.execute_script(script, table)
 
 
+def drawn(driver, table):
+    """The same of a table that is drawn when its block is opened, which the browser tells a little later."""
+    eventually(lambda: rows(driver, table))
+    return rows(driver, table)
+
+
 def press(driver, selector):
     from selenium.webdriver.common.by import By
 
@@ -371,7 +377,7 @@ def test_a_cell_says_its_numbers_its_records_its_command_and_shows_its_figure(dr
 
     shown(driver, page)
     name = "opd"
-    place = [row[0] for row in rows(driver, "#blocks details[open]")].index(name) + 1
+    place = [row[0] for row in drawn(driver, "#blocks details[open]")].index(name) + 1
     press(driver, f"#blocks details[open] tbody tr:nth-child({place}) button.cell")
     dialog = driver.execute_script("return document.querySelector('dialog[open]').textContent")
     assert name in dialog
@@ -453,7 +459,7 @@ def test_methods_are_told_apart_without_colour(driver, page):
     texts = driver.execute_script("""
         const svg = document.querySelector("#blocks details[open] svg[role=img]");
         return [...svg.querySelectorAll("g > text")].map((t) => [t.textContent, t.getBoundingClientRect().toJSON()]);""")
-    methods = [row[0] for row in rows(driver, "#blocks details[open]") if row[0] != "grasp"]
+    methods = [row[0] for row in drawn(driver, "#blocks details[open]") if row[0] != "grasp"]
     assert len(texts) == len(methods) > 4
     tops = sorted(box["top"] for _, box in texts)
     assert min(np.diff(tops)) > 10
