@@ -105,14 +105,12 @@ def fitted_and_reloaded(name, method, folder):
     network = make()
     pruner = build(method)
     structured = pruner.when != "dynamic" and pruner.allocation != "rowwise"  # whole units do not grow back
-    examples = data()
-    options = {}
+    examples, options = data(), {}
     if name == "swin":  # its layers see windows, not examples
-        options = {"ties": "minibatch"} if method.startswith("group-") else {"draws": "minibatch"}
-        known = registry.catalogue().get(method)
-        options = options if known and set(options) <= set(known.options) else {}
+        known = registry.catalogue()[method].options if method in registry.catalogue() else {}
+        options = {option: "minibatch" for option in ("draws", "ties") if option in known}
     try:
-        pruned = bp.fit(network, examples, method, 0.3, epochs=1, structured=structured, progress=False, **options)
+        pruned = bp.fit(network, examples, method, 0.3, epochs=2, structured=structured, progress=False, **options)
     except NotApplicable as reason:
         pytest.skip(str(reason))
     assert pruned.sparsity == pytest.approx(0.3, abs=0.1)
