@@ -79,10 +79,11 @@ def test_map_costs_at_most_5_percent_of_the_plain_loop(digits, contender, compar
 @pytest.mark.parametrize("method", METHODS)
 def test_a_loop_of_ones_own_costs_at_most_2_percent_more_than_ours(digits, contender, compare, method):
     def suite(pair):
-        train(pair[0], digits.train, pair[1], SETTINGS, 2, torch.Generator().manual_seed(0))
+        train(pair[0], digits.train, pair[1], SETTINGS, EPOCHS["mlp"], torch.Generator().manual_seed(0))
 
     ours = contender(
-        lambda pair: in_ones_own_loop(*pair, digits.train, 2, True), lambda: attached(digits, "mlp", method)
+        lambda pair: in_ones_own_loop(*pair, digits.train, EPOCHS["mlp"], True),
+        lambda: attached(digits, "mlp", method),
     )
     theirs = contender(suite, lambda: by_the_suite(digits, "mlp", method))
     ratio = compare(f"attached / loop of the suite, {method}", ours, theirs, 41)
