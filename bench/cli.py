@@ -114,19 +114,9 @@ def run(
             return
         with tracking(trackers, Path(out)) as watch:
             table = run_matrix(
-                matrix,
-                out,
-                jobs=jobs,
-                shard=part,
-                retry_failed=retry_failed,
-                device=device,
-                plugins=plugins,
-                executor=executor,
-                progress=bar,
-                watch=watch,
-                wait=wait,
-                pin=pin,
-            )
+                matrix, out, jobs=jobs, shard=part, retry_failed=retry_failed, device=device, plugins=plugins,
+                executor=executor, progress=bar, watch=watch, wait=wait, pin=pin,
+            )  # fmt: skip
     except KeyboardInterrupt:
         click.echo(f"\nInterrupted. Finished cells are in {out}; run the same command again to go on.", err=True)
         sys.exit(130)

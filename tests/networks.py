@@ -15,6 +15,15 @@ def half_mask(network) -> Mask:
     return Mask(units, kept)
 
 
+def assert_folds(network, inference, x) -> None:
+    """Once it is detached the network computes what it did in evaluation with any noise that is learned."""
+    with torch.no_grad():
+        inference.steps.normal_(generator=torch.Generator().manual_seed(1))
+        hooked = network.eval()(x)
+        inference.detach(network)
+        torch.testing.assert_close(network(x), hooked, rtol=1e-4, atol=1e-5)
+
+
 class LastState(nn.Module):
     """A linear layer on the last state of an LSTM: (N, T, 3) -> (N, 3)."""
 

@@ -111,6 +111,7 @@ def test_the_picture_has_a_panel_for_each_family(results, tmp_path):
     assert [p.architecture for p in pictures._panels(shown)] == ["mlp", "resnet(width=8)"]
     assert set(shown["label"]) == {"opd", "magnitude"}
     assert pictures.write(tmp_path / "picture.svg").is_file()
+    assert pictures.write(tmp_path / "again.svg").read_bytes() == (tmp_path / "picture.svg").read_bytes()
     assert "{figure}" in pictures.snippet(tmp_path)
 
 

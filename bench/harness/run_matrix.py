@@ -44,7 +44,7 @@ def run(
     plugins: Sequence[str | Path] = (),
     executor: str | Path | Callable[[], Executor] = "local",
     progress: Callable[[int], Callable[[int], None]] | None = None,
-    watch: Callable[[Mapping[str, Any]], None] | None = None,
+    watch: Callable[[str], None] | None = None,
     wait: bool = False,
     pin: bool = False,
 ) -> Path:
@@ -64,7 +64,7 @@ def run(
         executor: what runs the tasks: "local"; "dask", a dask cluster on this machine; "dask://host:8786", one that is
             running; a YAML file, jobs of a batch system; "module:function", or a function, that returns an Executor.
         progress: called with the number of cells to run; the function it returns with each advance.
-        watch: called with every record that this run brings, as it comes.
+        watch: called with the key of every record that this run brings, as it comes.
         wait: whether to wait for another run into the folder to end, instead of refusing.
         pin: keep cells with the class of machine (device and processor) that trained their network.
 
@@ -96,7 +96,7 @@ def _sources(r: Run) -> str:
 def _run(
     plan: Planned, store: Store, lease: Lease, engine: Engine, setting: Setting, place: torch.device | None,
     retry_failed: bool, pin: bool, progress: Callable[[int], Callable[[int], None]] | None,
-    watch: Callable[[Mapping[str, Any]], None] | None,
+    watch: Callable[[str], None] | None,
 ) -> Path:  # fmt: skip
     set_others_aside(plan.every, store)
     records = {r["key"]: r for r in store.records()}
@@ -107,8 +107,8 @@ def _run(
     def told(keys: Collection[str]) -> None:
         advance(len(keys))
         if watch is not None:
-            for record in filter(None, (store.read_record(key, mend=False) for key in keys)):
-                watch(record)
+            for key in keys:
+                watch(key)
 
     arrivals = Arrivals(store, [r.key for r in todo], told, lease.check)
     stale = {r.key: store.record_checksum(r.key) for r in todo if r.key in records}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 from bayesprune.bench.results.frames import results
+from bayesprune.reports.drawing.panels import save_svg
 from bayesprune.reports.records.frame import Panel, Records, done, panel_metric, panels, prepare, pruned
 from bayesprune.reports.topics.curves import curves
 
@@ -35,7 +36,7 @@ def write(path: Path, folders: tuple[str, ...] = ()) -> Path | None:
     if found is None or not there:
         return None
     kept = Records(pd.concat([panel.rows(found) for panel in there]))
-    reference.save_svg(curves(kept, panel_metric(found, there[0]).name, there), path)
+    save_svg(curves(kept, panel_metric(found, there[0]).name, there), path)
     return path
 
 

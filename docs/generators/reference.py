@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 from bayesprune.reports.commands.compare import headline
 from bayesprune.reports.commands.entrants import MATRICES
-from bayesprune.reports.drawing.panels import FORMATS
+from bayesprune.reports.drawing.panels import save_svg
 from bayesprune.reports.leaderboard.standings import leaderboard
 from bayesprune.reports.records.blocks import field
 from bayesprune.reports.records.frame import Records, done, panel_metric, panels, prepare
@@ -19,7 +19,6 @@ from bayesprune.reports.reference.tiers import TIERS
 from bayesprune.reports.topics.curves import curves, curves_caption
 from bayesprune.reports.topics.standing import standing_table
 from bayesprune.reports.writing.render import Section, Table
-from matplotlib.figure import Figure
 
 BASELINES = ("magnitude", "random")
 MOST_PANELS = 4
@@ -79,12 +78,6 @@ def chart(shows: Callable[[Records], pd.Series], path: Path) -> str | None:
     kept = Records(pd.concat([panel.rows(chosen) for panel in there]))
     save_svg(curves(kept, metric.name, there), path)
     return curves_caption(kept, metric)
-
-
-def save_svg(figure: Figure, path: Path) -> None:
-    """Write a figure, the same bytes every time."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata=FORMATS["svg"])
 
 
 @functools.cache

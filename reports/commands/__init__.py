@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -163,12 +163,12 @@ def track_(name: str, results: Path) -> None:
     """
     from ...bench.results.store import Store
 
-    records = Store(results, create=False).records()
-    told = _bar()(len(records))
+    keys = sorted(Store(results, create=False).keys())
+    told = _bar()(len(keys))
     with tracking([name], results) as watch:
         assert watch is not None
-        for record in records:
-            watch(record)
+        for key in keys:
+            watch(key)
             told(1)
 
 
@@ -331,7 +331,7 @@ def ledger_page(out: Path) -> dict[str, str]:
     return {page.name: TITLE}
 
 
-def tracking(names: Sequence[str], folder: Path) -> AbstractContextManager[Callable[[Mapping[str, Any]], None] | None]:
+def tracking(names: Sequence[str], folder: Path) -> AbstractContextManager[Callable[[str], None] | None]:
     """A function that tells trackers of every record, if there are trackers to tell."""
     if not names:
         return nullcontext()

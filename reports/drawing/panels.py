@@ -201,6 +201,13 @@ FORMATS: dict[str, dict[str, None]] = {"svg": {"Date": None}, "pdf": {"CreationD
 
 
 @styled
+def save_svg(figure: Figure, path: Path) -> None:
+    """Write a figure that stands alone, the same bytes every time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata=FORMATS["svg"])
+
+
+@styled
 def save(drawing: Drawing, folder: Path) -> bytes:
     """Write the figure as PDF, SVG and PNG, the same bytes every time; returns the SVG."""
     drawing.figure.draw_without_rendering()  # lays out once; the three files then share it

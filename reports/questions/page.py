@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from ...datasets.atomic import write_atomically
-from ..drawing.panels import FORMATS, styled
+from ..drawing.panels import save_svg
 from ..records.frame import done, percent, span
 from ..writing.render import markdown, md
 from .question import Evidence, Finding, Question
@@ -20,16 +20,10 @@ def write(question: Question, evidence: Evidence, folder: Path) -> tuple[Finding
     finding = question.judged(evidence)
     picture = folder / f"{question.name}.svg"
     if finding.figure is not None:
-        _draw(finding, picture)
+        save_svg(finding.figure, picture)
     path = folder / f"{question.name}.md"
     write_atomically(path, page(question, finding, evidence).encode())
     return finding, path
-
-
-@styled
-def _draw(finding: Finding, path: Path) -> None:
-    assert finding.figure is not None
-    finding.figure.savefig(path, metadata=FORMATS["svg"])
 
 
 def page(question: Question, finding: Finding, evidence: Evidence) -> str:

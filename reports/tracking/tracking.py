@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import click
 
@@ -47,8 +47,8 @@ def check(name: str) -> None:
 
 
 @contextmanager
-def tracking(names: Sequence[str], folder: Path) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """A function to call with every record of the folder that comes; on leaving, what is still to be told is told.
+def tracking(names: Sequence[str], folder: Path) -> Iterator[Callable[[str], None]]:
+    """A function to call with the key of every record that comes; on leaving, what is still to be told is told.
 
     A tracker that fails is told of no further cell, in one warning: results do not depend on it, and `bayesprune track`
     tells it everything later. An interrupt does not wait for what has not been told. Raises UsageError as `check`.
@@ -60,9 +60,9 @@ def tracking(names: Sequence[str], folder: Path) -> Iterator[Callable[[Mapping[s
     teller.start()
     theirs.close()
 
-    def tell(record: Mapping[str, Any]) -> None:
+    def tell(key: str) -> None:
         with suppress(BrokenPipeError):  # it has said why it ended
-            ours.send(record["key"])
+            ours.send(key)
 
     try:
         yield tell
