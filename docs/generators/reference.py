@@ -67,9 +67,10 @@ def standing_of(name: str) -> list[Table]:
 def chart(shows: Callable[[Records], pd.Series], path: Path) -> str | None:
     """Quality against sparsity of what `shows` selects, beside magnitude and random, on the networks where it ran.
 
-    The matrix is the one with the most results of it. Writes `path` and returns the caption; None without results.
+    The matrix is the one with the most results of it; those of the ledger, whose protocols are other people's, only
+    where there is no other. Writes `path` and returns the caption; None without results.
     """
-    found = max(map(records, matrices()), key=lambda rows: shows(rows).sum(), default=None)
+    found = max(_holding(shows), key=lambda rows: shows(rows).sum(), default=None)
     there = panels(found[shows(found)])[:MOST_PANELS] if found is not None else []
     if found is None or not there:
         return None
@@ -78,6 +79,12 @@ def chart(shows: Callable[[Records], pd.Series], path: Path) -> str | None:
     kept = Records(pd.concat([panel.rows(chosen) for panel in there]))
     save_svg(curves(kept, metric.name, there), path)
     return curves_caption(kept, metric)
+
+
+def _holding(shows: Callable[[Records], pd.Series]) -> list[Records]:
+    found = {name: records(name) for name in matrices() if shows(records(name)).any()}
+    comparisons = [rows for name, rows in found.items() if name not in TIERS["ledger"]]
+    return comparisons or list(found.values())
 
 
 @functools.cache

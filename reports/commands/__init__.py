@@ -90,7 +90,10 @@ def question_(name: str | None, results: Path, out: Path, anew: bool, dry_run: b
 
 @click.command("reference")
 @click.option(
-    "--tier", "tiers", multiple=True, help="mission, core, real, given or questions; repeatable.  [default: all]"
+    "--tier",
+    "tiers",
+    multiple=True,
+    help="mission, core, real, given, questions or ledger; repeatable.  [default: all]",
 )
 @click.option(
     "--out", default="reference-results", show_default=True, type=click.Path(path_type=Path), metavar="FOLDER",
@@ -246,7 +249,9 @@ def submit_(results: Path, method_or_file: str, options: tuple[str, ...], struct
 @click.argument("file", required=False, type=click.Path(path_type=Path))
 @click.option("--sample", type=click.IntRange(min=1), help="How many cells.  [default: 50; of a submission 44]")
 @click.option("--cell", metavar="KEY", help="One reference cell, by the beginning of its key.")
-@click.option("--tier", default="core", show_default=True, help="Whose cells: mission, core, real, given or questions.")
+@click.option(
+    "--tier", default="core", show_default=True, help="Whose cells: mission, core, real, given, questions or ledger."
+)
 @click.option("--seed", type=int, help="Of the choice.  [default: another one every time]")
 @click.option("--execute-source", is_flag=True, help="Execute the plug-in source that a submission holds.")
 @click.option(

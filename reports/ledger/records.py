@@ -1,4 +1,4 @@
-"""The entries that come with the package, the matrices that decide them, and the records that there are of these."""
+"""The entries that come with the package, the matrix that decides each, and the records that there are of it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pandas as pd
 
 from ...bench.results.frames import frame_of
 from ...bench.results.store import Store
-from ...bench.spec.shipped import MATRICES
+from ...bench.spec.shipped import MATRICES, shipped_matrices
 from ...datasets.errors import UsageError, unknown
 from ..reference.results import Reference
 from ..reference.rows import record_of
@@ -28,16 +28,15 @@ def shipped_entries() -> list[Entry]:
 
 
 def matrix_of(entry: Entry, beside: Path | None = None) -> Path:
-    """The file of the matrix that decides an entry: one beside the user's ledger, the ledger's own, or a shipped one.
+    """The file of the matrix that decides an entry: one beside the user's ledger, or a shipped one.
 
     Raises UsageError if there is none.
     """
     name = f"{entry.matrix.removesuffix('.yaml')}.yaml"
-    for folder in (*([beside] if beside else []), FOLDER / "matrices", MATRICES):
+    for folder in (*([beside] if beside else []), MATRICES):
         if (folder / name).is_file():
             return folder / name
-    known = [path.stem for folder in (FOLDER / "matrices", MATRICES) for path in folder.glob("*.yaml")]
-    raise unknown(f"matrix of entry {entry.id!r}", entry.matrix, known)
+    raise unknown(f"matrix of entry {entry.id!r}", entry.matrix, shipped_matrices())
 
 
 def frames(entries: Iterable[Entry], reference: Reference, results: Sequence[Path] = ()) -> dict[str, pd.DataFrame]:
