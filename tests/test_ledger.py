@@ -152,6 +152,12 @@ def test_ratios_columns_layers_and_lists_of_sparsities():
     assert verdict({"of": A | {"column": "seconds_train"}, "at_most": 2.4}, frame) == "did not hold"
 
 
+def test_units_and_parameters_are_different_shares():
+    frame = records(a=[96.0]).assign(parameters=200.0, parameters_masked=150.0)
+    assert verdict({"of": A | {"column": "zeros"}, "near": 90.0, "within": 0.01}, frame) == "held"
+    assert verdict({"of": A | {"column": "masked"}, "near": 75.0, "within": 0.01}, frame) == "held"
+
+
 def test_an_entry_holds_in_part_and_what_is_not_there_is_not_run():
     frame = records(a=[96.0, 95.5, 97.0], b=[95.0, 94.6, 95.9])
     two = entry({"of": A, "at_least": 90}, {"of": A, "at_least": 99})

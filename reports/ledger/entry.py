@@ -22,7 +22,7 @@ class Quantity(Settings):
 
     Names match with or without options, as in a matrix. Columns are those of records; `accuracy`, `dense_accuracy`,
     `error` and `dense_error` are in per cent, `zeros` is the share of units removed in per cent (of one `layer`,
-    counted from 0, if given), `compression` a factor.
+    counted from 0, if given), `masked` that of parameters, `compression` a factor.
     """
 
     method: Text

@@ -155,6 +155,8 @@ def _column(asked: Quantity, rows: pd.DataFrame) -> pd.Series:
         return 100 * rows[name]
     if name == "zeros":
         return 100 * rows["sparsity"]
+    if name == "masked":
+        return 100 * rows["parameters_masked"] / rows["parameters"]
     return pd.to_numeric(rows[name], errors="coerce") if name in rows else pd.Series(math.nan, rows.index)
 
 
