@@ -14,5 +14,6 @@ def write(out: Path) -> None:
     (out / "ledger.md").write_text(ledger.page())
     questions.write(out / "questions")
     (out / "mission.md").write_text(pictures.snippet(out))
+    (out / "budgets.md").write_text(pictures.budget_snippet(out))
     (out / "commands.md").write_text(commands.page())
     (out / "api.rst").write_text(api.page())

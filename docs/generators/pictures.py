@@ -1,4 +1,4 @@
-"""The picture of the mission's comparison for README and the first page: from reference results, or from records."""
+"""The picture of the mission's comparison for README and the first page, and that of the budget for the protocol's."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import pandas as pd
 from bayesprune.bench.results.frames import results
 from bayesprune.reports.drawing.panels import save_svg
 from bayesprune.reports.records.frame import Panel, Records, done, panel_metric, panels, prepare, pruned
+from bayesprune.reports.reference.results import shipped
+from bayesprune.reports.reference.tiers import TIERS
+from bayesprune.reports.topics.budgets import sensitivities, sensitivity, sensitivity_caption
 from bayesprune.reports.topics.curves import curves
 
 from . import reference
@@ -48,8 +51,18 @@ def snippet(out: Path) -> str:
     return figure("/generated/mission.svg", "Quality against sparsity, one panel for each family of networks", caption)
 
 
+def budget_snippet(out: Path) -> str:
+    """The curve over the budget of retraining, from CORE, drawn below `out`, as the protocol's page shows it."""
+    found = sensitivities(prepare(shipped().of(*TIERS["core"]).frame()))
+    if not found:
+        return ""
+    save_svg(sensitivity(found), out / "budgets.svg")
+    what = "Quality, and the order of methods, against the epochs of retraining"
+    return figure("/generated/budgets.svg", what, sensitivity_caption(found))
+
+
 def _references() -> list[Records]:
-    return [reference.records(matrix) for matrix in reference.matrices()]
+    return [reference.records(matrix) for matrix in reference.matrices() if matrix not in TIERS["ledger"]]
 
 
 def _shown(parts: list[Records]) -> Records | None:
