@@ -10,6 +10,8 @@ STAMP := $(VENV)/.installed
 DOCS_STAMP := $(VENV)/.docs-installed
 # Whole files, so that no worker makes what another has made for the tests of a file.
 PARALLEL := -n auto --dist loadfile
+# Tests start many processes: where no bytecode is kept, each of them compiles the package anew.
+test slow check: export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .PHONY: help install bench reference docs pictures test slow check speed golden constraints clean

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +27,7 @@ from .isolation.attachments import left_on
 from .isolation.isolated import LeftBehind, isolated
 from .promises import adjusting, training
 from .promises.broken import Broken, changes, fingerprint
+from .promises.promise import Promise
 from .pruning.dynamic import check_dynamic
 from .pruning.engine import Scored
 from .pruning.ranking import checked_scores, keep_count
@@ -87,16 +88,17 @@ def check_on(
     data = load("digits", 0, subset=120)
     with tempfile.TemporaryDirectory() as folder:
         bench = _workbench(method, architecture, granularity, options, data, store or Store(folder))
-        for promise, test in PROMISES.items():
-            yield _verdict(bench, promise, test)
+        for name, promise in PROMISES.items():
+            yield _verdict(bench, name, promise)
 
 
-def _verdict(bench: Examined, promise: str, test: Callable[[Examined], None]) -> Verdict:
-    place = (bench.run.method.label, bench.run.architecture.label, bench.run.units, promise)
+def _verdict(bench: Examined, name: str, promise: Promise) -> Verdict:
+    place = (bench.run.method.label, bench.run.architecture.label, bench.run.units, name)
     try:
         _check_units(bench)
-        with isolated(bench.data), sealed():
-            test(bench)
+        if promise.concerns(bench):
+            with isolated(bench.data), sealed():
+                promise.test(bench)
     except (Broken, LeftBehind) as problem:
         return Verdict(*place, str(problem))
     except NotApplicable as reason:
@@ -253,8 +255,6 @@ def counts_exact(bench: Examined) -> None:
 
 def sparsity_monotone(bench: Examined) -> None:
     """What a higher sparsity keeps, a lower one keeps too (with one ranking; allocations and rounds may differ)."""
-    if bench.engine.pruner.allocation != "global" or bench.engine.pruner.rounds > 1:
-        return
     masks = [mask for _, mask in _masks(bench)]
     for lower, higher in itertools.pairwise(masks):
         if bool((higher.kept & ~lower.kept).any()):
@@ -276,17 +276,22 @@ def trains_to_the_end(bench: Examined) -> None:
         raise Broken(f"hooks remain on {', '.join(places)} after training; remove them in detach")
 
 
-PROMISES: dict[str, Callable[[Examined], None]] = {
-    "never reads the test split": test_sealed,
-    "leaves data and process as they were": data_and_process_untouched,
-    "scores are finite and rank": scores_rank,
-    "deterministic under a seed": scores_repeat,
-    "a stored fit gives the same scores": fits_come_back,
-    "scoring leaves the network as it was": network_untouched,
-    "noise in training is declared": noise_declared,
-    "mask shapes and exact counts": counts_exact,
-    "monotone in the sparsity": sparsity_monotone,
-    "runs from training to fine-tuning": trains_to_the_end,
+def _ranks_once(bench: Workbench) -> bool:
+    layers_apart, rounds = bench.engine.pruner.allocation != "global", bench.engine.pruner.rounds
+    return not layers_apart and rounds == 1
+
+
+PROMISES: dict[str, Promise] = {
+    "never reads the test split": Promise(test_sealed),
+    "leaves data and process as they were": Promise(data_and_process_untouched),
+    "scores are finite and rank": Promise(scores_rank),
+    "deterministic under a seed": Promise(scores_repeat),
+    "a stored fit gives the same scores": Promise(fits_come_back),
+    "scoring leaves the network as it was": Promise(network_untouched),
+    "noise in training is declared": Promise(noise_declared),
+    "mask shapes and exact counts": Promise(counts_exact),
+    "monotone in the sparsity": Promise(sparsity_monotone, _ranks_once),
+    "runs from training to fine-tuning": Promise(trains_to_the_end),
     **adjusting.PROMISES,
     **training.PROMISES,
 }

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from bayesprune.bench import contract
 from bayesprune.bench.cli import main
 from click.testing import CliRunner
 
@@ -70,7 +71,8 @@ def test_a_ten_line_plugin_is_listed_checked_run_and_reported(folder):
     assert "biggest" in (folder / "page" / "index.html").read_text()
 
 
-def test_a_plugin_that_reads_the_test_split_fails_its_check(folder):
+def test_a_plugin_that_reads_the_test_split_fails_its_check(folder, monkeypatch):
+    monkeypatch.setattr(contract, "TINY", contract.TINY[:1])  # whatever the network, it reads
     peek = "from bayesprune.datasets.load import load; load('digits').test; q = state.posterior"
     cheat = PLUGIN.replace("q = state.posterior", peek)
     (folder / "cheat.py").write_text(cheat)

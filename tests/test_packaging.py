@@ -15,10 +15,12 @@ from pathlib import Path
 import bayesprune
 import pytest
 import torch
+from bayesprune.bench.cli import main
 from bayesprune.bench.contract import PROMISES, TINY, check_on
 from bayesprune.bench.results import columns as record_columns
 from bayesprune.bench.spec.matrix import Matrix, load_matrix
 from bayesprune.methods import registry as methods
+from click.testing import CliRunner
 
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -447,7 +449,8 @@ def test_the_plug_in_of_the_readme_is_listed_and_runs(plugin, tmp_path):
         "sparsity: [0.5, auto]\nseeds: [0]\ntraining: {epochs: 2}\nfinetune: {epochs: 1}\n"
     )
     out = tmp_path / "results"
-    run(*command, "run", matrix, "--plugin", plugin, "--out", out, "--jobs", "1")
+    done = CliRunner().invoke(main, ["run", str(matrix), "--plugin", str(plugin), "--out", str(out), "--jobs", "1"])
+    assert done.exit_code == 0, done.output
     records = [json.loads(path.read_text())["record"] for path in (out / "cells").iterdir()]
     assert [r["status"] for r in records] == ["done", "done"]
     assert {r["sparsity_auto"] for r in records} == {True, False}

@@ -39,7 +39,7 @@ Snapshot = list[tuple[Any, dict[str, Any]]]
 
 def snapshot() -> Snapshot:
     """What the watched modules and classes hold now."""
-    return [(home, dict(vars(home))) for home in _homes(len(sys.modules))]
+    return [(home, vars(home).copy()) for home in _homes(len(sys.modules))]  # the copy of a class is its dictionary's
 
 
 def undo(before: Snapshot, imported: bool) -> tuple[list[str], list[str]]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gc
 import logging
+import operator
 import os
 import random
 import signal
 import sys
 import threading
 import warnings
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -28,14 +30,20 @@ _TIMERS = tuple(getattr(signal, n) for n in ("ITIMER_REAL", "ITIMER_VIRTUAL", "I
 _LOGGERS = (logging.getLogger(), logging.getLogger("bayesprune"))
 
 
-def _modules() -> dict[str, Any]:
-    """Loaded modules by name; plug-ins that were edited are loaded anew."""
-    return {name: module for name, module in sys.modules.items() if not name.startswith("bayesprune_plugin_")}
-
-
 def _has_grown(before: dict[str, Any], now: dict[str, Any]) -> bool:
-    """Whether every entry of before is there, and the same; others may have joined."""
-    return all(now.get(name, before) is value for name, value in before.items())
+    """Whether every module of before is there, and the same; others may have joined, and plug-ins been loaded anew."""
+    if all(map(operator.is_, map(now.get, before, repeat(before)), before.values())):
+        return True
+    return all(now.get(name, before) is value for name, value in _shipped(before).items())
+
+
+def _shipped(modules: dict[str, Any]) -> dict[str, Any]:
+    """All but plug-ins, which are loaded anew when they were edited."""
+    return {name: module for name, module in modules.items() if not name.startswith("bayesprune_plugin_")}
+
+
+def _restore_modules(before: dict[str, Any]) -> None:
+    sys.modules.update(_shipped(before))
 
 
 def _restore_path(before: list[str]) -> None:
@@ -140,7 +148,7 @@ def _threads() -> set[int]:
 PYTHON: tuple[Aspect, ...] = (
     Aspect("numpy's error state", np.geterr, lambda before: np.seterr(**before)),
     Aspect("the module search path", lambda: list(sys.path), _restore_path, imports=True),
-    Aspect("loaded modules", _modules, lambda before: sys.modules.update(before), same=_has_grown),
+    Aspect("loaded modules", lambda: sys.modules.copy(), _restore_modules, same=_has_grown),
     Aspect("warnings filters", lambda: list(warnings.filters), _restore_filters, imports=True),
     Aspect("standard streams", *attributes(sys, "stdout", "stderr", "stdin")),
     Aspect("the recursion limit", sys.getrecursionlimit, sys.setrecursionlimit),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 
 from ...architectures.units.mask import Mask
@@ -14,6 +12,7 @@ from ..harness.workbench import Workbench
 from ..pruning.adjusting import adjusted, take_
 from ..training.seeding import seeded
 from .broken import Broken, changes, fingerprint
+from .promise import Promise
 
 SPARSITY = 0.5
 # By how much a share, of what zeroing costs, rounding may make adjusting dearer.
@@ -22,8 +21,6 @@ ROUNDING = 1e-6
 
 def is_pure(bench: Workbench) -> None:
     """Adjusting leaves the state's network as it is, for other sparsities share it."""
-    if not bench.engine.pruner.adjusts:
-        return
     scored = bench.engine.score(*bench.engine.start())  # of the first state nobody knows what was done to it before
     before = fingerprint(scored.state.network)
     _adjusted(bench, bench.engine.mask(scored, SPARSITY), scored.state)
@@ -33,8 +30,6 @@ def is_pure(bench: Workbench) -> None:
 
 def revives_nothing(bench: Workbench) -> None:
     """New weights are 0 wherever the mask takes them."""
-    if not bench.engine.pruner.adjusts:
-        return
     mask, found = _asked(bench)
     for name, kept in mask.tensors.items():
         if name in found.tensors and bool((found.tensors[name][~kept] != 0).any()):
@@ -43,8 +38,6 @@ def revives_nothing(bench: Workbench) -> None:
 
 def of_nothing_is_nothing(bench: Workbench) -> None:
     """Where all units stay, all weights are what they were, bit for bit."""
-    if not bench.engine.pruner.adjusts:
-        return
     state = bench.engine.first.state
     everything = Mask(bench.engine.units, torch.ones(bench.engine.units.n, dtype=torch.bool))
     found = _adjusted(bench, everything)
@@ -55,8 +48,6 @@ def of_nothing_is_nothing(bench: Workbench) -> None:
 
 def helps_its_own_quadratic(bench: Workbench) -> None:
     """On the posterior that it reads, adjusting costs no more than zeroing does."""
-    if not bench.engine.pruner.adjusts:
-        return
     report = _asked(bench)[1].report
     zeroing, cost = report.get("zeroing"), report.get("cost")
     if zeroing is not None and cost is not None and not cost <= zeroing * (1 + ROUNDING):
@@ -65,8 +56,6 @@ def helps_its_own_quadratic(bench: Workbench) -> None:
 
 def repeats(bench: Workbench) -> None:
     """The same seed gives the same new weights."""
-    if not bench.engine.pruner.adjusts:
-        return
     (_, first), (_, second) = _asked(bench), _asked(bench)
     for name, value in first.tensors.items():
         if not torch.equal(value, second.tensors[name]):
@@ -75,8 +64,6 @@ def repeats(bench: Workbench) -> None:
 
 def survives_compaction(bench: Workbench) -> None:
     """Where whole units leave, the compact network computes what the masked one does."""
-    if not bench.engine.pruner.adjusts or not bench.engine.units.removable:
-        return
     mask, found = _asked(bench)
     network, inference = bench.engine.start()
     take_(network, found)
@@ -98,11 +85,19 @@ def _adjusted(bench: Workbench, mask: Mask, state: State | None = None) -> Adjus
         return adjusted(bench.engine.pruner, state, mask)
 
 
-PROMISES: dict[str, Callable[[Workbench], None]] = {
-    "adjusting leaves the network as it was": is_pure,
-    "adjusting revives nothing": revives_nothing,
-    "adjusting nothing moves nothing": of_nothing_is_nothing,
-    "adjusting costs no more than zeroing": helps_its_own_quadratic,
-    "adjusting is deterministic under a seed": repeats,
-    "adjusted, compact is masked": survives_compaction,
+def _adjusts(bench: Workbench) -> bool:
+    return bench.engine.pruner.adjusts
+
+
+def _adjusts_and_removes(bench: Workbench) -> bool:
+    return bench.engine.pruner.adjusts and bench.engine.units.removable
+
+
+PROMISES: dict[str, Promise] = {
+    "adjusting leaves the network as it was": Promise(is_pure, _adjusts),
+    "adjusting revives nothing": Promise(revives_nothing, _adjusts),
+    "adjusting nothing moves nothing": Promise(of_nothing_is_nothing, _adjusts),
+    "adjusting costs no more than zeroing": Promise(helps_its_own_quadratic, _adjusts),
+    "adjusting is deterministic under a seed": Promise(repeats, _adjusts),
+    "adjusted, compact is masked": Promise(survives_compaction, _adjusts_and_removes),
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -17,6 +17,7 @@ from ..pruning.engine import Outcome
 from ..training.loop import leave
 from ..training.seeding import seeded
 from .broken import Broken
+from .promise import Promise
 
 SPARSITY = 0.6
 
@@ -26,8 +27,6 @@ def growing_keeps_the_count(bench: Workbench) -> None:
 
     What grows is 0 at birth, so that outputs are at first those without what left.
     """
-    if bench.engine.pruner.when != "dynamic":
-        return
     outcome = _sparse(bench)
     for epoch in (1, 2):
         old, outputs = outcome.mask, _without(bench, outcome, None)
@@ -95,7 +94,11 @@ def _without(bench: Workbench, outcome: Outcome, mask: Mask | None) -> Tensor:
     return outputs
 
 
-PROMISES: dict[str, Callable[[Workbench], None]] = {
-    "exchanges keep the counts": growing_keeps_the_count,
-    "steps keep zeros and means": steps_keep_zeros_and_means,
+def _grows(bench: Workbench) -> bool:
+    return bench.engine.pruner.when == "dynamic"
+
+
+PROMISES: dict[str, Promise] = {
+    "exchanges keep the counts": Promise(growing_keeps_the_count, _grows),
+    "steps keep zeros and means": Promise(steps_keep_zeros_and_means),
 }
