@@ -29,6 +29,7 @@ STRUCTURE_NOISE = {
     "l0",
     "vib",
     "compression-gnj",
+    "compression-ghs",
     "bmrs-n",
     "bmrs-n-exact",
     "bmrs-n-mid",
