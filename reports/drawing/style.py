@@ -89,6 +89,8 @@ BUILT_IN: dict[str, Style] = {
     "vib": Style(_OLIVE, "$V$"),
     "compression-gnj": Style(_TEAL, "$J$"),
     "compression-ghs": Style(_TEAL, "$N$"),
+    "cbs": Style(_RED, "$B$"),
+    "chita": Style(_RED, "$I$"),
     "sosp": Style(_INDIGO, "$H$"),
     "swag-obs": Style(_PINK, "$A$"),
 }
