@@ -283,7 +283,7 @@ def _architectures() -> Iterator[Subject]:
 # ---------------------------------------------------------------- methods and inferences
 
 STRUCTURED = (
-    "bmrs-n", "bmrs-n-exact", "bmrs-n-mid", "bmrs-u", "compression-gnj", "group-variational-dropout", "l0", "l2-group", "noise-mean", "snr",
+    "bmrs-n", "bmrs-n-exact", "bmrs-n-mid", "bmrs-u", "compression-ghs", "compression-gnj", "group-variational-dropout", "l0", "l2-group", "noise-mean", "snr",
     "vib",
 )  # fmt: skip
 VARIANTS = (

@@ -12,7 +12,7 @@ from bayesprune import MAP, Pruner, register
 """
 
 # Fewer rounds than a method has by default.
-QUICKER = {"obs": {"rounds": 3}}
+QUICKER = {"obs": {"rounds": 3}, "chita": {"rounds": 3}}
 
 # Every method, one of each kind for a name with a placeholder.
 METHODS = [
@@ -29,6 +29,7 @@ STRUCTURE_NOISE = {
     "l0",
     "vib",
     "compression-gnj",
+    "compression-ghs",
     "bmrs-n",
     "bmrs-n-exact",
     "bmrs-n-mid",

@@ -31,7 +31,12 @@ def reselected(kept: Tensor, state: State, pruner: Pruner, among: Tensor | None)
 
 
 def _cells(state: State, allocation: Allocation) -> Tensor:
-    """The layer of each weight, the row, or the block of inputs within which their number holds; int64, (units.n,)."""
+    """The layer of each weight, the row, or the block of inputs within which their number holds; int64, (units.n,).
+
+    Of a global allocation it holds in the network alone.
+    """
+    if allocation == "global":
+        return torch.zeros(state.units.n, dtype=torch.int64)
     parts, done = [], 0
     for name, size in zip(state.units.layer_names, state.units.layer_sizes, strict=True):
         part = torch.zeros(size, dtype=torch.int64)

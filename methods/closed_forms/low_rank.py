@@ -133,6 +133,20 @@ class LowRank(Curvature):
             found[at] -= (y @ a.double()) / root[at]
         return found
 
+    def product(self, prior_precision: Tensor, vector: Tensor) -> Tensor:
+        """(H + D) v, shape (P,), float64; A'(Av) in the rows' own type."""
+        one, found = torch.ones_like(prior_precision), prior_precision * vector
+        inside = vector.new_zeros(self.n)
+        for at, a in self._scaled(one):
+            inside += a @ vector[at].to(a)
+        for at, a in self._scaled(one):
+            found[at] += inside.to(a) @ a
+        return found
+
+    def columns(self, among: Tensor) -> Tensor:
+        """Columns of A, times the root of the scale: (n, number of those `among`, boolean (P,)), float64."""
+        return torch.cat([a for _, a in self._scaled(torch.ones_like(among, dtype=torch.float64), among)], 1).double()
+
     # -------------------------------------------------------------- n by n
 
     def _factor(self, prior: Tensor) -> Tensor:

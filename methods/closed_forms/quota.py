@@ -48,11 +48,16 @@ class Quota:
 
     def best(self, part: Tensor, worth: Tensor) -> Tensor:
         """Of weights of these parts, (n,), those of most worth, as many as stay of each; boolean, (n,)."""
-        order = worth.argsort(descending=True, stable=True)
-        order = order[part[order].argsort(stable=True)]
-        ranked = part[order]
-        place = torch.arange(len(part), device=part.device) - torch.searchsorted(ranked, ranked)
-        return torch.empty_like(part, dtype=torch.bool).index_put_((order,), place < self.stays[ranked])
+        return best_of_parts(part, worth, self.stays)
+
+
+def best_of_parts(part: Tensor, worth: Tensor, stays: Tensor) -> Tensor:
+    """Those of most worth, as many of every part, int64 (n,), as `stays` says by its number; boolean, (n,)."""
+    order = worth.argsort(descending=True, stable=True)
+    order = order[part[order].argsort(stable=True)]
+    ranked = part[order]
+    place = torch.arange(len(part), device=part.device) - torch.searchsorted(ranked, ranked)
+    return torch.empty_like(part, dtype=torch.bool).index_put_((order,), place < stays[ranked])
 
 
 def _share(count: Tensor, keep: Tensor, number: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ...architectures.units.slices import Elementwise, Group, Slice
 from ...architectures.units.vector import Units
+from ..closed_forms.flat import named
 from ..noise.carriers import is_read
 
 Piece = Slice | Elementwise
@@ -43,6 +44,12 @@ def unread(network: nn.Module, units: Units) -> list[str]:
 def entries(units: Units, kept: Tensor, like: Mapping[str, Tensor]) -> Tensor:
     """Which parameters stay when the units `kept`, boolean (units.n,), do; boolean (P,), in the order of `like`."""
     return _flat(units.scatter(kept), like)
+
+
+def places(units: Units, like: Mapping[str, Tensor]) -> Tensor:
+    """Where every single weight is in the order of `like`; int64, (units.n,)."""
+    order = named(torch.arange(sum(t.numel() for t in like.values())), like)
+    return torch.cat([order[name].flatten() for name in units.layer_names])
 
 
 def leaving_freely(network: nn.Module, units: Units, kept: Tensor, like: Mapping[str, Tensor]) -> Tensor:

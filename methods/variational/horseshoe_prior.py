@@ -7,6 +7,7 @@ layer (an output unit with its bias)
 
 the square root of a ratio of two Gamma(½) variables being half-Cauchy, with the slab c⁻² ~ Gamma(2, 6) of the layer.
 The last layer has one scale, γ² = z0 / z1. With `local` scales every weight has a ratio of its own beside its row's.
+Louizos, Ullrich, Welling (NIPS 2017) have the same τ_i, without a slab, on groups of weights.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import math
 
 import torch
+from torch.nn.functional import softplus
 
 from .scale_factors import Factor, Layer, Prior, Scale
 
@@ -39,3 +41,15 @@ def horseshoe_prior(layer: Layer, scale: float, local: bool = False) -> Prior:
         plus, minus = (ratio[0], rows[0], *own[:1]), (ratio[1], rows[1], *own[1:])
         scales[name] = Scale(len(shape), offset, plus, minus, slab, layer.outputs_of(name))
     return factors, scales
+
+
+def group_horseshoe(group: str, size: int, scale: float) -> tuple[dict[str, Factor], Scale]:
+    """Factors of the scales τ_i of the units of a group, without a slab: all τ_i are 1 where they start.
+
+    Of the z0 and z1 whose ratio is τ0⁻² those start it that are nearest to their prior.
+    """
+    names, lift = [f"{group} {part}" for part in ("z0", "z1", "v", "u")], torch.tensor(-2 * math.log(scale))
+    starts = (-softplus(-lift).item(), -softplus(lift).item(), 0.0, 0.0)
+    shapes = (torch.Size(), torch.Size(), torch.Size([size]), torch.Size([size]))
+    factors = {n: Factor(shape, *HALF, start) for n, shape, start in zip(names, shapes, starts, strict=True)}
+    return factors, Scale(1, -lift.item(), (names[0], names[2]), (names[1], names[3]))

@@ -70,16 +70,16 @@ class Scale:
         """Of γ under independent Gaussians of the factors' logs."""
         mean = self.log_square(means)
         slab = (self._aligned(means[self.slab]), self._aligned(variances[self.slab])) if self.slab else None
-        return moments(mean, self._variance(variances).expand_as(mean), slab)
+        return moments(mean, self.log_variance(variances).expand_as(mean), slab)
 
     def inverse_square(self, means: Mapping[str, Tensor], variances: Mapping[str, Tensor]) -> Tensor:
         """E[γ⁻²] = E[τ⁻²] + E[c⁻²], the precision that the expected log density of a prior N(0, γ²) has."""
-        inverse = (0.5 * self._variance(variances) - self.log_square(means)).exp()
+        inverse = (0.5 * self.log_variance(variances) - self.log_square(means)).exp()
         if self.slab is None:
             return inverse
         return inverse + self._aligned((means[self.slab] + 0.5 * variances[self.slab]).exp())
 
-    def _variance(self, variances: Mapping[str, Tensor]) -> Tensor:
+    def log_variance(self, variances: Mapping[str, Tensor]) -> Tensor:
         """Var[log τ²]."""
         total = torch.zeros(())
         for name in (*self.plus, *self.minus):

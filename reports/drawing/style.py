@@ -88,6 +88,9 @@ BUILT_IN: dict[str, Style] = {
     "l0": Style(_OLIVE, "$0$"),
     "vib": Style(_OLIVE, "$V$"),
     "compression-gnj": Style(_TEAL, "$J$"),
+    "compression-ghs": Style(_TEAL, "$N$"),
+    "cbs": Style(_RED, "$B$"),
+    "chita": Style(_RED, "$I$"),
     "sosp": Style(_INDIGO, "$H$"),
     "swag-obs": Style(_PINK, "$A$"),
 }
