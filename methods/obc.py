@@ -71,6 +71,7 @@ def leaving_costs(rows: Tensor, inverse: Tensor) -> Tensor:
     w, live = rows.clone(), torch.ones_like(rows, dtype=torch.bool)
     left, costs = inverse.expand(len(w), -1, -1).clone(), torch.zeros_like(rows)
     every, highest = torch.arange(len(w), device=w.device), torch.zeros(len(w), dtype=w.dtype, device=w.device)
+    change = torch.empty_like(left)  # held: to ask for such a matrix at each step takes longer than to fill it
     for _ in range(rows.shape[1]):
         diagonal = left.diagonal(dim1=1, dim2=2)
         cost = (0.5 * w.square() / diagonal).masked_fill(~live, torch.inf)
@@ -79,7 +80,7 @@ def leaving_costs(rows: Tensor, inverse: Tensor) -> Tensor:
         costs[every, at] = highest
         column, pivot = left[every, :, at], diagonal[every, at].clone()
         w.sub_(column * (w[every, at] / pivot).unsqueeze(1))
-        left.sub_(column.unsqueeze(2) * (column / pivot.unsqueeze(1)).unsqueeze(1))
+        left.sub_(torch.mul(column.unsqueeze(2), (column / pivot.unsqueeze(1)).unsqueeze(1), out=change))
         live[every, at] = False
         left[every, at, at] = 1.0  # a number that no division by it is harmed by
         w[every, at] = 0.0
