@@ -252,8 +252,9 @@ def counts_exact(bench: Examined) -> None:
 
 
 def sparsity_monotone(bench: Examined) -> None:
-    """What a higher sparsity keeps, a lower one keeps too (with one ranking; allocations and rounds may differ)."""
-    if bench.engine.pruner.allocation != "global" or bench.engine.pruner.rounds > 1:
+    """What a higher sparsity keeps, a lower one keeps too (with one ranking; allocations, rounds, sets may differ)."""
+    pruner = bench.engine.pruner
+    if pruner.allocation != "global" or pruner.rounds > 1 or pruner.reselect is not None:
         return
     masks = [mask for _, mask in _masks(bench)]
     for lower, higher in itertools.pairwise(masks):
