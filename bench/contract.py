@@ -254,7 +254,7 @@ def counts_exact(bench: Examined) -> None:
 
 
 def sparsity_monotone(bench: Examined) -> None:
-    """What a higher sparsity keeps, a lower one keeps too (with one ranking; allocations and rounds may differ)."""
+    """What a higher sparsity keeps, a lower one keeps too (with one ranking; allocations, rounds, sets may differ)."""
     masks = [mask for _, mask in _masks(bench)]
     for lower, higher in itertools.pairwise(masks):
         if bool((higher.kept & ~lower.kept).any()):
@@ -277,8 +277,8 @@ def trains_to_the_end(bench: Examined) -> None:
 
 
 def _ranks_once(bench: Workbench) -> bool:
-    layers_apart, rounds = bench.engine.pruner.allocation != "global", bench.engine.pruner.rounds
-    return not layers_apart and rounds == 1
+    pruner = bench.engine.pruner
+    return pruner.allocation == "global" and pruner.rounds == 1 and pruner.reselect is None
 
 
 PROMISES: dict[str, Promise] = {

@@ -25,7 +25,7 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from .closed_forms.flat import flat
-from .closed_forms.low_rank import LowRank
+from .closed_forms.low_rank import rows_behind
 from .closed_forms.posteriors import Laplace
 from .conditioning.reads import places
 from .laplace.map import MAP
@@ -50,8 +50,7 @@ def cbs_pruner(
 def reselect(passes: int, state: State[Laplace], kept: Tensor, cells: Tensor) -> Tensor:
     """What stays after swaps within cells, boolean (units.n,); each pass has new candidates."""
     posterior, at = state.posterior, places(state.units, state.posterior.mean)
-    mean, prior, whole = flat(posterior.mean), flat(posterior.prior), posterior.whole
-    assert isinstance(whole, LowRank)
+    mean, prior, whole = flat(posterior.mean), flat(posterior.prior), rows_behind(posterior.whole)
     at, cells, kept = (t.to(mean.device) for t in (at, cells, kept.clone()))
     w, diagonal = mean[at], whole.precision(prior)[at]
     for _ in range(passes):

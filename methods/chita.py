@@ -26,7 +26,7 @@ from torch import Tensor
 
 from .closed_forms.conditioning import Conditional
 from .closed_forms.flat import flat
-from .closed_forms.low_rank import LowRank
+from .closed_forms.low_rank import rows_behind
 from .closed_forms.posteriors import Laplace
 from .closed_forms.quota import best_of_parts
 from .conditioning.reads import places
@@ -53,8 +53,7 @@ def chita_pruner(
 def reselect(thresholdings: int, state: State[Laplace], kept: Tensor, cells: Tensor) -> Tensor:
     """The support that costs least of those that thresholding passes, as many of every cell; boolean, (units.n,)."""
     posterior, at = state.posterior, places(state.units, state.posterior.mean)
-    mean, prior, whole = flat(posterior.mean), flat(posterior.prior), posterior.whole
-    assert isinstance(whole, LowRank)
+    mean, prior, whole = flat(posterior.mean), flat(posterior.prior), rows_behind(posterior.whole)
 
     def threshold(w: Tensor) -> Tensor:
         stays, there = torch.ones_like(mean, dtype=torch.bool), cells >= 0

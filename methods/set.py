@@ -53,10 +53,12 @@ def at_random(state: State, mask: Mask) -> Tensor:
     return torch.rand(state.units.n, generator=state.generator, dtype=torch.float64)
 
 
-def by_gradient(state: State, mask: Mask, examples: int) -> Tensor:
-    """|∂L/∂w| of a batch at the sparse network, absent weights included; shape (units.n,)."""
+def by_gradient(state: State, mask: Mask, examples: int, drawn: bool = False) -> Tensor:
+    """|∂L/∂w| of a batch at the sparse network, absent weights included, or at a draw of its posterior; (units.n,)."""
     batch = scoring_batch(state, examples)
     with scratch(state.network, "eval") as (network, weights):
+        for name, draw in state.inference.sample(state.network, state.generator).items() if drawn else ():
+            network.get_parameter(name).data.copy_(draw)
         gradients = gradients_of(mean_loss(network(batch.x), batch.y, batch.likelihood), list(weights.values()))
     return state.units.gather({n: g.detach().abs() for n, g in zip(weights, gradients, strict=True)})
 

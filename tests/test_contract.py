@@ -40,7 +40,7 @@ STRUCTURE_NOISE = {
 }
 
 
-SINGLE = {"set", "rigl", "wanda"}  # weights only
+SINGLE = {"set", "rigl", "ssvi", "wanda"}  # weights only
 
 
 def applies(method, architecture, granularity):

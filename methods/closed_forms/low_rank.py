@@ -18,6 +18,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from ...datasets.errors import UsageError
 from .conditioning import Conditional, cholesky
 from .curvature_matrix import Curvature
 
@@ -211,6 +212,13 @@ class LowRank(Curvature):
     def _device(self) -> torch.device:
         first = next(iter(self.rows.values()))
         return first.g.device if isinstance(first, Outer) else first.rows.device
+
+
+def rows_behind(curvature: Curvature) -> LowRank:
+    """The curvature, if it is one of rows; raises UsageError for any other."""
+    if not isinstance(curvature, LowRank):
+        raise UsageError("sets of weights are chosen on the rows of single examples: choose curvature: lowrank")
+    return curvature
 
 
 def _plus_one(gram: Tensor) -> Tensor:

@@ -91,6 +91,7 @@ BUILT_IN: dict[str, Style] = {
     "compression-ghs": Style(_TEAL, "$N$"),
     "cbs": Style(_RED, "$B$"),
     "chita": Style(_RED, "$I$"),
+    "ssvi": Style(_GREEN, "$U$"),
     "sosp": Style(_INDIGO, "$H$"),
     "swag-obs": Style(_PINK, "$A$"),
 }
