@@ -37,7 +37,7 @@ from .opd import opd
 from .pruner import Pruner, register
 from .reduction import hierarchical as reduced_horseshoe
 from .reduction.decision import Population, Rule, kept, summary
-from .spam import SpaM
+from .spam import Preset, trained_by
 from .variational.weight_noise import Draws
 
 __all__ = ["bmr", "bmr_laplace", "bmr_spam", "delta_f", "delta_f_multivariate"]
@@ -104,14 +104,16 @@ def bmr_laplace(
     return replace(pruner, stop=no_longer_rises, report=lambda state: own(state) | free_energy(state))
 
 
-@register("bmr-spam")
+@register("bmr-spam", revision=2)
 def bmr_spam(
     rule: Rule = "vb4", prior: PriorStructure = "layerwise", curvature: CurvatureStructure = "diag",
     kind: CurvatureKind = "rademacher", frequency: PositiveInt = 5, burn_in: NonNegativeInt = 0,
-    steps: PositiveInt = 100, temperature: PositiveFloat = 1.0, update: UpdateRule = "adam",
-    population: Population = "live",
+    steps: PositiveInt = 100, temperature: PositiveFloat | None = None, update: UpdateRule = "adam",
+    population: Population = "live", preset: Preset | None = None,
 ) -> Pruner[Laplace]:  # fmt: skip
     """Bayesian model reduction on the posterior of SpaM training (Marković et al. 2024; Dhahri et al. 2024).
+
+    `preset: authors` trains as Dhahri et al. do: explicit steps at temperature 1.
 
     Paper: markovic2023bayesian, dhahri2024shaving
     Deviations: no paper has this combination: the evidence of training decides what leaves, too.
@@ -123,5 +125,5 @@ def bmr_spam(
             f"bmr-spam: with prior={prior!r} the evidence has already fitted a width to single weights or biases, and "
             "setting them to 0 never gains (ΔF <= 0): choose the prior scalar or layerwise"
         )
-    trained = SpaM(prior, curvature, kind, frequency, burn_in, steps, temperature, update)
+    trained = trained_by(preset, prior, curvature, kind, frequency, burn_in, steps, temperature, update)
     return reducing(partial(replace, trained), rule, population)

@@ -291,6 +291,7 @@ VARIANTS = (
     ("magnitude", {"rounds": 3, "allocation": "erk"}),
     ("magnitude", {"allocation": "lamp", "curvature": "kfac", "adjust": "condition"}),
     ("opd", {"curvature": "lowrank"}),
+    ("spam-opd", {"preset": "authors"}),
     ("random", {"like": "snip"}),
     ("mean-field", {"prior": "layerwise", "start": -1.0}),
     ("opd", {"units": "groups"}),

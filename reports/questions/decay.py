@@ -13,7 +13,7 @@ from .question import Answer, Question
 BUDGETS = {"without retraining": ("question-decay", 0.9), "retrained": ("question-decay-retrained", 0.95)}
 CRITERIA = ("magnitude", "opd")
 MARGIN = 1.0
-DECAY, SPAM = "(precision=tuned at pruned)", "(prior=tuned at pruned)"
+DECAY, SPAM = "(precision=tuned at pruned)", "(preset=authors, prior=tuned at pruned)"
 PHASES = ("passes_train", "passes_score", "passes_finetune")
 
 

@@ -17,7 +17,7 @@ MATRIX = "question-cost"
 SPARSITY = 0.9
 MARGIN = 1.0
 BASELINE = "magnitude"
-METHODS = ("opd(kind=rademacher)", "bmr-laplace(kind=rademacher)", "spam-opd", "obs")
+METHODS = ("opd(kind=rademacher)", "bmr-laplace(kind=rademacher)", "spam-opd(preset=authors)", "obs")
 PHASES = ("passes_train", "passes_score", "passes_finetune")
 BUDGETS = {"no retraining": 0, "T/4": 3, "T": 12}
 CURVE = (0, 3, 12, 48)
