@@ -7,8 +7,9 @@ from pathlib import Path
 
 from ...bench.results.scores import scores_of
 from ...bench.results.store import Store
-from .files import SUFFIX, read, write
-from .results import FOLDER
+from .files import SUFFIX, write
+from .results import FOLDER, joined
+from .revisions import current
 from .rows import Row, row_of
 from .tiers import TIERS
 
@@ -37,10 +38,12 @@ def compute(
 def pack(out: Path, tier: str, folder: Path = FOLDER) -> tuple[Path, int]:
     """Write the file of a tier from results folders in `out`; returns its path and how many rows it has.
 
-    Rows of the present file stay where a cell has not been computed again; raises UsageError as `read`.
+    Rows of the present file stay where a cell has not been computed again, unless their arithmetic has been revised;
+    raises UsageError as `read` and `current`.
     """
     path = folder / f"{tier}{SUFFIX}"
-    rows = {row["key"]: row for row in (read(path)[1] if path.is_file() else ())}
+    there, _ = current(joined([(tier, path)] if path.is_file() else []))
+    rows = dict(there.by_key)
     for name in TIERS[tier]:
         if (out / name / "store.json").is_file():
             rows |= {row["key"]: row for row in _rows(Store(out / name, create=False), name)}
