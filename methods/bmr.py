@@ -113,7 +113,7 @@ def bmr_spam(
 ) -> Pruner[Laplace]:  # fmt: skip
     """Bayesian model reduction on the posterior of SpaM training (Marković et al. 2024; Dhahri et al. 2024).
 
-    `preset: authors` trains as Dhahri et al. do: explicit steps at temperature 1.
+    `preset: authors` trains as Dhahri et al. do, at temperature 1.
 
     Paper: markovic2023bayesian, dhahri2024shaving
     Deviations: no paper has this combination: the evidence of training decides what leaves, too.

@@ -120,12 +120,6 @@ class Inference(ABC, Generic[Posterior]):
         """An optimiser of its own for a training of so many steps, which then holds the prior; None for the usual."""
         return None
 
-    def joins(self, optimizer: torch.optim.Optimizer, terms: int) -> None:
-        """Told the optimiser of a training whose loss is a mean over `terms`, where the suite has made it.
-
-        For what takes the prior's part of each step itself, in a hook on the step; `penalizer` then adds nothing.
-        """
-
     def perturbed(self, network: nn.Module) -> AbstractContextManager[None]:
         """Around forward and backward of each step: where gradients are taken. Afterwards weights are as before."""
         return nullcontext()

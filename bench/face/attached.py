@@ -126,9 +126,7 @@ class AttachedMethod:
         It trains the network's parameters and the method's own.
         """
         trained = self._steps.parameters()
-        optimizer = self.inference.optimizer(trained, lr, steps) or torch.optim.Adam(trained, lr)
-        self.inference.joins(optimizer, self._steps.terms)
-        return optimizer
+        return self.inference.optimizer(trained, lr, steps) or torch.optim.Adam(trained, lr)
 
     def perturbed(self) -> AbstractContextManager[None]:
         """Put forward and backward inside, for methods that take gradients at draws of the weights (ivon-*)."""

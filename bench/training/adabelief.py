@@ -25,7 +25,7 @@ class AdaBelief(torch.optim.Optimizer):
     """AdaBelief over all parameters at once; a parameter without a gradient stays as it is."""
 
     def __init__(self, parameters: Iterable[Tensor], lr: float):
-        super().__init__(parameters, {"lr": lr, "betas": BETAS, "eps": EPSILON})
+        super().__init__(parameters, {"lr": lr})
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -37,7 +37,7 @@ class AdaBelief(torch.optim.Optimizer):
 
     def _step(self, parameters: list[Tensor], lr: float) -> None:
         states = [self._state(p) for p in parameters]
-        means, squares = [s["mean"] for s in states], [s["exp_avg_sq"] for s in states]
+        means, squares = [s["mean"] for s in states], [s["square"] for s in states]
         gradients: list[Any] = [p.grad for p in parameters]
         surprise: Any = torch._foreach_sub(gradients, means)  # pyright: ignore
         torch._foreach_add_(means, surprise, alpha=1 - BETAS[0])  # pyright: ignore
@@ -53,7 +53,7 @@ class AdaBelief(torch.optim.Optimizer):
     def _state(self, parameter: Tensor) -> dict[str, Any]:
         state = self.state[parameter]
         if not state:
-            state |= {"step": 0, "mean": torch.zeros_like(parameter), "exp_avg_sq": torch.zeros_like(parameter)}
+            state |= {"step": 0, "mean": torch.zeros_like(parameter), "square": torch.zeros_like(parameter)}
         return state
 
     @staticmethod

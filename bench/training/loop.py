@@ -65,7 +65,6 @@ def train(
     if not past + over:
         inference.begin(settings.epochs or epochs)
     optimizer, scheduler = _optimizer(inference, parameters, settings, (over + epochs) * each, each)
-    inference.joins(optimizer, split.terms)
     _skip(over, split, generator, scheduler, each)
     train_(network)
     for epoch in range(past + over + 1, past + over + epochs + 1):
