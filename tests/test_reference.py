@@ -20,7 +20,7 @@ from bayesprune.reports.ledger.records import shipped_entries
 from bayesprune.reports.records.blocks import field
 from bayesprune.reports.records.frame import prepare
 from bayesprune.reports.records.ranking import rankings
-from bayesprune.reports.reference import packing
+from bayesprune.reports.reference import packing, revisions
 from bayesprune.reports.reference.files import FACE, read, write
 from bayesprune.reports.reference.results import FOLDER, joined, shipped
 from bayesprune.reports.reference.rows import row_of
@@ -79,6 +79,13 @@ def test_packing_twice_gives_the_same_bytes_and_keeps_what_is_not_computed_again
     assert packed.read_bytes() == before
     packing.pack(tmp_path / "nothing", "tiny", packed.parent)
     assert packed.read_bytes() == before
+
+
+def test_packing_lets_go_of_rows_whose_arithmetic_has_been_revised(computed, packed, monkeypatch):
+    before = {row["method"] for row in read(packed)[1]}
+    monkeypatch.setattr(revisions, "_revisions", lambda kind, name: {name: 2} if name == "magnitude" else {})
+    packing.pack(computed, "tiny", packed.parent)
+    assert {row["method"] for row in read(packed)[1]} == before - {"magnitude"} != before
 
 
 def test_computing_goes_seed_by_seed_and_resumes(monkeypatch, tmp_path):

@@ -8,7 +8,7 @@ from pathlib import Path
 from ...bench.results.scores import scores_of
 from ...bench.results.store import Store
 from .files import SUFFIX, write
-from .results import FOLDER, joined
+from .results import FOLDER, Reference, joined
 from .revisions import current
 from .rows import Row, row_of
 from .tiers import TIERS
@@ -38,15 +38,15 @@ def compute(
 def pack(out: Path, tier: str, folder: Path = FOLDER) -> tuple[Path, int]:
     """Write the file of a tier from results folders in `out`; returns its path and how many rows it has.
 
-    Rows of the present file stay where a cell has not been computed again, unless their arithmetic has been revised;
-    raises UsageError as `read` and `current`.
+    Rows of the present file stay where a cell has not been computed again. Rows whose arithmetic has been revised since
+    are let go. Raises UsageError as `read` and `current`.
     """
     path = folder / f"{tier}{SUFFIX}"
-    there, _ = current(joined([(tier, path)] if path.is_file() else []))
-    rows = dict(there.by_key)
+    rows = dict(joined([(tier, path)] if path.is_file() else []).by_key)
     for name in TIERS[tier]:
         if (out / name / "store.json").is_file():
             rows |= {row["key"]: row for row in _rows(Store(out / name, create=False), name)}
+    rows = current(Reference(tuple(rows.values()), ()))[0].by_key
     made = max((row["started"][:10] for row in rows.values() if "started" in row), default="")
     write(path, list(rows.values()), made)
     return path, len(rows)
