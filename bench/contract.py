@@ -278,7 +278,8 @@ def trains_to_the_end(bench: Examined) -> None:
 
 def _ranks_once(bench: Workbench) -> bool:
     pruner = bench.engine.pruner
-    return pruner.allocation == "global" and pruner.rounds == 1 and pruner.reselect is None
+    layers_apart = pruner.allocation != "global"
+    return not layers_apart and pruner.rounds == 1 and pruner.reselect is None
 
 
 PROMISES: dict[str, Promise] = {

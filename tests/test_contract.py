@@ -20,7 +20,7 @@ METHODS = [
     ("spam-opd", {"frequency": 1}),
     ("spam-opd", {"frequency": 1, "curvature": "kfac", "prior": "unitwise", "kind": "mc"}),
     ("spam-obs", {"frequency": 1, "rounds": 2}),
-    ("spam-grasp", {"frequency": 2, "prior": "layerwise", "update": "mackay"}),
+    ("spam-grasp", {"frequency": 2, "prior": "layerwise", "update": "mackay", "preset": "authors"}),
 ]
 
 # Methods that take some kinds of networks only.

@@ -343,9 +343,9 @@ def test_batches_of_one_are_enough_for_norms_over_several_pixels():
 @pytest.mark.parametrize(
     ("method", "options", "same"),
     [
-        ("spam-opd", {"prior": "layerwise", "kind": "ggn"}, {"prior": "layerwise"}),
-        ("spam-opd", {"kind": "ggn"}, {"prior": "parameterwise"}),
-        ("bmr-spam", {"kind": "ggn"}, {"prior": "layerwise"}),
+        ("spam-opd", {"prior": "layerwise", "kind": "ggn", "preset": "authors"}, {"prior": "layerwise"}),
+        ("spam-opd", {"kind": "ggn", "preset": "authors"}, {"prior": "parameterwise"}),
+        ("bmr-spam", {"kind": "ggn", "preset": "authors"}, {"prior": "layerwise"}),
     ],
 )
 def test_spam_raises_the_evidence_of_a_trained_network_as_map_with_a_prior_does(data, method, options, same):
