@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..reference.tiers import TIERS
+
 if TYPE_CHECKING:
     import pandas as pd
 
     from ..writing.render import Table
 
+_TIERS = f"{', '.join([*TIERS][:-1])} or {[*TIERS][-1]}"
 _JOBS = click.option("--jobs", type=click.IntRange(min=1), help="Worker processes.  [default: number of cores]")
 
 
@@ -89,12 +92,7 @@ def question_(name: str | None, results: Path, out: Path, anew: bool, dry_run: b
 
 
 @click.command("reference")
-@click.option(
-    "--tier",
-    "tiers",
-    multiple=True,
-    help="mission, core, real, given, questions or ledger; repeatable.  [default: all]",
-)
+@click.option("--tier", "tiers", multiple=True, help=f"{_TIERS}; repeatable.  [default: all]")
 @click.option(
     "--out", default="reference-results", show_default=True, type=click.Path(path_type=Path), metavar="FOLDER",
     help="Where they are computed; a folder for each matrix in it, resumed if there.",
@@ -115,7 +113,6 @@ def reference_(tiers: tuple[str, ...], out: Path, pack_only: bool, into: Path | 
     from ...datasets.errors import unknown
     from ..reference.packing import compute, pack
     from ..reference.results import FOLDER
-    from ..reference.tiers import TIERS
 
     for tier in tiers:
         if tier not in TIERS:
@@ -249,9 +246,7 @@ def submit_(results: Path, method_or_file: str, options: tuple[str, ...], struct
 @click.argument("file", required=False, type=click.Path(path_type=Path))
 @click.option("--sample", type=click.IntRange(min=1), help="How many cells.  [default: 50; of a submission 44]")
 @click.option("--cell", metavar="KEY", help="One reference cell, by the beginning of its key.")
-@click.option(
-    "--tier", default="core", show_default=True, help="Whose cells: mission, core, real, given, questions or ledger."
-)
+@click.option("--tier", default="core", show_default=True, help=f"Whose cells: {_TIERS}.")
 @click.option("--seed", type=int, help="Of the choice.  [default: another one every time]")
 @click.option("--execute-source", is_flag=True, help="Execute the plug-in source that a submission holds.")
 @click.option(
@@ -286,7 +281,6 @@ def _rows_to_verify(
 ) -> tuple[list[dict], list[Path]]:
     from ...datasets.errors import UsageError, unknown
     from ..reference.results import shipped
-    from ..reference.tiers import TIERS
     from .entrants import refuse_strangers
     from .recompute import chosen_by_hash, sample
     from .submission import CHECKED, load_submission, unpacked_plugin
