@@ -323,7 +323,7 @@ if file.exists():
     network.load_state_dict(state["network"]); optimizer.load_state_dict(state["optimizer"])
     method.load_state_dict(state["method"]); first = state["epoch"]
     print("resumed at", first, flush=True)
-for epoch in range(first, 60):
+for epoch in range(first, 24):
     for x, y in train.batches(32, torch.Generator().manual_seed(epoch)):
         method.backward(torch.nn.functional.cross_entropy(network(x), y))
         optimizer.step(); optimizer.zero_grad(); method.after_step()
@@ -355,7 +355,7 @@ def test_killed_and_resumed_the_final_mask_is_the_same(tmp_path):
         return lines
 
     run(tmp_path / "whole")
-    run(tmp_path / "killed", kill_at=23)
+    run(tmp_path / "killed", kill_at=9)
     assert not (tmp_path / "killed" / "result.pt").exists()
     assert any(line.startswith("resumed at") for line in run(tmp_path / "killed"))
     a, b = (torch.load(tmp_path / f / "result.pt", weights_only=True) for f in ("whole", "killed"))
