@@ -6,8 +6,7 @@ evidence: reduction would be vacuous, and is refused.
 
 The default prior of mean field is the authors', a scale for each layer. That of empirical Bayes in closed form,
 "layerwise", is exact but runs away: as the divergence shrinks weights their prior narrows, until layers are dead. With
-few examples every learned scale does under the whole divergence, so that it is tempered (docs/posteriors.md); for
-"layerwise" say `kl: 0.1, warm_up: 0.5`.
+few examples every learned scale does under the whole divergence, so that it is tempered (docs/posteriors.md).
 
 The reduced prior is a spike at 0 of single weights, or a horseshoe over rows of them (`reduction.hierarchical`).
 

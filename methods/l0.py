@@ -5,10 +5,13 @@ Louizos, Welling, Kingma, "Learning sparse neural networks through L0 regulariza
 Formula: w_g = z_g ŵ_g,  z_g hard concrete,  penalty Σ_g P(z_g ≠ 0) (λ |g| + ½ δ |ŵ_g|²);  stays if log α_g > -log 11
 Paper: louizos2018learning
 Deviations: a draw for each example and structure, and gates where structures are read; theirs is one for each
-    minibatch, on what convolutions write. log α is not clamped, so that no gates tie. Gates begin open, and λ is chosen
-    for a thousand examples (`kl`, `closed`). Weights are those of the last step, not an average.
+    minibatch, on what convolutions write. log α is not clamped, so that no gates tie. Gates begin open, λ is chosen for
+    a thousand examples (`kl`, `closed`), and lowered where examples are too few for the network (`at_most`; theirs is a
+    hundred times smaller for wide residual networks than for perceptrons). Weights are those of the last step, not an
+    average.
 Oracle: test_l0.py::test_the_probability_of_an_open_gate_is_that_of_its_draws,
-    test_l0.py::test_the_penalty_counts_what_reads_each_structure
+    test_l0.py::test_the_penalty_counts_what_reads_each_structure,
+    test_l0.py::test_the_penalty_is_lowered_to_what_examples_can_pay_for
 """
 
 from __future__ import annotations
@@ -46,18 +49,26 @@ class HardConcrete:
 class HardConcreteGates(StructureNoise[HardConcrete]):
     """Training with gates; `kl` is λ, nats for each weight that reads an open one.
 
+    Where labels are worth less than the weights behind the gates cost, the gates of whole layers fall in step: each
+    costs the same, and none is missed. Once all of them are closed in evaluation nothing passes, though in training a
+    third is still open in each draw. So the cost of all is limited.
+
     Attributes:
         precision: δ, of the weights' prior.
         closed: share of the gates that are meant to be closed at the start.
+        at_most: nats for each training example that open gates cost in all; a larger λ is lowered. None is no limit.
     """
 
     precision: float = 1.0
     closed: float = 0.1
+    at_most: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.closed < 1:
             raise UsageError(f"closed must be a share between 0 and 1, got {self.closed!r}")
+        if self.at_most is not None and not self.at_most > 0:
+            raise UsageError(f"at_most must be positive, or None for no limit, got {self.at_most!r}")
 
     def origin_of(self) -> Tensor:
         """log α."""
@@ -68,6 +79,12 @@ class HardConcreteGates(StructureNoise[HardConcrete]):
         super().attach(network, units, train)
         nn.init.normal_(self.steps, std=SPREAD / self.lr_factor)
         self.sizes = self._sums(network, torch.ones_like).detach()
+        self.lowered = self._affordable((self.weights @ self.sizes).item(), train.terms)
+
+    def _affordable(self, nats: float, examples: int) -> float:
+        """The share of λ that leaves open gates, which would cost so many nats, within the limit."""
+        limit = math.inf if self.at_most is None else self.at_most * examples
+        return 1.0 if nats <= limit else limit / nats
 
     def _sums(self, network: nn.Module, of: Any) -> Tensor:
         return torch.stack([carrier.sums(network, of) for carrier in self.noise.carriers]).sum(0)
@@ -82,8 +99,8 @@ class HardConcreteGates(StructureNoise[HardConcrete]):
         return gate(self.values()[0])
 
     def divergences(self, network: nn.Module) -> Tensor:
-        """P(z_g ≠ 0) |g|."""
-        return open_probability(self.values()[0]) * self.sizes
+        """P(z_g ≠ 0) |g|, times the share of λ that counts."""
+        return open_probability(self.values()[0]) * (self.lowered * self.sizes)
 
     def penalty(self, network: nn.Module) -> Tensor:
         """Σ P(z_g ≠ 0) (λ |g| + ½ δ |w_g|²), and ½ δ |w|² of what no gate is on; a scalar, in nats."""
@@ -103,24 +120,29 @@ class HardConcreteGates(StructureNoise[HardConcrete]):
         return f"no gate had closed: the lowest log α was {lowest:.1f}, and they close at {CLOSED:.1f}"
 
     def learned(self, network: nn.Module) -> dict[str, Any]:
-        """The median log α of each layer, the expected share of open gates, and that of gates open in evaluation."""
+        """The median log α of each layer, the expected share of open gates, that of gates open in evaluation, and λ."""
         log_alpha = self.values()[0].detach()
         shares = {"open": open_probability(log_alpha), "kept": (log_alpha > CLOSED).double()}
-        return self.medians(log_alpha=log_alpha) | {name: share.mean().item() for name, share in shares.items()}
+        found = self.medians(log_alpha=log_alpha) | {name: share.mean().item() for name, share in shares.items()}
+        return found | {"lambda": self.weights.max().item() * self.lowered}
 
 
-@register("l0")
+@register("l0", revision=2)
 def l0_pruner(
     kl: NonNegativeFloat = 0.2, precision: NonNegativeFloat = 1.0, draws: DrawnFor = "example",
-    lr_factor: PositiveFloat = 10.0, closed: float = 0.1, preset: Literal["authors"] | None = None,
+    lr_factor: PositiveFloat = 10.0, closed: float = 0.1, at_most: PositiveFloat | None = 4.0,
+    preset: Literal["authors"] | None = None,
 ) -> Pruner[HardConcrete]:  # fmt: skip
     """Hard concrete gates on structures under an L0 penalty (Louizos, Welling, Kingma 2018).
 
-    `preset: authors` has λ = 1, and half-open gates that learn as fast as weights, drawn for each minibatch.
+    `preset: authors` has λ = 1, whatever it costs, and half-open gates that learn as fast as weights, drawn for each
+    minibatch.
     """
     if preset == "authors":
-        kl, draws, lr_factor, closed = 1.0, "minibatch", 1.0, 0.5
-    inference = partial(HardConcreteGates, kl=kl, draws=draws, lr_factor=lr_factor, precision=precision, closed=closed)
+        kl, draws, lr_factor, closed, at_most = 1.0, "minibatch", 1.0, 0.5, None
+    inference = partial(
+        HardConcreteGates, kl=kl, draws=draws, lr_factor=lr_factor, precision=precision, closed=closed, at_most=at_most
+    )
     return Pruner(inference, l0, keep_above=0.0)
 
 

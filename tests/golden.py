@@ -293,6 +293,7 @@ VARIANTS = (
     ("opd", {"curvature": "lowrank"}),
     ("spam-opd", {"preset": "authors"}),
     ("random", {"like": "snip"}),
+    ("mean-field", {"prior": "scalar", "start": -1.0}),
     ("mean-field", {"prior": "layerwise", "start": -1.0}),
     ("opd", {"units": "groups"}),
     ("pip-gates", {"level": "nodes", "units": "groups"}),

@@ -4,12 +4,14 @@ import pytest
 import torch
 from bayesprune.architectures.build import build
 from bayesprune.architectures.discovery.units_of import units, weight_units
+from bayesprune.architectures.units.mask import Mask
 from bayesprune.bench.harness.workbench import Workbench
 from bayesprune.bench.results.store import Store
 from bayesprune.bench.spec.run import Choice, Run
 from bayesprune.bench.spec.settings import Finetune, Training
 from bayesprune.datasets.errors import UsageError
 from bayesprune.datasets.load import load
+from bayesprune.methods.build import build as build_pruner
 from bayesprune.methods.closed_forms.hard_concrete import CLOSED, draw, gate, open_probability
 from bayesprune.methods.l0 import HardConcreteGates
 from networks import assert_folds
@@ -68,6 +70,36 @@ def test_the_penalty_counts_what_reads_each_structure(data):
     torch.testing.assert_close(inference.penalty(network).double(), expected, rtol=1e-5, atol=1e-5)
 
 
+def test_the_penalty_is_lowered_to_what_examples_can_pay_for(data):
+    """85 weights read the gates of 7 and 5 neurons, at 2 nats each."""
+    for at_most, nats in ((0.5, 0.5 * data.train.terms), (1e3, 170.0), (None, 170.0)):
+        network, inference = attached("mlp", data, kl=2.0, precision=0.0, at_most=at_most)
+        with torch.no_grad():
+            inference.steps.fill_(60.0)
+        assert inference.penalty(network).item() == pytest.approx(nats)
+        assert inference.learned(network)["lambda"] == pytest.approx(nats / 85)
+
+
+def test_what_a_weight_costs_stays_when_others_leave(data):
+    network, inference = attached("mlp", data, kl=2.0, precision=0.0, at_most=0.5)
+    with torch.no_grad():
+        inference.steps.fill_(60.0)
+    before = inference.penalty(network).item()
+    mask = Mask(inference.units, torch.arange(12) >= 7)
+    inference.reduce(network, mask)
+    assert inference.penalty(network).item() == pytest.approx(before * 50 / 85)
+
+
+def test_only_the_authors_gates_cost_whatever_they_cost():
+    suite, authors = (build_pruner("l0", preset=preset).inference() for preset in (None, "authors"))
+    assert isinstance(suite, HardConcreteGates)
+    assert isinstance(authors, HardConcreteGates)
+    assert suite.at_most is not None
+    assert (authors.kl, authors.at_most, authors.draws, authors.lr_factor, authors.closed) == (
+        1.0, None, "minibatch", 1.0, 0.5,
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("name", ["mlp", "lenet5", "resnet", "vit"])
 def test_gates_of_evaluation_fold_into_what_reads(name, data):
     assert_folds(*attached(name, data), data.train[:16].x)
@@ -94,6 +126,8 @@ def test_its_own_decision_removes_what_is_closed_and_nothing_else(data, tmp_path
 def test_a_share_that_is_none_is_refused():
     with pytest.raises(UsageError, match="closed must be a share"):
         HardConcreteGates(closed=0.0)
+    with pytest.raises(UsageError, match="at_most must be positive"):
+        HardConcreteGates(at_most=0.0)
 
 
 def test_gates_that_never_closed_say_so(data):

@@ -233,6 +233,24 @@ def test_the_layerwise_prior_is_the_maximum_of_the_bound():
             assert inference.penalty(network) > at_best
 
 
+def test_learned_precisions_train_on_few_targets_which_the_whole_bound_does_not():
+    """A sine of one of three inputs: the whole divergence is cheaper to be rid of than its fifty nats are worth."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(100, 3, generator=generator)
+    y = (2 * x[:, :1]).sin()
+    data, unexplained = Split(x, (y - y.mean()) / y.std()), {}
+    for name, options in {"whole": {"kl": 1, "warm_up": 0}, "default": {}}.items():
+        network = nn.Sequential(nn.Linear(3, 20), nn.Tanh(), nn.Linear(20, 1))
+        torch.manual_seed(0)
+        nn.init.normal_(network[0].weight)
+        inference = build_pruner("mean-field", prior="layerwise", **options).inference()
+        inference.attach(network, weight_units(network), data)
+        train(network, data, inference, Training(batch_size=100, lr=2e-2), 600, torch.Generator().manual_seed(0))
+        unexplained[name] = (network.eval()(x) - data.y).square().mean().item()
+    assert unexplained["whole"] > 0.9
+    assert unexplained["default"] < 0.15
+
+
 def test_a_tuned_precision_is_one_of_the_grid_and_bad_ones_are_refused():
     assert [c.precision for c in MeanField(precision="tuned").candidates()] == [0.1, 1.0, 10.0, 30.0, 100.0]
     for bad in (0.0, -1.0, math.inf, math.nan):

@@ -112,9 +112,9 @@ def test_presets_of_the_authors_have_the_whole_divergence(method, kl, rise):
         build_pruner(method, preset="papers")
 
 
-def test_a_gaussian_prior_needs_no_tempering_and_scales_that_are_learned_do():
+def test_a_given_precision_needs_no_tempering_and_scales_that_are_learned_do():
     made = {prior: build_pruner("mean-field", prior=prior).inference() for prior in ("scalar", "layerwise", "student")}
-    assert [(i.kl, i.warm_up) for i in made.values()] == [(1, 0), (1, 0), (0.1, 0.5)]
+    assert [(i.kl, i.warm_up) for i in made.values()] == [(1, 0), (0.03, 0.5), (0.1, 0.5)]
     assert build_pruner("mean-field", kl=0.7, warm_up=[2, 3]).inference() == StudentT(kl=0.7, warm_up=(2, 3))
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from bayesprune.architectures.build import build
 from bayesprune.architectures.units.prunable import prunable
-from bayesprune.methods.variational.weight_noise import WeightNoise, spread
+from bayesprune.methods.variational.weight_noise import WeightNoise, _deviation_of_sums, spread
 from torch import nn
 
 F64 = torch.float64
@@ -165,3 +165,29 @@ def test_a_network_that_is_one_layer_gets_its_noise():
     assert not torch.equal(layer(x), layer(x))
     noise.remove()
     assert torch.equal(layer(x), layer(x))
+
+
+def test_a_variance_that_rounding_made_negative_is_none():
+    """Without oneDNN, convolutions by Winograd's transforms compute -1e-9 where most weights have no variance."""
+    generator = torch.Generator().manual_seed(0)
+    layer = nn.Conv2d(16, 16, 3, padding=1, bias=False)
+    few = torch.rand(layer.weight.shape, generator=generator) < 0.05
+    variance = torch.where(few, 6e-5 * torch.rand(layer.weight.shape, generator=generator), 0.0).requires_grad_()
+    x = (torch.randn(64, 16, 8, 8, generator=generator) - 1.5).relu().requires_grad_()
+    noisy(layer, {"weight": variance})
+    with torch.backends.mkldnn.flags(enabled=False):
+        if not spread(layer, x, variance).min().item() < -1e-12:
+            pytest.skip("this machine's convolutions do not round below zero")
+        y = layer(x)
+        y.square().sum().backward()
+    for found in (y, x.grad, variance.grad, layer.weight.grad):
+        assert torch.isfinite(found).all()
+
+
+def test_the_root_of_a_variance_is_what_it_was_and_has_finite_gradients():
+    variance = torch.tensor([-1e-9, 0.0, 1e-12, 4.0], requires_grad=True)
+    root = _deviation_of_sums(variance)
+    root.sum().backward()
+    assert torch.equal(root[1:], (variance[1:] + 1e-16).sqrt())
+    assert 0 < root[0] < root[1]
+    torch.testing.assert_close(variance.grad, torch.tensor([0.0, 5e7, 5e5, 0.25]), rtol=1e-3, atol=0)

@@ -93,7 +93,7 @@ class WeightNoise:
                 return None
             self._uncalled -= {weight, bias}
             variance = spread(module, inputs[0], self._local[weight], self._local[bias] if bias else None)
-            return torch.addcmul(output, variance.add(TINY).sqrt(), torch.randn_like(output))
+            return torch.addcmul(output, _deviation_of_sums(variance), torch.randn_like(output))
 
         return add
 
@@ -111,6 +111,11 @@ def spread(layer: Any, x: Tensor, weight: Tensor, bias: Tensor | None = None) ->
 def _deviation(variance: Tensor) -> Tensor:
     """The square root, with a finite derivative at 0."""
     return variance.clamp_min(TINY).sqrt() * (variance > 0)
+
+
+def _deviation_of_sums(variance: Tensor) -> Tensor:
+    """The square root of what `spread` gives, which convolutions by Winograd's transforms may round to less than 0."""
+    return variance.add(TINY).clamp_min(TINY / 2).sqrt()  # the floor has no gradient: it is below that of 0
 
 
 def _put(module: nn.Module, leaf: str, tensor: Tensor | None) -> None:
