@@ -74,7 +74,7 @@ class Swag(MAP):
         """The share is one of them."""
         self.epochs = epochs
 
-    def optimizer(self, parameters: Sequence[nn.Parameter], lr: float, steps: int) -> None:
+    def optimizer(self, parameters: Sequence[nn.Parameter], lr: float, steps: int) -> torch.optim.Optimizer | None:
         """The usual one; its learning rate is about a step."""
         self.lr = lr
 
@@ -139,6 +139,14 @@ class Swag(MAP):
         self.mean, self.squares, self.latest = (tensors[n].to(self.mean.device) for n in ("mean", "squares", "latest"))
         self.latest = self.latest.clone()
         self.count, self.lr = int(tensors["count"]), float(tensors["lr"])
+
+    def momenta(self) -> dict[str, Tensor]:
+        """Whether what is collected next is the first since weights have left."""
+        return {"anew": torch.tensor(self.anew)}
+
+    def load_momenta(self, momenta: dict[str, Tensor]) -> None:
+        """Put back what `momenta` returned, if it did."""
+        self.anew = bool(momenta.get("anew", self.anew))
 
     def learned(self, network: nn.Module) -> dict[str, Any]:
         """How many epochs were collected, and the median standard deviation of the weights."""

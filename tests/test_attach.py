@@ -268,6 +268,7 @@ RESUMABLE = ["bmrs-u", "spam-opd", "mean-field", "pip-gates", "variational-dropo
 @pytest.mark.parametrize(("name", "options"), [
     *[(name, {}) for name in RESUMABLE],
     ("bmrs-u", {"when": "during"}), ("spam-opd", {"when": "during"}), ("magnitude", {"when": "online"}),
+    *[(name, {"share": 1.0, **more}) for name in ("swag-obs", "sghmc-obs") for more in ({}, {"when": "during"})],
 ])  # fmt: skip
 def test_a_checkpoint_in_the_middle_continues_bit_for_bit(name, options, train, tmp_path):
     whole, method, optimizer = attached(name, train, **options)

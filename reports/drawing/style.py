@@ -94,6 +94,7 @@ BUILT_IN: dict[str, Style] = {
     "ssvi": Style(_GREEN, "$U$"),
     "sosp": Style(_INDIGO, "$H$"),
     "swag-obs": Style(_PINK, "$A$"),
+    "sghmc-obs": Style(_PINK, "$Y$"),
 }
 SPAM = "spam-"
 
