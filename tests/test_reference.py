@@ -15,6 +15,7 @@ from bayesprune.bench.results.scores import folder_scores, scored
 from bayesprune.bench.results.store import Store
 from bayesprune.bench.spec.matrix import Matrix, load_matrix
 from bayesprune.datasets.errors import UsageError
+from bayesprune.methods.laplace.map import MAP
 from bayesprune.reports.leaderboard.standings import leaderboard
 from bayesprune.reports.ledger.records import shipped_entries
 from bayesprune.reports.records.blocks import field
@@ -86,6 +87,13 @@ def test_packing_lets_go_of_rows_whose_arithmetic_has_been_revised(computed, pac
     monkeypatch.setattr(revisions, "_revisions", lambda kind, name: {name: 2} if name == "magnitude" else {})
     packing.pack(computed, "tiny", packed.parent)
     assert {row["method"] for row in read(packed)[1]} == before - {"magnitude"} != before
+
+
+def test_packing_lets_go_of_rows_whose_inference_has_been_revised(computed, packed, monkeypatch):
+    monkeypatch.setattr(MAP, "revision", 2)  # of magnitude and random; nothing is trained before snip
+    packing.pack(computed, "tiny", packed.parent)
+    left = {row["method"] for row in read(packed)[1]}
+    assert "magnitude" not in left
 
 
 def test_computing_goes_seed_by_seed_and_resumes(monkeypatch, tmp_path):

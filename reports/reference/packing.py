@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ...bench.results.scores import scores_of
 from ...bench.results.store import Store
+from ...bench.spec.run import Run, sources_read_once
 from .files import SUFFIX, write
 from .results import FOLDER, Reference, joined
 from .revisions import current
@@ -46,10 +47,16 @@ def pack(out: Path, tier: str, folder: Path = FOLDER) -> tuple[Path, int]:
     for name in TIERS[tier]:
         if (out / name / "store.json").is_file():
             rows |= {row["key"]: row for row in _rows(Store(out / name, create=False), name)}
-    rows = current(Reference(tuple(rows.values()), ()))[0].by_key
+    with sources_read_once():
+        rows = {row["key"]: row for row in current(Reference(tuple(rows.values()), ()))[0].rows if _is_todays(row)}
     made = max((row["started"][:10] for row in rows.values() if "started" in row), default="")
     write(path, list(rows.values()), made)
     return path, len(rows)
+
+
+def _is_todays(row: Row) -> bool:
+    """Whether a cell has the revisions of today, that of its inference among them."""
+    return Run.model_validate(row["run"]).revisions == row.get("revisions", {})
 
 
 def _rows(store: Store, matrix: str) -> Iterable[Row]:

@@ -20,8 +20,8 @@ REGISTRIES = {"dataset": datasets, "architecture": architectures, "method": meth
 def current(reference: Reference) -> tuple[Reference, str]:
     """The rows whose data sets, architectures, methods and metrics are of today's revisions, and who was left out.
 
-    Inferences are not looked at here, as that would import them; recomputing a row compares its whole key. Raises
-    UsageError for a row of a later revision than the code's, and one that names what the code does not have.
+    Inferences are not looked at here, as that would import them; packing does. Raises UsageError for a row of a later
+    revision than the code's, and one that names what the code does not have.
     """
     kept, stale = list[Row](), set[str]()
     for row in reference.rows:
