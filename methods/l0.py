@@ -6,9 +6,8 @@ Formula: w_g = z_g ŵ_g,  z_g hard concrete,  penalty Σ_g P(z_g ≠ 0) (λ |g| 
 Paper: louizos2018learning
 Deviations: a draw for each example and structure, and gates where structures are read; theirs is one for each
     minibatch, on what convolutions write. log α is not clamped, so that no gates tie. Gates begin open, λ is chosen for
-    a thousand examples (`kl`, `closed`), and lowered where examples are too few for the network (`at_most`; theirs is a
-    hundred times smaller for wide residual networks than for perceptrons). Weights are those of the last step, not an
-    average.
+    a thousand examples (`kl`, `closed`), and lowered where these are too few for the network (`at_most`; in their code
+    it is 1 for LeNet and 0.001 for a wide residual network). Weights are those of the last step, not an average.
 Oracle: test_l0.py::test_the_probability_of_an_open_gate_is_that_of_its_draws,
     test_l0.py::test_the_penalty_counts_what_reads_each_structure,
     test_l0.py::test_the_penalty_is_lowered_to_what_examples_can_pay_for
