@@ -225,7 +225,8 @@ def test_places_are_filled_and_prose_stays(tmp_path):
 
 METHODS = (
     "bmr", "horseshoe", "pip", "pip-gates", "variational-dropout", "group-variational-dropout", "bmrs-n", "ivon-opd",
-    "l0", "vib", "compression-gnj", "compression-ghs", "ssvi", "swag-obs", "sghmc-obs", "spam-opd",
+    "l0", "vib", "compression-gnj", "compression-ghs", "ssvi", "swag-obs", "sghmc-obs", "spam-opd", "ss-gl",
+    "ss-ghs",
 )  # fmt: skip
 
 

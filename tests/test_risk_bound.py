@@ -1,6 +1,7 @@
 """PAC-Bayes certificates: small kl against scipy, divergences against quadrature, and how often bounds hold."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,11 +9,17 @@ import torch
 from bayesprune.architectures.build import build
 from bayesprune.architectures.discovery.units_of import units
 from bayesprune.architectures.units.mask import Mask
+from bayesprune.bench.evaluation.gaussians import gaussians
 from bayesprune.bench.evaluation.risk_bound import Centre, Randomised, can_be_certified, risk_bound
 from bayesprune.bench.harness.run_matrix import run
+from bayesprune.bench.harness.workbench import Workbench
+from bayesprune.bench.pruning.schedules import prune
 from bayesprune.bench.results.store import Store
 from bayesprune.bench.spec.matrix import Matrix
+from bayesprune.bench.training.seeding import stream
+from bayesprune.datasets.errors import NotApplicable
 from bayesprune.datasets.load import load
+from bayesprune.datasets.split import Split
 from bayesprune.methods.closed_forms import pac_bayes
 from bayesprune.methods.closed_forms.posteriors import Gaussian
 from scipy.integrate import quad
@@ -57,6 +64,21 @@ def test_masks_pay_for_their_number_and_their_choice():
     assert pac_bayes.of_mask(20, 7) == pytest.approx(math.log(comb(20, 7) * 21))
     assert sum(comb(20, k) * math.exp(-pac_bayes.of_mask(20, k)) for k in range(21)) == pytest.approx(1)
     assert pac_bayes.of_mask(32_360, 3_236) == pytest.approx(10_515 + math.log(32_361), abs=3)
+
+
+def test_what_a_mask_costs_a_certificate():
+    """30,000 examples, q̂ 0.02 of 1,000 draws, KL 1,000: a tenth of 32,360 weights, or half of 60 neurons, is left."""
+    empirical = pac_bayes.of_draws(0.02, 1000)
+    known, neurons, weights = (
+        pac_bayes.risk(empirical, 1000 + nats, 30_000)
+        for nats in (0.0, pac_bayes.of_mask(60, 30), pac_bayes.of_mask(32_360, 3_236))
+    )
+    assert [known, neurons, weights] == pytest.approx([0.109, 0.111, 0.413], abs=5e-4)
+    for found, nats in ((known, 1000.0), (weights, 1000 + math.log(comb(32_360, 3_236, exact=True) * 32_361))):
+        c = (nats + math.log(2 * math.sqrt(30_000) / 0.025)) / 30_000
+        assert brentq(lambda p, c=c: pac_bayes.coins(empirical, p) - c, empirical, 0.99) == pytest.approx(
+            found, abs=1e-9
+        )
 
 
 def test_bounds_hold_as_often_as_they_say():
@@ -167,7 +189,64 @@ def test_half_of_the_examples_is_the_priors(records):
     assert kls[1] < kls[0]  # a network of half of the data is nearer than one of none
 
 
+@pytest.fixture(scope="module")
+def benches(tmp_path_factory):
+    """Of cells whose masks are of all examples, or of the prior's."""
+
+    def bench(kind, data=None, method="mean-field", **options):
+        own = {"methods": [{"name": method, **options}], "risk_bound": "half", "mask_from": kind}
+        (cell,) = Matrix.model_validate(MATRIX | own).cells()
+        store = Store(tmp_path_factory.mktemp("bench"))
+        return Workbench(cell, data or load("digits", 0, subset=300), store, torch.device("cpu"))
+
+    return bench
+
+
+def test_a_mask_of_the_priors_examples_is_free_and_has_not_seen_the_others(benches):
+    """Other targets of the bound's examples are another network with the same mask."""
+    cell = benches("prior")
+    outcome = cell.prune(0.5)
+    alone = prune(cell.prior, 0.5)  # of the same half, in an engine that knows nothing else
+    assert torch.equal(outcome.mask.kept, alone.mask.kept)
+    assert not torch.equal(outcome.mask.kept, benches("all").prune(0.5).mask.kept)
+    found = risk_bound(
+        outcome.network, gaussians(outcome.network, outcome.inference, cell.data), outcome.mask, cell.data, cell.centre,
+        torch.Generator().manual_seed(0), draws=5,
+    )  # fmt: skip
+    assert found["risk_bound_mask"] == 0
+    assert found["risk_bound"] == pac_bayes.risk(
+        pac_bayes.of_draws(found["risk_bound_empirical"], 5), found["risk_bound_kl"], found["risk_bound_n"]
+    )
+    train = cell.data.train
+    bounds = torch.randperm(len(train), generator=stream(0, "prior half")).tensor_split(2)[1]
+    labels = train.y.clone()
+    labels[bounds] = (labels[bounds] + 1) % 10
+    other = benches("prior", replace(cell.data, train=Split(train.x, labels, train.likelihood))).prune(0.5)
+    assert torch.equal(other.mask.kept, outcome.mask.kept)
+    name = next(iter(other.mask.tensors))
+    assert not torch.equal(other.network.get_parameter(name), outcome.network.get_parameter(name))
+
+
+def test_survivors_of_a_given_mask_move_by_what_the_whole_network_knows(benches):
+    cell = benches("prior", method="magnitude", curvature="kfac", adjust="condition")
+    outcome = cell.prune(0.5)
+    assert len(outcome.adjustments) == 1
+    for name, kept in outcome.mask.tensors.items():
+        assert not outcome.network.get_parameter(name).detach()[~kept].any()
+    assert cell.prune(0.5).mask.count == outcome.mask.count
+
+
+def test_masks_that_cannot_be_the_priors_are_refused(benches):
+    with pytest.raises(NotApplicable, match="prunes while it trains"):
+        benches("prior", method="magnitude", when="during").prune(0.5)
+    for kind in ("none", "initial"):
+        with pytest.raises(ValueError, match="must be asked for"):
+            Matrix.model_validate(MATRIX | {"risk_bound": kind, "mask_from": "prior"})
+
+
 def test_a_matrix_without_bounds_has_the_cells_that_it_had():
-    plain, told = (Matrix.model_validate(MATRIX | more).cells() for more in ({}, {"risk_bound": "none"}))
+    plain, told = (
+        Matrix.model_validate(MATRIX | more).cells() for more in ({}, {"risk_bound": "none", "mask_from": "all"})
+    )
     assert [run.key for run in plain] == [run.key for run in told]
-    assert "risk_bound" not in plain[0].canonical()
+    assert not {"risk_bound", "mask_from"} & plain[0].canonical().keys()

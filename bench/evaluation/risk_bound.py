@@ -35,10 +35,14 @@ PILOTS, TEMPERS = 3, (1.0, 0.1, 0.01, 1e-3, 1e-4)
 
 @dataclass(frozen=True)
 class Centre:
-    """The means of P by parameter name, and the examples that have had no part in them."""
+    """The means of P by parameter name, the examples that have had no part in them, and whether P knows the mask.
+
+    It does where the mask was chosen without these examples, and then costs nothing.
+    """
 
     weights: Mapping[str, Tensor]
     examples: Examples
+    knows_mask: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,11 +96,11 @@ def risk_bound(
     """The bound, which fails with a probability of 0.035 at most, what it is made of, and the risk of Q on test data.
 
     Columns: `risk_bound`; `risk_bound_empirical`, the mean 0-1 loss of the draws on the n examples; `risk_bound_kl` and
-    `risk_bound_mask`, nats; `risk_bound_temper`, on the variances; `risk_bound_n`; `risk_bound_draws`;
-    `risk_bound_test`, which is no part of it.
+    `risk_bound_mask`, nats, of a mask that P knows 0; `risk_bound_temper`, on the variances; `risk_bound_n`;
+    `risk_bound_draws`; `risk_bound_test`, which is no part of it.
     """
     whole, examples = Randomised.of(network, posterior, mask), centre.examples
-    nats = pac_bayes.of_mask(mask.units.n, mask.count)
+    nats = 0.0 if centre.knows_mask else pac_bayes.of_mask(mask.units.n, mask.count)
 
     inputs = [data.validation[:EXAMPLES].x]
 

@@ -10,12 +10,15 @@ import torch
 from torch import nn
 
 from ...architectures.discovery.units_of import units
+from ...architectures.units.mask import Mask
 from ...datasets.data import Data
+from ...datasets.errors import NotApplicable
+from ...datasets.examples import Examples
 from ...methods.build import build as build_pruner
 from ...methods.pruner import Inference
 from ..evaluation.risk_bound import Centre
-from ..pruning.engine import Engine, Outcome
-from ..pruning.schedules import prune
+from ..pruning.engine import Engine, Kept, Outcome
+from ..pruning.schedules import prune, prune_given
 from ..results.store import Store
 from ..spec.run import Run
 from ..training.fits import Fit, attached, fit_key, fitted, inference_of, initial_network, train_one
@@ -54,11 +57,25 @@ class Workbench:
         train = self.data.train
         if self.run.risk_bound == "initial":
             return Centre(dict(self.untrained.named_parameters()), train)
-        order = torch.randperm(len(train), generator=stream(self.run.seed, "prior half"))
-        first, second = (train[part.sort().values] for part in order.tensor_split(2))
-        network, inference, _ = train_one(self.run, replace(self.data, train=first), self.fit.inference, self.device)
+        network, inference = self.prior.start()
         inference.detach(network)
-        return Centre(dict(network.named_parameters()), second)
+        return Centre(dict(network.named_parameters()), self._halves[1], self.run.mask_from == "prior")
+
+    @cached_property
+    def _halves(self) -> tuple[Examples, Examples]:
+        """The examples of the prior, and those of the bound."""
+        order = torch.randperm(len(self.data.train), generator=stream(self.run.seed, "prior half"))
+        first, second = (self.data.train[part.sort().values] for part in order.tensor_split(2))
+        return first, second
+
+    @cached_property
+    def prior(self) -> Engine:
+        """The engine of the cell's method where half of the examples are all that there are."""
+        half = replace(self.data, train=self._halves[0])
+        kept = Kept.of(*train_one(self.run, half, self.fit.inference, self.device)[:2])
+        engine = self._engine(half)
+        engine.start = lambda: kept.into(*attached(self.run, half, self.fit.inference, self.device))
+        return engine
 
     @cached_property
     def untrained(self) -> nn.Module:
@@ -68,17 +85,20 @@ class Workbench:
     @cached_property
     def engine(self) -> Engine:
         """The engine of the cell's method, on networks as the method scores them first."""
-        run, fit = self.run, self.fit
-        pruner = build_pruner(run.method.name, **run.method.candidates[0].options)
-        parts = units(self.untrained, run.units, self.data.train[:2].x)
-        engine = Engine(
-            pruner, parts, self.data.train, self.device, self._attached, run.seed, run.budget, run.training,
-            run.finetune,
-        )  # fmt: skip
-        if pruner.when == "after":
+        engine, fit = self._engine(self.data), self.fit
+        if engine.pruner.when == "after":
             engine.start = lambda: fit.restore(self.data, self.device)
             engine.trained, engine.learned, engine.untrained = fit.cost, fit.learned, self._untrained
         return engine
+
+    def _engine(self, data: Data) -> Engine:
+        """On networks before training."""
+        run = self.run
+        pruner = build_pruner(run.method.name, **run.method.candidates[0].options)
+        parts = units(self.untrained, run.units, self.data.train[:2].x)
+        return Engine(
+            pruner, parts, data.train, self.device, self._attached, run.seed, run.budget, run.training, run.finetune
+        )
 
     def _untrained(self, fresh: bool) -> tuple[nn.Module, Inference]:
         """The pair before training; if `fresh`, the network is that of another seed."""
@@ -89,5 +109,18 @@ class Workbench:
         return attached(self.run, self.data, self.fit.inference, self.device)
 
     def prune(self, sparsity: float | None) -> Outcome:
-        """Prune and train at the moments the method asks for; None is the method's own threshold."""
-        return prune(self.engine, sparsity)
+        """Prune and train at the moments the method asks for; None is the method's own threshold.
+
+        Raises NotApplicable for a mask of the prior's examples where no network is there to receive it.
+        """
+        if self.run.mask_from == "all":
+            return prune(self.engine, sparsity)
+        if self.engine.pruner.when != "after" or self.engine.pruner.rewind is not None:
+            raise NotApplicable(
+                f"method {self.run.method.label} prunes while it trains, and a mask of the prior's examples is laid on "
+                "a network that all examples have trained: use when: after, without rewind, or mask_from: all"
+            )
+        chosen = prune(self.prior, sparsity)
+        outcome = prune_given(self.engine, Mask(self.engine.units, chosen.mask.kept))
+        outcome.score += chosen.score + chosen.adjust + chosen.finetune
+        return outcome

@@ -24,12 +24,32 @@ ONLINE_SPAN = (0.1, 0.99)
 def prune(engine: Engine, sparsity: float | None) -> Outcome:
     """Prune and train at the moments the method asks for; None is the method's own threshold."""
     with sealed():
-        outcome = PRUNE[engine.pruner.when](engine, sparsity)
-        learned = engine.learned  # what training learned then, fine-tuning has since blurred
-        outcome.learned = outcome.inference.learned(outcome.network) if learned is None else learned
-        outcome.unfinished = outcome.inference.unfinished()
-        outcome.inference.detach(outcome.network)
-        return outcome
+        return _ended(engine, PRUNE[engine.pruner.when](engine, sparsity))
+
+
+def prune_given(engine: Engine, mask: Mask) -> Outcome:
+    """Give a trained network a mask that was chosen elsewhere, in one round; then train on for all epochs.
+
+    What the method says is of this network, and so are the correlations by which survivors move.
+    """
+    with sealed():
+        outcome, first = engine.outcome(*engine.start()), engine.first
+        outcome.score, outcome.scores, outcome.state = first.cost, first.scores, first.state
+        outcome.mask, outcome.reports, outcome.train = mask, list(engine.first_report), engine.trained
+        engine.settle(outcome)
+        rounds = engine.pruner.rounds if engine.pruner.retrain == "each" else 1
+        with measured(outcome.network, engine.device) as outcome.finetune:
+            engine.refine(outcome, engine.finetune.epochs * rounds)
+        return _ended(engine, outcome)
+
+
+def _ended(engine: Engine, outcome: Outcome) -> Outcome:
+    """What was learned is noted, and the inference leaves the network."""
+    learned = engine.learned  # what training learned then, fine-tuning has since blurred
+    outcome.learned = outcome.inference.learned(outcome.network) if learned is None else learned
+    outcome.unfinished = outcome.inference.unfinished()
+    outcome.inference.detach(outcome.network)
+    return outcome
 
 
 def prune_after(engine: Engine, sparsity: float | None) -> Outcome:

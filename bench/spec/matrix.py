@@ -5,17 +5,17 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import yaml
-from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError
+from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, model_validator
 
 from ...architectures.units.vector import Granularity
 from ...datasets.errors import UsageError, unknown
 from .budget import Budget
 from .pattern import Pattern, Sparsity, match
 from .protocol import Named, Protocol
-from .run import WEIGHTS, Choice, RiskBound, Run, sources_read_once
+from .run import WEIGHTS, Choice, MaskFrom, RiskBound, Run, sources_read_once
 from .settings import Finetune, Seed, Settings, Threads, Training
 from .shipped import find_matrix
 from .yaml_places import line_of, written
@@ -50,6 +50,7 @@ class Matrix(Settings):
     finetune: Finetune = Finetune()
     shift: bool = True
     risk_bound: RiskBound = "none"
+    mask_from: MaskFrom = "all"
     bits: bool = False
     threads: Threads = 1
     exclude: list[Pattern] = Field(default_factory=list)
@@ -57,6 +58,15 @@ class Matrix(Settings):
 
     _file: Path | None = PrivateAttr(None)
     _node: Any = PrivateAttr(None)
+
+    @model_validator(mode="after")
+    def _certified(self) -> Self:
+        """A mask of the prior's examples is for the certificate whose prior has such examples."""
+        if self.mask_from == "prior" and self.risk_bound != "half":
+            raise ValueError(
+                "mask_from: prior chooses masks on the examples of risk_bound: half, which must be asked for"
+            )
+        return self
 
     def cells(self) -> list[Run]:
         """The cells, each once; raises UsageError for names and options that nobody knows, or when none is left."""
@@ -80,6 +90,7 @@ class Matrix(Settings):
                 budget=self.budget,
                 shift=self.shift,
                 risk_bound=self.risk_bound,
+                mask_from=self.mask_from,
                 bits=self.bits,
                 training=training,
                 finetune=finetune,

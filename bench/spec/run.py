@@ -26,6 +26,8 @@ from .settings import Finetune, Training
 
 # The means of the prior of a PAC-Bayes certificate: the initial network, or one trained on half of the examples.
 RiskBound = Literal["none", "initial", "half"]
+# The examples on which masks are chosen: all, or the half on which that prior is trained, so that it knows the mask.
+MaskFrom = Literal["all", "prior"]
 TRANSPORT = ("download",)
 Found = TypeVar("Found")
 
@@ -76,6 +78,7 @@ class Run(BaseModel):
     finetune: Finetune = Finetune()
     shift: bool = True
     risk_bound: RiskBound = "none"
+    mask_from: MaskFrom = "all"
     bits: bool = False
     threads: int = 1
 

@@ -106,7 +106,7 @@ class Indicators(SpikeAndSlab[Gated]):
         super().attach(network, units, train)
         gates = self._gates(network, train)
         self.owner = _owners(gates, self.shapes, 1 if self.level == "features" else 0).to(self.log_sigma.device)
-        self.count = gates.n
+        self.groups, self.count = gates.groups, gates.n
         self.steps = nn.Parameter(self.log_sigma.detach().new_zeros(gates.n))
         self.certain = False
 
@@ -126,8 +126,10 @@ class Indicators(SpikeAndSlab[Gated]):
 
     def _of_weights(self, gates: Tensor) -> Tensor:
         """Values of the gates for every weight, (P,); 1 where there is none, and everywhere once all is certain."""
-        if self.certain:
-            return torch.ones_like(self.log_sigma)
+        return torch.ones_like(self.log_sigma) if self.certain else self._spread(gates)
+
+    def _spread(self, gates: Tensor) -> Tensor:
+        """Values of the gates for every weight, (P,); 1 where there is none."""
         return torch.cat([gates, gates.new_ones(1)]).index_select(0, self.owner)
 
     def means(self, network: nn.Module, training: bool) -> Weights:

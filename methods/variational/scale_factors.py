@@ -48,6 +48,11 @@ class Scale:
     slab: str | None = None
     outputs: int = 0
 
+    @property
+    def factors(self) -> tuple[str, ...]:
+        """Of all that it is made of, the names."""
+        return (*self.plus, *self.minus, *([self.slab] if self.slab else []))
+
     def log_square(self, values: Mapping[str, Tensor]) -> Tensor:
         """log τ² of the factors' logs; broadcast to the shape of its parameter."""
         total = torch.tensor(self.offset)

@@ -95,6 +95,8 @@ BUILT_IN: dict[str, Style] = {
     "sosp": Style(_INDIGO, "$H$"),
     "swag-obs": Style(_PINK, "$A$"),
     "sghmc-obs": Style(_PINK, "$Y$"),
+    "ss-gl": Style(_INDIGO, "$L$"),
+    "ss-ghs": Style(_INDIGO, "$T$"),
 }
 SPAM = "spam-"
 
