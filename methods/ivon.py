@@ -47,15 +47,15 @@ class Steps(torch.optim.Optimizer):
     """IVON's step, with the state of every parameter in `inference`, which also perturbs them."""
 
     def __init__(self, inference: IVON, parameters: Sequence[nn.Parameter], lr: float, beta2: float):
-        super().__init__(parameters, {"lr": lr})
-        self.inference, self.beta2, self.taken = inference, beta2, 0
+        super().__init__(parameters, {"lr": lr, "taken": 0})
+        self.inference, self.beta2 = inference, beta2
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """One step from the gradients at the perturbed weights."""
-        self.taken += 1
         own, names = self.inference, self.inference.names
         for group in self.param_groups:
+            taken = group["taken"] = group.get("taken", 0) + 1  # a checkpoint from before it was there has none
             for parameter in group["params"]:
                 if parameter.grad is None or (name := names.get(id(parameter))) is None:
                     continue
@@ -67,7 +67,7 @@ class Steps(torch.optim.Optimizer):
                 rate = 1 - self.beta2
                 change = rate * (seen - h) + 0.5 * rate**2 * (h - seen).square() / precise
                 h.add_(change if own.kept is None else change * own.kept[name])
-                direction = memory / (1 - BETA1**self.taken) + own.decay * parameter
+                direction = memory / (1 - BETA1**taken) + own.decay * parameter
                 parameter.sub_(group["lr"] * (own.start + own.decay) * direction / (h + own.decay))
 
 

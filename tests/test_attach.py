@@ -261,7 +261,7 @@ def test_every_method_trains_under_autocast(name, train):
 
 # ---------------------------------------------------------------------- checkpoints
 
-RESUMABLE = ["bmrs-u", "spam-opd", "mean-field", "pip-gates", "variational-dropout", "horseshoe"]
+RESUMABLE = ["bmrs-u", "spam-opd", "mean-field", "pip-gates", "variational-dropout", "horseshoe", "ivon-opd", "ss-gl"]
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -8,6 +8,7 @@ from bayesprune.architectures.build import build
 from bayesprune.architectures.discovery.units_of import weight_units
 from bayesprune.bench.pruning.mask_for import mask_for
 from bayesprune.datasets.load import load
+from bayesprune.methods import cbs
 from bayesprune.methods.cbs import Swaps, cbs_pruner
 from bayesprune.methods.chita import chita_pruner, thresholded
 from bayesprune.methods.closed_forms.conditioning import dense
@@ -168,3 +169,38 @@ def test_as_many_stay_and_they_cost_less(state, pruner, allocation):
     assert not torch.equal(ours.kept, magnitudes.kept)
     swaps = pruner.reselect.func.__module__.endswith("cbs")
     assert costs[0][not swaps] < costs[1][not swaps]
+
+
+def test_starts_are_the_smallest_of_chunks_and_the_best_of_them_is_taken(state, monkeypatch):
+    """Counts of cells stay, what has left stays away; in every chunk magnitudes rank; losses are those of a loop."""
+    worth, n = state.units.gather({n: w.abs() for n, w in state.weights().items()}), state.units.n
+    cells = torch.arange(n) % 2
+    cells[::7] = -1
+    kept = torch.zeros(n, dtype=torch.bool)
+    for cell, share in ((0, 0.2), (1, 0.5)):
+        own = (cells == cell).nonzero().squeeze(1)
+        kept[own[worth[own].topk(int(share * len(own))).indices]] = True
+    generator = torch.Generator().manual_seed(0)
+    found = [cbs.chunked(worth, kept, cells, generator) for _ in range(4)]
+    for other in found:
+        assert not torch.equal(other, kept)
+        assert not other[cells < 0].any()
+        for cell in (0, 1):
+            assert int(other[cells == cell].sum()) == int(kept[cells == cell].sum())
+    monkeypatch.setattr(cbs, "CHUNK", n)  # one chunk of each cell: the magnitudes themselves
+    assert torch.equal(cbs.chunked(worth, kept, cells, generator), kept)
+    losses = []
+    for mask in (kept, *found):
+        stays = state.units.scatter(mask)
+        masked = {name: w * stays[name] if name in stays else w for name, w in state.network.named_parameters()}
+        outputs = torch.func.functional_call(state.network, masked, (state.train.x,))
+        losses.append(float(torch.nn.functional.cross_entropy(outputs, state.train.y, reduction="sum").detach()))
+    assert [cbs.masked_loss(state, mask) for mask in (kept, *found)] == pytest.approx(losses, rel=1e-9)
+    monkeypatch.setattr(cbs, "CHUNK", 100)
+    begun = []
+    monkeypatch.setattr(cbs, "chunked", lambda *_: found[len(begun)])
+    monkeypatch.setattr(cbs, "masked_loss", lambda _, mask: (begun.append(mask), [3.0, 2.0, 1.0][len(begun) - 1])[1])
+    best = cbs.reselect(1, 3, state, kept, cells)
+    monkeypatch.undo()
+    assert torch.equal(best, cbs.reselect(1, 1, state, found[0], cells))
+    assert not torch.equal(best, cbs.reselect(1, 1, state, kept, cells))

@@ -14,10 +14,10 @@ from ..closed_forms.conditioning import Conditional
 from ..closed_forms.flat import flat, named
 from ..closed_forms.posteriors import Gaussian, Laplace
 from ..pruner import Adjusted, State
-from .reads import entries, leaving_freely, unread
+from .reads import Through, entries, leaving_freely, unread
 
 
-def condition(state: State[Any], mask: Mask) -> Adjusted:
+def condition(state: State[Any], mask: Mask, through: Through = "reads") -> Adjusted:
     """Survivors become the mean of the posterior given that the others are 0; see `closed_forms.conditioning`.
 
     The report holds the costs z and c in nats, ΔF where it is known and a bound from below, how far the survivors
@@ -25,7 +25,7 @@ def condition(state: State[Any], mask: Mask) -> Adjusted:
     on what stays, UsageError for one that is no Gaussian.
     """
     posterior = _gaussian(state)
-    kept, free = entries(state.units, mask.kept, posterior.mean), _free(state, mask, posterior)
+    kept, free = entries(state.units, mask.kept, posterior.mean), _free(state, mask, posterior, through)
     mean = flat(posterior.mean)
     found = posterior.condition(mean.masked_fill(free, 0), kept)
     report = {
@@ -35,10 +35,10 @@ def condition(state: State[Any], mask: Mask) -> Adjusted:
         "residual": found.residual,
         **_evidence(state, posterior, kept, free, found),
     }
-    return settled(state, found.mean, mean, kept, report)
+    return settled(state, found.mean, mean, kept, report, through)
 
 
-def singles(state: State[Any], mask: Mask) -> Adjusted:
+def singles(state: State[Any], mask: Mask, through: Through = "reads") -> Adjusted:
     """The papers' rule: the sum of what each leaving weight alone would have moved the survivors by.
 
     w_R = μ_R - Σ_q Σ_Rq μ_q / Σ_qq (Singh, Alistarh, NeurIPS 2020), which takes correlated weights' part more than
@@ -47,11 +47,11 @@ def singles(state: State[Any], mask: Mask) -> Adjusted:
     posterior = _gaussian(state)
     if not isinstance(posterior, Laplace):
         raise UsageError("update: singles needs a Laplace posterior; choose update: joint")
-    kept, free = entries(state.units, mask.kept, posterior.mean), _free(state, mask, posterior)
+    kept, free = entries(state.units, mask.kept, posterior.mean), _free(state, mask, posterior, through)
     mean = flat(posterior.mean)
     pull = (mean.masked_fill(free, 0) * flat(posterior.marginal_precision)).masked_fill_(kept, 0)
     moved = (mean - posterior.whole.solve(flat(posterior.prior), pull)).masked_fill_(~kept, 0)
-    return settled(state, moved, mean, kept, {})
+    return settled(state, moved, mean, kept, {}, through)
 
 
 ADJUST: Mapping[str, Callable[[State[Any], Mask], Adjusted]] = {"condition": condition}
@@ -63,8 +63,8 @@ def _gaussian(state: State[Any]) -> Gaussian:
     return state.posterior
 
 
-def _free(state: State[Any], mask: Mask, posterior: Gaussian) -> Tensor:
-    return leaving_freely(state.network, state.units, mask.kept, posterior.mean)
+def _free(state: State[Any], mask: Mask, posterior: Gaussian, through: Through) -> Tensor:
+    return leaving_freely(state.network, state.units, mask.kept, posterior.mean, through)
 
 
 def _evidence(
@@ -79,7 +79,9 @@ def _evidence(
     return {"delta_f": None if exact is None else float(exact), "delta_f_at_least": float(least)}
 
 
-def settled(state: State[Any], moved: Tensor, before: Tensor, kept: Tensor, report: dict[str, Any]) -> Adjusted:
+def settled(
+    state: State[Any], moved: Tensor, before: Tensor, kept: Tensor, report: dict[str, Any], through: Through = "reads"
+) -> Adjusted:
     """The survivors, (P,), in place of what was there `before`, and by what share of their norm they moved.
 
     Raises ArithmeticError, naming the tensor, where a weight is not finite.
@@ -87,7 +89,7 @@ def settled(state: State[Any], moved: Tensor, before: Tensor, kept: Tensor, repo
     norm = before.masked_fill(~kept, 0).norm()
     step = (moved - before).masked_fill_(~kept, 0).norm()
     report = {**report, "moved": float(step / norm) if norm else 0.0}
-    if missing := unread(state.network, state.units):
+    if missing := unread(state.network, state.units, through):
         report["not_adjusted"] = missing
     parameters = dict(state.network.named_parameters())
     tensors = {name: value.to(parameters[name]) for name, value in named(moved, state.posterior.mean).items()}

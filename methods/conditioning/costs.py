@@ -17,17 +17,18 @@ from ..closed_forms.flat import flat, named
 from ..closed_forms.kronecker_product import Kronecker, KroneckerProduct
 from ..closed_forms.posteriors import Laplace
 from ..pruner import State
-from .reads import positions
+from .reads import Through, positions
 
 
-def surgeon(state: State[Laplace]) -> Tensor:
+def surgeon(state: State[Laplace], through: Through = "reads") -> Tensor:
     """½ μ_S' (Σ_SS)⁻¹ μ_S of what each unit is conditioned on, in nats; shape (units.n,).
 
     Slices of several tensors, and units that cannot be conditioned on, add up what their parts or weights cost alone.
     """
     posterior = state.posterior
     alone = {n: 0.5 * posterior.mean[n].square() * p for n, p in posterior.marginal_precision.items()}
-    return torch.cat([_costs(state, group, pieces, alone) for group, pieces in positions(state.network, state.units)])
+    found = positions(state.network, state.units, through)
+    return torch.cat([_costs(state, group, pieces, alone) for group, pieces in found])
 
 
 def _costs(state: State[Laplace], group: Group, pieces: list[Slice | Elementwise], alone: dict[str, Tensor]) -> Tensor:
@@ -57,14 +58,14 @@ def _slices(posterior: Laplace, piece: Slice) -> Tensor | None:
 
 
 def _of_product(block: KroneckerProduct, prior: Tensor, mean: Tensor, piece: Slice) -> Tensor:
-    """Of rows, or of columns: all places of a kernel at the inputs that a unit is."""
-    weight = mean.flatten(1)
-    columns = torch.arange(weight.shape[1], device=mean.device).view(mean.shape[1], -1)
+    """Of rows, a bias being a column; or of columns: all places of a kernel at the inputs that a unit is."""
+    weight = mean.view(block.h.shape[1:])
     index = piece.index.to(mean.device)
     left, right, h = block.left[0], block.right[0], block.h[0]
     if piece.axis == 0:
         left, right, h, weight = right, left, h.T, weight.T
     else:
+        columns = torch.arange(weight.shape[1], device=mean.device).view(mean.shape[1], -1)
         index = columns[index].flatten(1)
     inverse = 1 / (h + prior.mean())  # (rows, in): of Λ_k in the eigenbasis of the other factor
     rotated = left.T @ weight

@@ -1,14 +1,16 @@
-"""What a unit is conditioned on: the weights that read it.
+"""What a unit is conditioned on: the weights that read it, unless those that write it are asked for.
 
 A neuron owns rows that write it and columns that read it. Once nothing reads it the outputs do not depend on the rest,
 which leaves for nothing; conditioning on the rows too would count a second, spurious cost, and move other neurons for
-it. Single weights, and units that are only written (`Group.spread`), are all that there is of them.
+it. Single weights, and units that are only written (`Group.spread`), are all that there is of them. Papers on Kronecker
+factors condition on what writes a unit ("writes"); what reads it then leaves for nothing, as its input is 0.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +21,10 @@ from ..closed_forms.flat import named
 from ..noise.carriers import is_read
 
 Piece = Slice | Elementwise
+Through = Literal["reads", "writes"]
 
 
-def deciding(network: nn.Module, group: Group) -> list[Piece]:
+def deciding(network: nn.Module, group: Group, through: Through = "reads") -> list[Piece]:
     """The slices of a group on which its units are conditioned; none where they cannot be told apart.
 
     That is so for what a recurrent layer, a grouped convolution or a tensor under two names reads.
@@ -32,13 +35,13 @@ def deciding(network: nn.Module, group: Group) -> list[Piece]:
     if any(isinstance(module, nn.RNNBase) for module in modules):
         return []
     names = _names(network)
-    reads = [piece for piece in group.slices if is_read(network, piece)]
-    return [] if any(names[id(network.get_parameter(piece.name))] > 1 for piece in reads) else reads
+    found = [piece for piece in group.slices if is_read(network, piece) == (through == "reads")]
+    return [] if any(names[id(network.get_parameter(piece.name))] > 1 for piece in found) else found
 
 
-def unread(network: nn.Module, units: Units) -> list[str]:
+def unread(network: nn.Module, units: Units, through: Through = "reads") -> list[str]:
     """Names of the groups whose units leave without the others being adjusted."""
-    return [group.name for group in units.groups if not deciding(network, group)]
+    return [group.name for group in units.groups if not deciding(network, group, through)]
 
 
 def entries(units: Units, kept: Tensor, like: Mapping[str, Tensor]) -> Tensor:
@@ -52,11 +55,13 @@ def places(units: Units, like: Mapping[str, Tensor]) -> Tensor:
     return torch.cat([order[name].flatten() for name in units.layer_names])
 
 
-def leaving_freely(network: nn.Module, units: Units, kept: Tensor, like: Mapping[str, Tensor]) -> Tensor:
+def leaving_freely(
+    network: nn.Module, units: Units, kept: Tensor, like: Mapping[str, Tensor], through: Through = "reads"
+) -> Tensor:
     """What leaves with its unit without being conditioned on, boolean (P,)."""
     stays: dict[str, Tensor] = {}
     for group, part in zip(units.groups, units.split(kept), strict=True):
-        decisive = {id(piece) for piece in deciding(network, group)}
+        decisive = {id(piece) for piece in deciding(network, group, through)}
         for piece in group.slices:
             if id(piece) not in decisive:
                 mask = piece.mask(part)
@@ -64,10 +69,10 @@ def leaving_freely(network: nn.Module, units: Units, kept: Tensor, like: Mapping
     return ~_flat(stays, like)
 
 
-def positions(network: nn.Module, units: Units) -> Iterator[tuple[Group, list[Piece]]]:
+def positions(network: nn.Module, units: Units, through: Through = "reads") -> Iterator[tuple[Group, list[Piece]]]:
     """Every group, and what its units are conditioned on."""
     for group in units.groups:
-        yield group, deciding(network, group)
+        yield group, deciding(network, group, through)
 
 
 def _flat(masks: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> Tensor:

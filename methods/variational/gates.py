@@ -103,8 +103,8 @@ class Indicators(SpikeAndSlab[Gated]):
 
     def attach(self, network: nn.Module, units: Units, train: Examples) -> None:
         """As `Variational`; raises UsageError for a network without such gates."""
+        gates = self._gates(network, train)  # which may call the network: before there is noise on it
         super().attach(network, units, train)
-        gates = self._gates(network, train)
         self.owner = _owners(gates, self.shapes, 1 if self.level == "features" else 0).to(self.log_sigma.device)
         self.groups, self.count = gates.groups, gates.n
         self.steps = nn.Parameter(self.log_sigma.detach().new_zeros(gates.n))
