@@ -97,7 +97,7 @@ class SpikeSlabGroupHorseshoe(ScaledIndicators):
 
 @register("ss-gl")
 def ss_gl(
-    inclusion: float = 0.1, slab_variance: PositiveFloat = 1.0, kl: float = 0.03,
+    inclusion: float = 0.1, slab_variance: PositiveFloat = 1.0, kl: float = 0.02,
     warm_up: tuple[int, int] | float = 0.5, lr_factor: PositiveFloat = 5.0, start: tuple[float, float] = (3.0, -5.0),
     preset: Literal["authors"] | None = None,
 ) -> Pruner[Gated]:  # fmt: skip
@@ -115,7 +115,7 @@ def ss_gl(
 
 @register("ss-ghs")
 def ss_ghs(
-    inclusion: float = 0.1, slab_variance: PositiveFloat = 1.0, scale: PositiveFloat = 1.0, kl: float = 0.03,
+    inclusion: float = 0.1, slab_variance: PositiveFloat = 1.0, scale: PositiveFloat = 1.0, kl: float = 0.02,
     warm_up: tuple[int, int] | float = 0.5, lr_factor: PositiveFloat = 5.0, start: tuple[float, float] = (3.0, -5.0),
     preset: Literal["authors"] | None = None,
 ) -> Pruner[Gated]:  # fmt: skip
