@@ -18,11 +18,6 @@ settings.load_profile("patient")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 
-def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """One more than cores, as tests wait for the processes that they start."""
-    return (os.cpu_count() or 1) + 1
-
-
 @pytest.fixture
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
