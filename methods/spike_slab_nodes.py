@@ -110,7 +110,7 @@ def ss_gl(
         test_spike_slab_nodes.py::test_the_divergence_is_that_of_draws
     """
     given = {"kl": kl, "warm_up": warm_up, "inclusion": inclusion, "lr_factor": lr_factor, "start": start}
-    return _nodes(SpikeSlabGroupLasso, slab_variance=slab_variance, **(given if preset is None else AUTHORS))
+    return _nodes(SpikeSlabGroupLasso, given, preset, slab_variance=slab_variance)
 
 
 @register("ss-ghs")
@@ -128,12 +128,11 @@ def ss_ghs(
         test_spike_slab_nodes.py::test_the_divergence_is_that_of_draws
     """
     given = {"kl": kl, "warm_up": warm_up, "inclusion": inclusion, "lr_factor": lr_factor, "start": start}
-    options = given if preset is None else AUTHORS
-    return _nodes(SpikeSlabGroupHorseshoe, slab_variance=slab_variance, scale=scale, **options)
+    return _nodes(SpikeSlabGroupHorseshoe, given, preset, slab_variance=slab_variance, scale=scale)
 
 
-def _nodes(
-    kind: type[ScaledIndicators], start: tuple[float, float], **options: Any,
-) -> Pruner[Gated]:  # fmt: skip
-    inference = partial(kind, log_odds_start=start[0], log_sigma_start=start[1], **options)
+def _nodes(kind: type[ScaledIndicators], given: Mapping[str, Any], preset: str | None, **prior: Any) -> Pruner[Gated]:
+    training = dict(given if preset is None else AUTHORS)
+    log_odds, log_sigma = training.pop("start")
+    inference = partial(kind, log_odds_start=log_odds, log_sigma_start=log_sigma, **training, **prior)
     return pip_pruner(inference, gate_log_odds, features=None)  # gates of nodes say nothing of what these read

@@ -29,6 +29,22 @@ def state_of(name, granularity, inference, n=40, **shape):
     return State(network, units(network, granularity, split.x[:2]), split, inference)
 
 
+def with_one_of_each(state):
+    """A mask that keeps some six tenths of the units, the first of every group among them."""
+    kept = torch.rand(state.units.n, generator=torch.Generator().manual_seed(0)) > 0.4
+    for part in state.units.split(kept):
+        part[0] = True
+    return Mask(state.units, kept)
+
+
+def assert_compact_is_masked(state, mask, found):
+    with torch.no_grad():
+        for n, value in found.tensors.items():
+            state.network.get_parameter(n).copy_(value)
+    mask.apply_(state.network)
+    torch.testing.assert_close(compact(state.network, mask)(state.train.x), state.network(state.train.x))
+
+
 def small(granularity, curvature="full"):
     return state_of("mlp", granularity, MAP(2.0, curvature=curvature), widths=(8, 6))
 
@@ -105,16 +121,8 @@ def test_adjusted_compact_computes_what_adjusted_masked_does(name):
     shape = {"dim": 16, "depth": 1} if name in ("vit", "mixer") else {}
     state = state_of(name, "groups", MAP(2.0, curvature="kfac"), **shape)
     state.network.eval()
-    kept = torch.rand(state.units.n, generator=torch.Generator().manual_seed(0)) > 0.4
-    for part in state.units.split(kept):
-        part[0] = True
-    mask = Mask(state.units, kept)
-    found = adjusted(Pruner(MAP, surgeon, adjust="condition"), state, mask)
-    with torch.no_grad():
-        for n, value in found.tensors.items():
-            state.network.get_parameter(n).copy_(value)
-    mask.apply_(state.network)
-    torch.testing.assert_close(compact(state.network, mask)(state.train.x), state.network(state.train.x))
+    mask = with_one_of_each(state)
+    assert_compact_is_masked(state, mask, adjusted(Pruner(MAP, surgeon, adjust="condition"), state, mask))
 
 
 def test_what_cannot_be_told_apart_is_zeroed_and_named():

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from bayesprune.architectures.compaction.compact import compact
 from bayesprune.architectures.units.mask import Mask
 from bayesprune.bench.pruning.adjusting import adjusted
 from bayesprune.datasets.errors import UsageError
@@ -13,7 +12,7 @@ from bayesprune.methods.conditioning.adjust import condition, singles
 from bayesprune.methods.conditioning.costs import surgeon
 from bayesprune.methods.conditioning.reads import deciding
 from bayesprune.methods.laplace.map import MAP
-from test_adjusting import small, state_of
+from test_adjusting import assert_compact_is_masked, small, state_of, with_one_of_each
 
 F64 = torch.float64
 
@@ -84,19 +83,12 @@ def test_writes_and_reads_share_no_slice_and_the_readers_of_none_are_conditioned
 def test_adjusted_compact_computes_what_adjusted_masked_does(rule):
     state = state_of("lenet5", "groups", MAP(2.0, curvature="kfac"))
     state.network.eval()
-    kept = torch.rand(state.units.n, generator=torch.Generator().manual_seed(0)) > 0.4
-    for part in state.units.split(kept):
-        part[0] = True
-    mask = Mask(state.units, kept)
+    mask = with_one_of_each(state)
     update = {condition: "joint", singles: "singles"}[rule]
     pruner = build_pruner("obs", through="writes", update=update)
     found = adjusted(pruner, state, mask)
     assert all(torch.equal(value, found.tensors[n]) for n, value in rule(state, mask, "writes").tensors.items())
-    with torch.no_grad():
-        for n, value in found.tensors.items():
-            state.network.get_parameter(n).copy_(value)
-    mask.apply_(state.network)
-    torch.testing.assert_close(compact(state.network, mask)(state.train.x), state.network(state.train.x))
+    assert_compact_is_masked(state, mask, found)
 
 
 def test_other_sides_are_refused():
