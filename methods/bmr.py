@@ -84,12 +84,12 @@ def bmr(
 def bmr_laplace(
     rule: Rule = "vb4", precision: float | Literal["tuned"] = 1.0, kind: CurvatureKind = "ggn",
     curvature: CurvatureStructure = "diag", population: Population = "live", reduced: Reduced = "spike",
-    stop: Literal["free-energy"] | None = None,
+    stop: Literal["evidence"] | None = None,
 ) -> Pruner[Laplace]:  # fmt: skip
     """Bayesian model reduction on a Laplace posterior with evidence-tuned layerwise prior (Marković et al. 2024).
 
     `reduced: horseshoe` has rows leave by the scales of a narrower prior, instead of weights by a spike. `stop:
-    free-energy` ends the rounds once the evidence of the network, pruned and trained on, no longer rises.
+    evidence` ends the rounds once that of the network, pruned and trained on, no longer rises (Beckers et al. 2024).
 
     Paper: markovic2023bayesian, mackay1992practical
     Deviations: the paper's posterior is mean field; a Laplace posterior is this suite's combination.

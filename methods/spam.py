@@ -195,7 +195,8 @@ class SpaM(Inference[Laplace]):
     def posterior(self, network: nn.Module, train: Examples) -> Laplace:
         """Laplace posterior at the final network: precision cH + δ."""
         evidence = self.evidence(network, train, self.posterior_curvature)
-        return Laplace.at(trainable(network), evidence.tempered(self.hyper.log_noise), self.hyper.precision())
+        curvature, noise = evidence.tempered(self.hyper.log_noise), self.hyper.log_noise.exp()
+        return Laplace.at(trainable(network), curvature, self.hyper.precision(), noise, self.temperature)
 
     def reduce(self, network: nn.Module, mask: Mask) -> None:
         """What has left takes no part in the evidence any more."""

@@ -37,7 +37,8 @@ from bayesprune.datasets.data import Data
 from bayesprune.datasets.load import load
 from bayesprune.datasets.registry import BUILT_IN
 from bayesprune.methods import registry as methods
-from bayesprune.methods.closed_forms.posteriors import Gaussian
+from bayesprune.methods.closed_forms.posteriors import Gaussian, Laplace
+from bayesprune.methods.laplace.map import MAP
 from torch import Tensor
 
 FILE = Path(__file__).with_name("golden.json")
@@ -153,6 +154,7 @@ def _metrics() -> Iterator[Subject]:
         "average_precision": lambda f: f(logits[:, 0], labels[:, 0]).item(),
         "flops": lambda f: f(network, torch.ones(1, 6)),
         "bits": lambda f: f(drawn_from, *_certified(drawn_from)[:3]),
+        "laplace_evidence": lambda f: f(drawn_from, _laplace(drawn_from), _certified(drawn_from)[1], _data().train),
         "risk_bound": lambda f: f(drawn_from, *_certified(drawn_from), torch.Generator().manual_seed(1), draws=3),
         "monte_carlo": lambda f: f(drawn_from, _Spread(), _data(), torch.Generator().manual_seed(1), draws=3),
     }
@@ -164,6 +166,11 @@ def _metrics() -> Iterator[Subject]:
             return {"metric": {name: revision}} if revision != 1 else {}, values
 
         yield Subject(f"metric/{name}", make)
+
+
+def _laplace(network: torch.nn.Module) -> Laplace:
+    """At the weights as they are."""
+    return MAP(precision=2.0).posterior(network, _data().train)
 
 
 class _Spread:

@@ -196,7 +196,7 @@ def test_rounds_end_when_the_method_says_so(tmp_path):
 
 
 def test_the_free_energy_ends_rounds_that_make_it_fall(tmp_path):
-    cell = bench(tmp_path, "bmr-laplace", epochs=20, stop="free-energy", rounds=30)
+    cell = bench(tmp_path, "bmr-laplace", epochs=20, stop="evidence", rounds=30)
     cell.engine.finetune = Finetune(epochs=30)
     outcome = cell.prune(None)
     found = [report["log_evidence"] for report in outcome.reports]

@@ -13,7 +13,7 @@ from bayesprune.bench.harness.cell import names
 from bayesprune.bench.results.frames import frame_of
 from bayesprune.bench.results.scores import Scores
 from bayesprune.bench.spec.matrix import load_matrix
-from bayesprune.reports.questions import catalogue, equal_cost, own_sparsities, real_differences
+from bayesprune.reports.questions import catalogue, equal_cost, own_sparsities, real_differences, sparsifiability
 from bayesprune.reports.questions.by_effects import by_effects
 from bayesprune.reports.questions.catalogue import QUESTIONS
 from bayesprune.reports.questions.effects import decided, estimated
@@ -208,6 +208,34 @@ def test_own_sparsities(cells, own, answer):
     assert found.answer == answer
     assert {cell.text for row in found.tables[-1].rows for cell in row[1:]} == {f"{100 * own:.0f} / 80"}
     assert own_sparsities.HALVING == own_sparsities.MARGIN == 1.0
+
+
+@pytest.mark.parametrize(("told", "answer"), [("evidence", "yes"), ("validation", "it depends"), ("", "no")])
+def test_evidence(cells, told, answer):
+    """What pruning leaves follows the evidence, or the validation loss from which the evidence is derived, or chance."""
+
+    def result(cell, noise):
+        name = cell["method"].replace("opd-kfac", "magnitude")
+        fit = f"{cell['dataset']}{cell['architecture']}{name}{cell['train']}{cell['seed']}"
+        chance, other, third = np.random.default_rng(list(fit.encode())).random(3)
+        evidence = other + 0.3 * chance if told == "validation" else chance
+        kept = {"evidence": chance, "validation": other + 0.3 * third, "": third}[told]
+        accuracy = 0.9 - (0.1 * (1 - kept) if cell["sparsity_target"] else 0)
+        return {"laplace_evidence": 1000 * evidence, "dense_validation_nll": 1 - other, "accuracy": accuracy}
+
+    found = judged(cells, "evidence", result)
+    assert found.answer == answer
+
+
+def test_partial_correlation_of_ranks_is_that_of_residuals():
+    rng = np.random.default_rng(0)
+    own = pd.DataFrame(rng.random((12, 3)), columns=["x", "y", "z"])
+    ranks = own.rank()
+    design = np.column_stack([np.ones(12), ranks["z"]])
+    left = [ranks[c] - design @ np.linalg.lstsq(design, ranks[c], rcond=None)[0] for c in "xy"]
+    assert sparsifiability.partial_rho("x", "y", "z")(own) == pytest.approx(100 * np.corrcoef(*left)[0, 1])
+    assert sparsifiability.rho("x", "y")(own) == pytest.approx(100 * stats.spearmanr(own["x"], own["y"]).statistic)
+    assert np.isnan(sparsifiability.partial_rho("x", "y", "x")(own))
 
 
 @pytest.mark.parametrize(("gap", "answer"), [(0.06, "yes"), (0.0, "undecided")])

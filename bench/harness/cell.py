@@ -21,6 +21,7 @@ from ..evaluation.deployment import CERTIFIED, deployed
 from ..evaluation.evaluate import PREDICTIVE, digest, evaluate, unsealed_test
 from ..evaluation.flops import flops
 from ..evaluation.gaussians import gaussians
+from ..evaluation.laplace_evidence import laplace_evidence
 from ..evaluation.monte_carlo import monte_carlo
 from ..evaluation.risk_bound import can_be_certified, risk_bound
 from ..isolation.isolated import LeftBehind, Traces, isolated
@@ -136,7 +137,7 @@ def _results(run: Run, bench: Workbench) -> tuple[dict[str, Any], dict[str, np.n
         "compression": compression(outcome.network, outcome.mask),
         **values,
         **monte_carlo(outcome.network, outcome.inference, bench.data, draws),
-        **(_of_posterior(bench, outcome) if run.bits or run.risk_bound != "none" else {}),
+        **(_of_posterior(bench, outcome) if run.judges_posterior else {}),
         **{f"dense_{k}": v for k, v in bench.fit.dense.items()},
         **{f"fit_{k}": bench.fit_origin.get(k) for k in ("device", "host_cpu")},
         **flops(outcome.network, bench.data.train[:1].x),
@@ -157,6 +158,8 @@ def _of_posterior(bench: Workbench, outcome: Outcome) -> dict[str, float]:
     if posterior is None:
         return {}
     found = bits_of(outcome.network, posterior, outcome.mask, data) if run.bits else {}
+    if run.evidence:
+        found |= laplace_evidence(outcome.network, posterior, outcome.mask, data.train)
     if run.risk_bound != "none" and can_be_certified(data):
         draws = stream(run.seed, "risk bound")
         found |= risk_bound(outcome.network, posterior, outcome.mask, data, bench.centre, draws)

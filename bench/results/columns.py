@@ -18,7 +18,7 @@ RESULTS = (
     "shift", "validation_accuracy", "validation_nll", "validation_rmse", "bpc", "perplexity", "test_terms", "mc_draws",
     "mc_accuracy", "mc_nll", "mc_ece", "risk_bound", "risk_bound_empirical", "risk_bound_kl", "risk_bound_mask",
     "risk_bound_temper", "risk_bound_n", "risk_bound_draws", "risk_bound_test", "bits_per_weight", "bits_compression",
-    "bits_accuracy", "bits_nll", "bits_rmse", "dense_accuracy",
+    "bits_accuracy", "bits_nll", "bits_rmse", "laplace_evidence", "dense_accuracy",
     "dense_nll", "dense_ece", "dense_average_precision",
     "dense_rmse", "dense_bpc", "dense_perplexity", "dense_validation_accuracy", "dense_validation_nll",
     "dense_validation_rmse", "flops_dense", "flops_nonzero", "flops_ratio",
@@ -43,7 +43,7 @@ NUMERIC_PREFIXES = (
 )  # fmt: skip
 NUMBERS = (
     "sparsity", "sparsity_target", "kept", "total", "compression", "brier", "average_precision", "exact_match", "rmse",
-    "ood_auroc", "temperature", "bpc", "perplexity", "test_terms", "host_cores", "host_workers",
+    "ood_auroc", "temperature", "bpc", "perplexity", "test_terms", "host_cores", "host_workers", "laplace_evidence",
 )  # fmt: skip
 ORDER = ("dataset", "architecture", "units", "method", "sparsity_target", "seed", "key")
 STATUS = ("done", "failed", "skipped")

@@ -52,6 +52,7 @@ class Matrix(Settings):
     risk_bound: RiskBound = "none"
     mask_from: MaskFrom = "all"
     bits: bool = False
+    evidence: bool = False
     threads: Threads = 1
     exclude: list[Pattern] = Field(default_factory=list)
     protocol: Named | None = None
@@ -92,6 +93,7 @@ class Matrix(Settings):
                 risk_bound=self.risk_bound,
                 mask_from=self.mask_from,
                 bits=self.bits,
+                evidence=self.evidence,
                 training=training,
                 finetune=finetune,
                 threads=self.threads,

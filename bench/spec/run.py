@@ -80,7 +80,13 @@ class Run(BaseModel):
     risk_bound: RiskBound = "none"
     mask_from: MaskFrom = "all"
     bits: bool = False
+    evidence: bool = False
     threads: int = 1
+
+    @property
+    def judges_posterior(self) -> bool:
+        """Whether anything is asked for of the posterior beside its weights."""
+        return self.bits or self.evidence or self.risk_bound != "none"
 
     @cached_property
     def sources(self) -> dict[str, str]:

@@ -71,11 +71,15 @@ class Laplace(Conjugate):
     """A Gaussian whose precision is the diagonal of cH + D: the likelihood's `curvature` and the `prior` precision.
 
     `curvature` is the diagonal of cH. With Kronecker factors, `precision` is that of the posterior that is
-    diagonal in their eigenbasis, not the sum of the two. `whole` is cH itself, off the diagonal too.
+    diagonal in their eigenbasis, not the sum of the two. `whole` is cH itself, off the diagonal too, where
+    c = 1 / (s² T): the `noise` s of real targets, 1 for classes, and the `temperature` T. There is no noise where H is
+    not the curvature of a likelihood of the targets, and no evidence then.
     """
 
     curvature: Mapping[str, Tensor]
     whole: Curvature
+    noise: Tensor | None = None
+    temperature: float = 1.0
 
     @cached_property
     def marginal_precision(self) -> Mapping[str, Tensor]:
@@ -114,10 +118,13 @@ class Laplace(Conjugate):
         return -0.5 * left[leaving].log().sum() - cost
 
     @classmethod
-    def at(cls, mode: Mapping[str, Tensor], curvature: Curvature, prior_precision: Tensor) -> Laplace:
+    def at(
+        cls, mode: Mapping[str, Tensor], curvature: Curvature, prior_precision: Tensor, noise: Tensor | None = None,
+        temperature: float = 1.0,
+    ) -> Laplace:  # fmt: skip
         """The approximation at a mode, with the tempered curvature cH and δ of every parameter, shape (P,)."""
         diagonal = curvature.precision(torch.zeros_like(prior_precision))
         vectors = (curvature.precision(prior_precision), prior_precision, diagonal)
         precision, prior, diagonal = (named(vector, mode) for vector in vectors)
         mean = {name: value.detach().double() for name, value in mode.items()}
-        return cls(mean, precision, prior, diagonal, curvature)
+        return cls(mean, precision, prior, diagonal, curvature, noise, temperature)

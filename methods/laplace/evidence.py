@@ -25,6 +25,7 @@ from ...datasets.examples import Examples
 from ..closed_forms.curvature_matrix import Curvature, Diagonal
 from ..closed_forms.flat import flat
 from ..closed_forms.likelihood import output_model, summed_loss
+from ..closed_forms.posteriors import Laplace
 from ..curvature.estimate import CurvatureStructure, curvature_of
 from ..curvature.output_vectors import CurvatureKind
 
@@ -67,6 +68,20 @@ def log_likelihood(loss: Tensor, count: int, noise: Tensor | None, temperature: 
     if noise is None:
         return -loss / temperature
     return -loss / (noise.square() * temperature) - count * (noise.log() + 0.5 * math.log(2 * math.pi))
+
+
+def evidence_of(network: nn.Module, split: Examples, posterior: Laplace, kept: Tensor | None = None) -> Tensor:
+    """log q(D) of a network under the prior and the noise of its posterior, in nats; a scalar.
+
+    What is not `kept`, boolean (P,), is no part of the model.
+    """
+    assert posterior.noise is not None, "the posterior is of no likelihood of the targets"
+    with evaluating(network):
+        loss = summed_loss(network, split)
+    noise = posterior.noise if output_model(split.likelihood).fits_noise else None
+    fit = log_likelihood(loss, split.numbers, noise, posterior.temperature)
+    curvature = posterior.whole if kept is None else posterior.whole.masked(kept)
+    return log_evidence(fit, curvature, posterior.mean, posterior.prior)
 
 
 @dataclass(frozen=True)

@@ -11,21 +11,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ...architectures.running.modes import evaluating
-from ..closed_forms.likelihood import summed_loss
 from ..closed_forms.posteriors import Laplace
 from ..pruner import State
-from .evidence import log_evidence
+from .evidence import evidence_of
 
 FREE_ENERGY = "log_evidence"
 
 
 def free_energy(state: State[Laplace]) -> dict[str, Any]:
     """The Laplace evidence of the network as it is, in nats, for the record; of what is there."""
-    posterior = state.posterior
-    with evaluating(state.network):
-        fit = -summed_loss(state.network, state.train)
-    return {FREE_ENERGY: float(log_evidence(fit.double(), posterior.whole, posterior.mean, posterior.prior))}
+    return {FREE_ENERGY: float(evidence_of(state.network, state.train, state.posterior))}
 
 
 def no_longer_rises(reports: Sequence[dict[str, Any]]) -> bool:

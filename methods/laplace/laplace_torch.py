@@ -51,9 +51,10 @@ def posterior_from(approximation: Any, network: nn.Module) -> Laplace:
     if float((mean - here).abs().max()) > CLOSE * float(here.abs().max()):
         raise UsageError("the posterior is at other weights than the network's: fit it to the network as it is")
     prior = approximation.prior_precision_diag.detach().double().flatten().to(here.device).expand_as(here)
-    factor = float(1 / (torch.as_tensor(approximation.sigma_noise).square() * approximation.temperature))
+    noise, temperature = torch.as_tensor(approximation.sigma_noise).double(), float(approximation.temperature)
+    factor = float(1 / (noise.square() * temperature))
     curvature = _CURVATURES[structure](approximation, parameters)
-    return Laplace.at(parameters, curvature.scaled(factor), prior.clone())
+    return Laplace.at(parameters, curvature.scaled(factor), prior.clone(), noise.to(here), temperature)
 
 
 def _structure(approximation: Any) -> Structure:

@@ -97,14 +97,16 @@ class MAP(Inference[Laplace]):
             curvature = curvature if share == 1 else curvature.scaled(share)
             if self.masks and self.correlates:
                 curvature = curvature.masked(kept_entries(parameters, self.masks))
-            return Laplace.at(parameters, curvature, torch.full_like(flat(parameters), self._delta))
+            delta = torch.full_like(flat(parameters), self._delta)
+            return Laplace.at(parameters, curvature, delta, torch.ones_like(delta[0]))
         evidence = evidence_at(network, train, self.curvature, self.kind, generator, 1.0, self.masks, self.examples)
         expensive = self.curvature in ("full", "lowrank") and self.prior != "unitwise"
         rule = self.update_rule or ("mackay" if expensive else "adam")
         sums = (self.update_rule == "mackay" or self.curvature == "lowrank") and self.prior in ("scalar", "layerwise")
         hyper = Hyperparameters(self.prior, parameters, self._delta or 1.0, rule=rule, sums=sums)
         hyper.ascend(evidence, FITTING_ROUNDS if rule == "mackay" else FITTING_STEPS)
-        return Laplace.at(parameters, evidence.tempered(hyper.log_noise), hyper.precision())
+        curvature = evidence.tempered(hyper.log_noise)
+        return Laplace.at(parameters, curvature, hyper.precision(), hyper.log_noise.exp())
 
     def reduce(self, network: nn.Module, mask: Mask) -> None:
         """What has left takes no part in the evidence that fits the prior."""

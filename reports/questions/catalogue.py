@@ -11,6 +11,7 @@ from .own_sparsities import OWN_SPARSITIES
 from .posterior_scores import POSTERIOR_SCORES
 from .question import Question
 from .real_differences import REAL_DIFFERENCES
+from .sparsifiability import SPARSIFIABILITY
 
 QUESTIONS = {
     question.name: question
@@ -22,6 +23,7 @@ QUESTIONS = {
         EQUAL_COST,
         REAL_DIFFERENCES,
         OWN_SPARSITIES,
+        SPARSIFIABILITY,
     )
 }
 

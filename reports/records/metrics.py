@@ -60,6 +60,7 @@ _ALL = (
     Metric("bits_per_weight", "bits of a kept weight", False, digits=1),
     Metric("bits_compression", "bits before over bits after", True, digits=1, logarithmic=True),
     Metric("bits_accuracy", "accuracy of rounded weights (%)", True, 100.0, 1),
+    Metric("laplace_evidence", "log evidence (nats)", True, digits=1),
     Metric("rmse", "root mean squared error", False, logarithmic=True),
     Metric("ood_auroc", "out-of-distribution AUROC", True),
     Metric("shift_accuracy", "accuracy under shift (%)", True, 100.0, 1),

@@ -16,10 +16,13 @@ TIERS = {
         "reference-real-uci",
         "reference-real-variational",
         "reference-real-groups",
+        "reference-real-texts",
     ),
     "given": ("reference-given", "reference-given-resnet"),
     "questions": (
         "question-ratios",
+        "question-evidence-short",
+        "question-evidence-long",
         "question-decay",
         "question-decay-retrained",
         "question-calibration-short",
