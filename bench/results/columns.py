@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 IDENTITY = (
@@ -57,6 +58,7 @@ MAPPINGS = ("revisions", "tuned", "layer_density", "shift", "learned", "latency"
 LISTS = ("reports", "adjustments", "collapsed")
 
 
+@lru_cache(maxsize=1024)  # asked of every column of every record
 def is_number(column: str) -> bool:
     """Whether a column holds numbers."""
     return column in NUMBERS or column.startswith(NUMERIC_PREFIXES)

@@ -130,10 +130,15 @@ SPARSIFIABILITY = Question(
     rule=(
         "An effect is Spearman's rank correlation over the 16 networks of a block and seed, in hundredths, between "
         "evidence and accuracy kept, by itself and partial, given the loss on validation data; what matters is "
-        f"{MARGIN:g} hundredths. Seeds of a block where pruning costs no network anything have no ranks and do not count.",
+        f"{MARGIN:g} hundredths. Seeds of a block where no network loses anything do not count.",
         "For each of both: yes if the effects of both criteria are above, no if both are alike or below, undecided if "
         "one is undecided, else it depends.",
         "The answer is that of both if they agree, else it depends.",
+    ),
+    remarks=(
+        "The correlation is that of the sparse teacher, where the evidence prefers strong priors, as most inputs are "
+        "irrelevant; on digits, breast cancer and two moons it does not, and its correlation is small or negative.",
+        "The prior precision alone says more than the evidence does.",
     ),
     written="2026-11-30",
     analysis=by_effects(effects, "hundredths of ρ", MARGIN, answered, beside=beside),
