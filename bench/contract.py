@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,10 @@ from .harness.workbench import Workbench
 from .isolation.attachments import left_on
 from .isolation.isolated import LeftBehind, isolated
 from .promises import adjusting, training
-from .promises.broken import Broken, changes, fingerprint
+from .promises.broken import Broken
+from .promises.examined import HALF, Examined
 from .promises.promise import Promise
 from .pruning.dynamic import check_dynamic
-from .pruning.engine import Scored
 from .pruning.ranking import checked_scores, keep_count
 from .pruning.select import OF_WEIGHTS
 from .results.store import Store
@@ -48,7 +48,6 @@ TINY = (
     Choice(name="mixer", options={"dim": 16, "depth": 1}),
     Choice(name="lstm", options={"hidden": 8}),
 )
-SPARSITIES = (0.3, 0.5, 0.75)
 MOST_TIES = 0.5
 
 
@@ -137,25 +136,6 @@ def _methods(name_or_file: str | Path) -> list[str]:
     return found
 
 
-class Examined(Workbench):
-    """A workbench whose promises share what they look at: scoring is most of their work."""
-
-    @cached_property
-    def second(self) -> tuple[Tensor, list[str]]:
-        """Scores of a second start, under the same seed, and what scoring changed of the network."""
-        network, inference = self.engine.start()
-        before = fingerprint(network)
-        scores = self.engine.score(network, inference).scores
-        return scores, changes(before, network)
-
-    @cached_property
-    def trained(self) -> Scored:
-        """The trained network, as it comes from the store, with its scores."""
-        if self.engine.pruner.when == "after":
-            return self.engine.first
-        return self.engine.score(*self.fit.restore(self.data, self.device))
-
-
 def _examined(method: str, architecture: Choice, granularity: str, options: dict[str, Any], store: Store) -> Examined:
     run = Run(
         dataset=Choice(name="digits", options={"subset": 120}),
@@ -186,9 +166,12 @@ def scores_rank(bench: Examined) -> None:
 
 
 def scores_repeat(bench: Examined) -> None:
-    """The same seed gives bit-identical scores."""
-    if not torch.equal(bench.engine.first.scores, bench.second[0]):
+    """The same seed gives bit-identical scores, and the same choice where a method chooses by itself."""
+    second = bench.second[0]
+    if not torch.equal(bench.engine.first.scores, second.scores):
         raise Broken("two calls under one seed gave different scores; draw from state.generator")
+    if bench.engine.pruner.reselect and not torch.equal(bench.halved.kept, bench.engine.mask(second, HALF).kept):
+        raise Broken("two calls under one seed chose different units; draw from state.generator")
 
 
 def fits_come_back(bench: Examined) -> None:
@@ -249,7 +232,7 @@ def _outputs_under(bench: Examined, network: nn.Module, seed: int) -> Tensor:
 def counts_exact(bench: Examined) -> None:
     """Every target sparsity keeps exactly the asked number of units, and masks have the parameters' shapes."""
     network, _ = bench.engine.start()
-    for sparsity, mask in _masks(bench):
+    for sparsity, mask in bench.masks.items():
         if mask.count != keep_count(bench.engine.units.n, sparsity):
             raise Broken(
                 f"{mask.count} units kept at sparsity {sparsity}, expected {keep_count(bench.engine.units.n, sparsity)}"
@@ -261,8 +244,7 @@ def counts_exact(bench: Examined) -> None:
 
 def sparsity_monotone(bench: Examined) -> None:
     """What a higher sparsity keeps, a lower one keeps too (with one ranking; allocations, rounds, sets may differ)."""
-    masks = [mask for _, mask in _masks(bench)]
-    for lower, higher in itertools.pairwise(masks):
+    for lower, higher in itertools.pairwise(bench.masks.values()):
         if bool((higher.kept & ~lower.kept).any()):
             raise Broken("a unit kept at a higher sparsity was removed at a lower one")
 
@@ -302,8 +284,3 @@ PROMISES: dict[str, Promise] = {
     **adjusting.PROMISES,
     **training.PROMISES,
 }
-
-
-def _masks(bench: Examined) -> Iterator[tuple[float, Any]]:
-    for sparsity in SPARSITIES:
-        yield sparsity, bench.engine.mask(bench.trained, sparsity)
