@@ -1,7 +1,6 @@
 """The fastest form: every form computes the same; nothing is called faster that is not."""
 
 import importlib.util
-import time
 from collections import Counter
 
 import bayesprune as bp
@@ -10,23 +9,35 @@ import pytest
 import torch
 from bayesprune.architectures.build import build
 from bayesprune.bench.evaluation import fastest as module
+from bayesprune.bench.evaluation import latency
 from bayesprune.bench.evaluation.fastest import fastest
 from bayesprune.bench.evaluation.latency import FEWEST, ROUNDS
 from bayesprune.datasets.errors import UsageError
 from torch import nn
 
 
+class Clock:
+    """Stands still but for what takes time on it, so that a busy machine changes nothing."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def perf_counter(self):
+        self.now += 1e-6
+        return self.now
+
+
 class Slow(nn.Module):
-    """Takes a while, so that the other is faster by a known factor."""
+    """Takes a while on a clock, so that the other is faster by a known factor."""
+
+    clock = Clock()
 
     def __init__(self, seconds):
         super().__init__()
         self.seconds, self.layer = seconds, nn.Linear(4, 3)
 
     def forward(self, x):
-        end = time.perf_counter() + self.seconds
-        while time.perf_counter() < end:
-            pass
+        self.clock.now += self.seconds
         return self.layer(x)
 
 
@@ -62,6 +73,7 @@ def test_what_differs_by_more_than_the_machine_is_told_apart(ratio, verdict, mon
 @pytest.mark.parametrize(("seconds", "verdict"), [((4e-3, 1e-3), "faster"), ((1e-3, 4e-3), "slower")])
 def test_what_is_faster_or_slower_is_called_so(seconds, verdict, monkeypatch):
     monkeypatch.setattr(module, "_FORMS", {})
+    monkeypatch.setattr(latency, "time", Slow.clock)
     (found,) = fastest(Slow(seconds[0]), Slow(seconds[1]), torch.randn(8, 4), (8,), seconds=0.2)
     assert found.verdict == verdict
     assert found.form == "eager"

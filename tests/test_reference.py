@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import subprocess
 import sys
 import time
@@ -9,6 +10,7 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
+from bayesprune.bench.cli import main
 from bayesprune.bench.harness.run_matrix import run
 from bayesprune.bench.results.frames import results
 from bayesprune.bench.results.scores import folder_scores, scored
@@ -22,11 +24,13 @@ from bayesprune.reports.records.blocks import field
 from bayesprune.reports.records.frame import prepare
 from bayesprune.reports.records.ranking import rankings
 from bayesprune.reports.reference import packing, revisions
+from bayesprune.reports.reference.coverage import coverage
 from bayesprune.reports.reference.files import FACE, read, write
-from bayesprune.reports.reference.results import FOLDER, joined, shipped
+from bayesprune.reports.reference.results import FOLDER, Reference, joined, shipped
 from bayesprune.reports.reference.rows import row_of
 from bayesprune.reports.reference.tiers import TIERS
 from bayesprune.reports.topics.standing import standing_table
+from click.testing import CliRunner
 
 MATRIX = {
     "datasets": ["digits"], "architectures": ["mlp"], "methods": ["magnitude", "random", "snip"],
@@ -106,6 +110,28 @@ def test_computing_goes_seed_by_seed_and_resumes(monkeypatch, tmp_path):
     )
     packing.compute(tmp_path, ["tiny"])
     assert ran == [("one", [0]), ("two", [0]), ("one", [1])]
+
+
+def test_what_is_missing_is_counted_by_cell_and_by_seed(packed, monkeypatch):
+    monkeypatch.setattr("bayesprune.bench.spec.matrix.load_matrix", lambda name: Matrix.model_validate(MATRIX))
+    reference = joined([("tiny", packed)])
+    (whole,) = coverage(reference, ["tiny"])
+    assert (whole.there, whole.planned, whole.whole, whole.seeds) == (12, 12, 2, 2)
+    assert whole.texts() == ("tiny", "tiny", "12 of 12", "2 of 2", reference.rows[0]["started"][:10])
+    some = Reference(tuple(row for row in reference.rows if (row["seed"], row["method"]) != (1, "snip")), ())
+    assert next(coverage(some, ["tiny"])).texts()[2:4] == ("10 of 12", "1 of 2")
+    monkeypatch.setattr(MAP, "revision", 2)  # rows of an older arithmetic count for nothing
+    assert next(coverage(reference, ["tiny"])).there < 12
+    assert next(coverage(Reference((), ()), ["tiny"])).texts()[2:] == ("0 of 12", "0 of 2", "–")
+
+
+def test_a_dry_run_says_what_is_missing_and_computes_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = CliRunner().invoke(main, ["reference", "--dry-run", "--tier", "mission", "--tier", "given"])
+    assert said.exit_code == 0, said.output
+    assert [line.split()[1] for line in said.output.splitlines()[1:]] == [*TIERS["mission"], *TIERS["given"]]
+    assert re.search(r"mission +mission +[\d,]+ of [\d,]+ +\d of 2 ", said.output)
+    assert not list(tmp_path.iterdir())
 
 
 def test_shipped_matrices_of_the_tiers_are_there():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Container, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -49,6 +49,7 @@ NUMBERS = (
 ORDER = ("dataset", "architecture", "units", "method", "sparsity_target", "seed", "key")
 STATUS = ("done", "failed", "skipped")
 NAMES = ("key", "dataset", "architecture", "method", "units")
+REQUIRED = (*NAMES, "status", "seed", "sparsity_auto")
 TEXTS = (
     "reason", "traceback", "when", "inference", "criterion", "likelihood", "predictive", "started", "device",
     "dataset_digest", "logits_digest", "mask_digest", "version_bayesprune", "version_torch", "version_python",
@@ -58,7 +59,6 @@ MAPPINGS = ("revisions", "tuned", "layer_density", "shift", "learned", "latency"
 LISTS = ("reports", "adjustments", "collapsed")
 
 
-@lru_cache(maxsize=1024)  # asked of every column of every record
 def is_number(column: str) -> bool:
     """Whether a column holds numbers."""
     return column in NUMBERS or column.startswith(NUMERIC_PREFIXES)
@@ -69,17 +69,28 @@ def misfit(record: Mapping[str, Any]) -> str | None:
 
     Other columns than a cell's names may be missing or None.
     """
-    kinds = (
-        (NAMES, lambda value: isinstance(value, str)),
+    absent = next((name for name in REQUIRED if record.get(name) is None), None)
+    return absent or next((name for name, value in record.items() if not _fits(name, value)), None)
+
+
+def _fits(column: str, value: Any) -> bool:
+    check = _check(column)
+    return value is None or check is None or check(value)
+
+
+@lru_cache(maxsize=1024)
+def _check(column: str) -> Callable[[Any], bool] | None:
+    """What a value of the column must be; None where it may be anything."""
+    kinds: tuple[tuple[Container[str], Callable[[Any], bool]], ...] = (
+        ((*NAMES, *TEXTS), lambda value: isinstance(value, str)),
         (("status",), lambda value: value in STATUS),
         (("seed",), lambda value: type(value) is int),
         (("sparsity_auto",), lambda value: type(value) is bool),
-        (TEXTS, lambda value: value is None or isinstance(value, str)),
-        (MAPPINGS, lambda value: value is None or isinstance(value, dict)),
-        (LISTS, lambda value: value is None or isinstance(value, list)),
-        (filter(is_number, record), lambda value: value is None or _is_finite(value)),
+        (MAPPINGS, lambda value: isinstance(value, dict)),
+        (LISTS, lambda value: isinstance(value, list)),
     )
-    return next((name for names, fits in kinds for name in names if not fits(record.get(name))), None)
+    found = next((check for names, check in kinds if column in names), None)
+    return found or (_is_finite if is_number(column) else None)
 
 
 def _is_finite(value: Any) -> bool:

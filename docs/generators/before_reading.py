@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from . import api, commands, ledger, pages, pictures, questions
+from . import api, commands, ledger, pages, pictures, questions, reference
 
 
 def write(out: Path) -> None:
     """Write everything below `out`, which is no part of the repository."""
     pages.write(out)
     (out / "standings.md").write_text(pages.standings())
+    (out / "coverage.md").write_text(reference.held())
     (out / "ledger.md").write_text(ledger.page())
     questions.write(out / "questions")
     (out / "mission.md").write_text(pictures.snippet(out))

@@ -14,14 +14,22 @@ from bayesprune.reports.drawing.panels import save_svg
 from bayesprune.reports.leaderboard.standings import leaderboard
 from bayesprune.reports.records.blocks import field
 from bayesprune.reports.records.frame import Records, done, panel_metric, panels, prepare
+from bayesprune.reports.reference.coverage import HEAD, coverage
 from bayesprune.reports.reference.results import Reference, shipped
 from bayesprune.reports.reference.tiers import TIERS
 from bayesprune.reports.topics.curves import curves, curves_caption
 from bayesprune.reports.topics.standing import standing_table
 from bayesprune.reports.writing.render import Section, Table
 
+from .markdown import pipes
+
 BASELINES = ("magnitude", "random")
 MOST_PANELS = 4
+
+
+def held() -> str:
+    """A table of what the package holds of what is planned."""
+    return pipes(HEAD, [found.texts() for found in coverage(shipped())]) + "\n"
 
 
 def base(label: str) -> str:

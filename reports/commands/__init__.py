@@ -97,6 +97,7 @@ def question_(name: str | None, results: Path, out: Path, anew: bool, dry_run: b
     "--out", default="reference-results", show_default=True, type=click.Path(path_type=Path), metavar="FOLDER",
     help="Where they are computed; a folder for each matrix in it, resumed if there.",
 )  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Say what the package holds, and what is missing.")
 @click.option("--pack-only", is_flag=True, help="Compute nothing: pack what is there.")
 @click.option(
     "--into",
@@ -105,19 +106,26 @@ def question_(name: str | None, results: Path, out: Path, anew: bool, dry_run: b
     help="Where the packed files go.  [default: the package]",
 )
 @_JOBS
-def reference_(tiers: tuple[str, ...], out: Path, pack_only: bool, into: Path | None, jobs: int | None) -> None:
+def reference_(
+    tiers: tuple[str, ...], out: Path, dry_run: bool, pack_only: bool, into: Path | None, jobs: int | None
+) -> None:  # fmt: skip
     """Compute the reference results, or go on with them, and pack them into the package.
 
     Seed by seed: the first seed of every matrix, then the second. Interrupt and call again at any time.
     """
     from ...datasets.errors import unknown
+    from ..reference.coverage import HEAD, coverage
     from ..reference.packing import compute, pack
-    from ..reference.results import FOLDER
+    from ..reference.results import FOLDER, shipped
 
     for tier in tiers:
         if tier not in TIERS:
             raise unknown("tier", tier, TIERS)
     chosen = tiers or tuple(TIERS)
+    if dry_run:
+        for texts in (HEAD, *(found.texts() for found in coverage(shipped(), chosen))):
+            click.echo("{:<10}{:<39}{:>15}{:>13}{:>16}".format(*texts))
+        return
     try:
         if not pack_only:
             compute(out, chosen, jobs=jobs, said=click.echo, progress=_bar())
