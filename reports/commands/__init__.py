@@ -75,7 +75,8 @@ def question_(name: str | None, results: Path, out: Path, anew: bool, dry_run: b
     from . import question as asking
 
     if name is None:
-        click.echo("\n".join(asking.listing(shipped())))
+        for line in asking.listing(shipped()):  # each as soon as it is judged
+            click.echo(line)
         return
     reference = Reference((), ()) if anew else shipped()
     cells = asking.todo(asking.named(name), reference, anew)
