@@ -12,11 +12,11 @@ from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, model
 
 from ...architectures.units.vector import Granularity
 from ...datasets.errors import UsageError, unknown
-from .budget import Budget
+from .conditions import Conditions
 from .pattern import Pattern, Sparsity, match
 from .protocol import Named, Protocol
-from .run import WEIGHTS, Choice, MaskFrom, RiskBound, Run, sources_read_once
-from .settings import Finetune, Seed, Settings, Threads, Training
+from .run import WEIGHTS, Choice, Run, sources_read_once
+from .settings import Finetune, Seed, Training
 from .shipped import find_matrix
 from .yaml_places import line_of, written
 from .yaml_text import parsed, text_of
@@ -36,7 +36,7 @@ def _choice(value: Any) -> Any:
 Choices = Annotated[list[Annotated[Choice, BeforeValidator(_choice)]], Field(min_length=1)]
 
 
-class Matrix(Settings):
+class Matrix(Conditions):
     """Everything that a matrix file says."""
 
     datasets: Choices
@@ -45,15 +45,6 @@ class Matrix(Settings):
     sparsity: Annotated[list[Sparsity], Field(min_length=1)]
     seeds: Annotated[list[Seed], Field(min_length=1)]
     units: Annotated[list[Granularity], Field(min_length=1)] = Field(default_factory=lambda: ["weights"])
-    budget: Budget = Budget()
-    training: Training = Training()
-    finetune: Finetune = Finetune()
-    shift: bool = True
-    risk_bound: RiskBound = "none"
-    mask_from: MaskFrom = "all"
-    bits: bool = False
-    evidence: bool = False
-    threads: Threads = 1
     exclude: list[Pattern] = Field(default_factory=list)
     protocol: Named | None = None
 
@@ -79,25 +70,11 @@ class Matrix(Settings):
         architectures = self._checked("architectures", architecture_options)
         methods = self._checked("methods", method_options)
         training, finetune = self._phases()
+        conditions = {name: getattr(self, name) for name in Conditions.model_fields}
+        conditions |= {"training": training, "finetune": finetune}
         product = itertools.product(datasets, architectures, self.units, self.seeds, methods, self.sparsity)
         runs = [
-            Run(
-                dataset=d,
-                architecture=a,
-                units=u,
-                seed=seed,
-                method=m,
-                sparsity=s,
-                budget=self.budget,
-                shift=self.shift,
-                risk_bound=self.risk_bound,
-                mask_from=self.mask_from,
-                bits=self.bits,
-                evidence=self.evidence,
-                training=training,
-                finetune=finetune,
-                threads=self.threads,
-            )
+            Run(dataset=d, architecture=a, units=u, seed=seed, method=m, sparsity=s, **conditions)
             for d, a, u, seed, m, s in product
         ]
         self._refuse_idle_patterns(runs)
@@ -165,7 +142,8 @@ def load_matrix(name_or_path: str | Path) -> Matrix:
     path = find_matrix(name_or_path)
     node, content = parsed(text_of(path), str(path))
     if not isinstance(content, Mapping):
-        raise UsageError(f"{path}:1: a matrix is a mapping with the keys {', '.join(Matrix.model_fields)}")
+        keys = sorted(Matrix.model_fields, key=lambda name: not Matrix.model_fields[name].is_required())
+        raise UsageError(f"{path}:1: a matrix is a mapping with the keys {', '.join(keys)}")
     try:
         matrix = Matrix.model_validate(content)
     except ValidationError as error:

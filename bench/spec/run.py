@@ -20,14 +20,9 @@ from ...datasets import registry as datasets
 from ...datasets.registry import Registry
 from ...methods import registry as methods
 from ...methods.tuning import AT, candidates, is_tuned
-from .budget import Budget
+from .conditions import Conditions
 from .revisions import Revisions, revisions_of
-from .settings import Finetune, Training
 
-# The means of the prior of a PAC-Bayes certificate: the initial network, or one trained on half of the examples.
-RiskBound = Literal["none", "initial", "half"]
-# The examples on which masks are chosen: all, or the half on which that prior is trained, so that it knows the mask.
-MaskFrom = Literal["all", "prior"]
 TRANSPORT = ("download",)
 Found = TypeVar("Found")
 
@@ -58,14 +53,14 @@ class Choice(BaseModel):
         return f"{self.name}({inside})" if inside else self.name
 
 
-class Run(BaseModel):
+class Run(Conditions):
     """One cell. Its key is the SHA-256 of its canonical form, in which fields at their default are left out.
 
     So a new field, or a new option of a method, must have a default that changes nothing: results that
     were computed before it existed stay valid.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(extra="ignore")  # of a later version: its key will differ
 
     dataset: Choice
     architecture: Choice
@@ -73,20 +68,6 @@ class Run(BaseModel):
     sparsity: float | Literal["auto"]
     seed: int
     units: Granularity = "weights"
-    budget: Budget = Budget()
-    training: Training = Training()
-    finetune: Finetune = Finetune()
-    shift: bool = True
-    risk_bound: RiskBound = "none"
-    mask_from: MaskFrom = "all"
-    bits: bool = False
-    evidence: bool = False
-    threads: int = 1
-
-    @property
-    def judges_posterior(self) -> bool:
-        """Whether anything is asked for of the posterior beside its weights."""
-        return self.bits or self.evidence or self.risk_bound != "none"
 
     @cached_property
     def sources(self) -> dict[str, str]:
