@@ -31,7 +31,7 @@ def fits(frames: Frames) -> pd.DataFrame:
     prior), `dense`, and of each criterion `kept`: accuracy after pruning less that before, in points, and `pruned`.
     """
     parts = [_fits(frames[matrix], precision) for matrix in MATRICES for precision in PRECISIONS]
-    return pd.concat(parts).dropna() if parts else pd.DataFrame()
+    return pd.concat(parts).dropna()
 
 
 def _fits(frame: pd.DataFrame, precision: float) -> pd.DataFrame:
@@ -137,7 +137,7 @@ SPARSIFIABILITY = Question(
     ),
     remarks=(
         "The correlation is that of the sparse teacher, where the evidence prefers strong priors, as most inputs are "
-        "irrelevant; on digits, breast cancer and two moons it does not, and its correlation is small or negative.",
+        "irrelevant; on digits, breast cancer and two moons it hardly does, and its correlation is small or negative.",
         "The prior precision alone says more than the evidence does.",
     ),
     written="2026-11-30",
