@@ -1,6 +1,8 @@
 """Reference results: what a run leaves goes into a file and comes back; every way in which a file can be wrong."""
 
+import gc
 import gzip
+import hashlib
 import json
 import re
 import subprocess
@@ -249,6 +251,20 @@ def test_scores_of_every_likelihood():
     found = scored(np.array([[0.5], [1.0], [1.0]]), y, "gaussian")
     assert found.values.mean() == pytest.approx(1 - ((0.25 + 0 + 1) / 3) / y.var())
     assert scored(np.zeros((2, 3, 4)), np.zeros((2, 3)), "categorical") is None
+
+
+def test_a_row_that_is_no_mapping_is_damage(packed):
+    head, rows = read(packed)
+    write(packed, rows, head["made"])
+    first, body = gzip.decompress(packed.read_bytes()).split(b"\n", 1)
+    lines = body.splitlines()
+    for spoilt in (b"[]", b"1,2", b"{", b"null"):
+        new = b"".join(line + b"\n" for line in (spoilt, *lines[1:]))
+        told = json.loads(first) | {"sha256": hashlib.sha256(new).hexdigest()}
+        packed.write_bytes(gzip.compress(json.dumps(told).encode() + b"\n" + new))
+        with pytest.raises(UsageError, match="damaged"):
+            read(packed)
+        assert gc.isenabled()
 
 
 def test_regressions_keep_half_precision(packed):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import json
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +54,8 @@ def read(path: Path) -> tuple[dict[str, Any], list[Row]]:
     if sha256(body) != head["sha256"]:
         raise _damaged(path, "its checksum is of something else")
     try:
-        rows = [_checked(json.loads(line)) for line in body.splitlines()]
+        with _collecting_later():
+            rows = [_checked(row) for row in json.loads(b"[" + b",".join(body.splitlines()) + b"]")]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise _damaged(path, f"a row of it is none, {error}") from error
     if len(rows) != head["rows"]:
@@ -75,7 +78,21 @@ def _opened(path: Path) -> tuple[dict[str, Any], bytes]:
     return head, body
 
 
+@contextmanager
+def _collecting_later() -> Iterator[None]:
+    """Inside the block nothing is garbage: looking for it while rows pile up takes a third of the time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
 def _checked(row: Row) -> Row:
+    if not isinstance(row, dict):
+        raise ValueError("it is no mapping")
     if wrong := misfit(row):
         raise ValueError(f"its {wrong} is none")
     scores_in(row)
