@@ -20,6 +20,7 @@ from torch.distributions import MultivariateNormal
 
 F64 = torch.float64
 N, D, DELTA = 40, 6, 2.5
+ALL = torch.ones(D, dtype=torch.bool)
 
 
 @pytest.fixture
@@ -60,14 +61,14 @@ def test_of_a_linear_model_it_is_the_marginal_likelihood_of_what_is_left(regress
 
 def test_a_fitted_noise_is_that_of_the_evidence(regression):
     """At the mode under the fitted prior and noise, too, it is the marginal likelihood."""
-    network = ridge(regression, DELTA, torch.ones(D, dtype=torch.bool))
+    network = ridge(regression, DELTA, ALL)
     inference = MAP(DELTA, curvature="full", prior="scalar", update_rule="mackay")
     for _ in range(30):
         posterior = inference.posterior(network, regression)
         delta, noise = float(posterior.prior["weight"][0, 0]), float(posterior.noise)
-        network = ridge(regression, delta * noise**2, torch.ones(D, dtype=torch.bool))
+        network = ridge(regression, delta * noise**2, ALL)
     assert noise != pytest.approx(1.0, abs=0.01)
-    expected = marginal(regression, delta, torch.ones(D, dtype=torch.bool), noise)
+    expected = marginal(regression, delta, ALL, noise)
     posterior = inference.posterior(network, regression)
     assert float(evidence_of(network, regression, posterior)) == pytest.approx(expected, rel=1e-6)
 

@@ -41,7 +41,7 @@ def coverage(reference: Reference, tiers: Iterable[str] = tuple(TIERS)) -> Itera
 
     for tier in tiers:
         for matrix in TIERS[tier]:
-            rows = {row["key"]: row for row in reference.of(matrix).rows}
+            rows = reference.of(matrix).by_key
             cells = load_matrix(matrix).cells()
             missing = {cell.seed for cell in cells if cell.key not in rows}
             found = [rows[cell.key] for cell in cells if cell.key in rows]
