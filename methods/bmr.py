@@ -91,7 +91,7 @@ def bmr_laplace(
     `reduced: horseshoe` has rows leave by the scales of a narrower prior, instead of weights by a spike. `stop:
     evidence` ends the rounds once that of the network, pruned and trained on, no longer rises (Beckers et al. 2024).
 
-    Paper: markovic2023bayesian, mackay1992practical
+    Paper: markovic2023bayesian, mackay1992practical, beckers2024principled
     Deviations: the paper's posterior is mean field; a Laplace posterior is this suite's combination.
     Oracle: test_bmr.py::test_the_spike_on_a_laplace_posterior_is_that_of_the_curvature,
         test_full_curvature.py::test_each_weight_of_a_correlated_regression_has_its_exact_bayes_factor

@@ -49,7 +49,7 @@ def made(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(TIERS, "core", ("tiny",))
         packing.pack(folder / "results", "core", folder)
-    return joined([("core", folder / "core.jsonl.gz")])
+    return joined([("core", folder / "core.jsonl.xz")])
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ README = (ROOT / "README.md").read_text()
 DOCS = {path.stem: path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))}
 HEAVY = ("torch", "pandas", "matplotlib", "scipy", "sklearn")
 SHIPPED = (
-    "*.py", "py.typed", "__init__.pyi", "references.bib", "matrices/*.yaml", "entries/*.yaml", "templates/*", "*.js", "*.mplstyle", "*.jsonl.gz",
+    "*.py", "py.typed", "__init__.pyi", "references.bib", "matrices/*.yaml", "entries/*.yaml", "templates/*", "*.js", "*.mplstyle", "*.jsonl.xz",
 )  # fmt: skip
 RELATIVES = {"bmrs-n-exact", "bmrs-n-mid", "snr", "noise-mean", "precision-only"}  # "and relatives"
 # Numbers beside units of measurement that are settings of the program.

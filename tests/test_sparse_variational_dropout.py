@@ -132,6 +132,8 @@ def test_bad_options_and_cold_or_short_warm_ups_are_said(caplog):
         VariationalDropout(kl=-1)
     with caplog.at_level(logging.WARNING, logger="bayesprune"):
         VariationalDropout(warm_up=(0, 0))
+        assert not caplog.records  # to name is not to train
+        attached(warm_up=(0, 0))
         assert "usually removes every weight" in caplog.text
         caplog.clear()
         network, inference, train = attached()

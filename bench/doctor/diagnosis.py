@@ -12,6 +12,7 @@ from ...datasets.errors import UsageError
 from ...datasets.load import load
 from ...methods.curvature import kronecker
 from ...methods.curvature.output_vectors import CurvatureKind
+from ..text_table import aligned
 from .memory import free_bytes, predicted_bytes
 from .probes import Answer, Lost, Prober, Problem, Trial, expected
 
@@ -146,7 +147,7 @@ def describe(diagnosis: Diagnosis) -> str:
             "",
             *_own_text(d),
             "",
-            *_aligned([_HEAD, *map(_row, d.findings)]),
+            *aligned([_HEAD, *map(_row, d.findings)], _RIGHT),
             "",
             "x ours: seconds in multiples of ours, of the same structure and kind. difference: the largest from",
             "our diagonal, relative to the largest entry of the same parameter; KFAC is no diagonal, so it has none.",
@@ -180,17 +181,6 @@ def shortened(text: str) -> str:
     """One line of at most 80 characters."""
     line = " ".join(text.split())
     return line if len(line) <= REASON_LENGTH else f"{line[: REASON_LENGTH - 1]}…"
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    right = [name in _RIGHT for name in rows[0]]
-    return [
-        "  ".join(
-            f"{cell:>{w}}" if r else f"{cell:<{w}}" for cell, w, r in zip(row, widths, right, strict=True)
-        ).rstrip()
-        for row in rows
-    ]
 
 
 def size_text(count: float) -> str:

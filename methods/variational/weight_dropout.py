@@ -115,14 +115,14 @@ class VariationalDropout(Variational[Gaussian]):
         super().__post_init__()
         if self.form not in get_args(Form):
             raise unknown("form of the divergence", self.form, get_args(Form))
+
+    def attach(self, network: nn.Module, units: Units, train: Examples) -> None:
+        """As `Variational`; small weights are drawn from torch's global generator. Warns of a missing warm-up."""
         if self.warm_up in (0, (0, 0)) and self.kl >= 1:
             logger.warning(
                 "variational dropout without a warm-up: the whole divergence from the first step on usually removes "
                 "every weight of a network that starts at random; give warm_up: 0.5"
             )
-
-    def attach(self, network: nn.Module, units: Units, train: Examples) -> None:
-        """As `Variational`; small weights are drawn from torch's global generator."""
         if self.weights == "small":
             for weight in self.named_weights(network).values():
                 nn.init.normal_(weight, std=SMALL)

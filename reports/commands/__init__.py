@@ -114,6 +114,7 @@ def reference_(
 
     Seed by seed: the first seed of every matrix, then the second. Interrupt and call again at any time.
     """
+    from ...bench.text_table import aligned
     from ...datasets.errors import unknown
     from ..reference.coverage import HEAD, coverage
     from ..reference.packing import compute, pack
@@ -124,8 +125,8 @@ def reference_(
             raise unknown("tier", tier, TIERS)
     chosen = tiers or tuple(TIERS)
     if dry_run:
-        for texts in (HEAD, *(found.texts() for found in coverage(shipped(), chosen))):
-            click.echo("{:<10}{:<39}{:>15}{:>13}{:>16}".format(*texts))
+        rows = [HEAD, *(found.texts() for found in coverage(shipped(), chosen))]
+        click.echo("\n".join(aligned(rows, HEAD[2:])))
         return
     try:
         if not pack_only:

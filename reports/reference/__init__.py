@@ -1,1 +1,1 @@
-"""Reference results that come with the package: rows in *.jsonl.gz, one file per tier, and what reads them."""
+"""Reference results that come with the package: rows in *.jsonl.xz, one file per tier, and what reads them."""

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import gc
-import gzip
 import json
-import zlib
+import lzma
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +18,8 @@ from ...datasets.errors import UsageError
 from .rows import Row, scores_in
 
 SCHEMA = 1
-SUFFIX = ".jsonl.gz"
+SUFFIX = ".jsonl.xz"
+PRESET = 6 | lzma.PRESET_EXTREME  # higher ones take memory, and no byte off
 LARGEST = 1 << 28  # bytes of text
 FACE = (
     "matrix", "dataset", "architecture", "method", "units", "seed", "sparsity_target", "sparsity_auto",
@@ -31,7 +31,7 @@ def write(path: Path, rows: Sequence[Mapping[str, Any]], made: str) -> None:
     """Write rows, computed until the date `made`, so that equal rows give equal bytes."""
     body = "".join(canonical(row) + "\n" for row in sorted(rows, key=_position)).encode()
     head = {"schema": SCHEMA, "bayesprune": __version__, "made": made, "rows": len(rows), "sha256": sha256(body)}
-    write_atomically(path, gzip.compress(canonical(head).encode() + b"\n" + body, mtime=0))
+    write_atomically(path, lzma.compress(canonical(head).encode() + b"\n" + body, preset=PRESET))
 
 
 def _position(row: Mapping[str, Any]) -> tuple:
@@ -66,14 +66,14 @@ def read(path: Path) -> tuple[dict[str, Any], list[Row]]:
 
 def _opened(path: Path) -> tuple[dict[str, Any], bytes]:
     try:
-        with gzip.open(path) as file:
+        with lzma.open(path) as file:
             first, _, body = file.read(LARGEST).partition(b"\n")
         head = json.loads(first)
         if not isinstance(head, dict) or {"schema", "bayesprune", "rows", "sha256"} - head.keys():
             raise ValueError("its first line does not say what it is")
     except FileNotFoundError as error:
         raise UsageError(f"there are no reference results {path}: make them with `make reference`") from error
-    except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
+    except (OSError, EOFError, lzma.LZMAError, ValueError, RecursionError) as error:
         raise _damaged(path, str(error)) from error
     return head, body
 
