@@ -9,16 +9,43 @@ from bayesprune.architectures.compaction.compact import compact
 from bayesprune.architectures.discovery.units_of import group_units, weight_units
 from bayesprune.architectures.running.cost import Cost, count_passes, measured
 from bayesprune.architectures.units.mask import Mask
-from bayesprune.bench.evaluation.evaluate import evaluate
+from bayesprune.bench.evaluation.evaluate import evaluate, outputs_and_targets
 from bayesprune.bench.evaluation.flops import flops
 from bayesprune.bench.training.seeding import derived, seeded, stream
 from bayesprune.datasets.load import load
+from bayesprune.datasets.split import Split
 from torch import nn
 
 
 @pytest.fixture(scope="module")
 def digits():
     return load("digits", subset=100)
+
+
+class Told(nn.Module):
+    """Sums an example's inputs, and notes how many examples came at once."""
+
+    def __init__(self):
+        super().__init__()
+        self.sizes = []
+
+    def forward(self, x):
+        x = x["pixels"] if isinstance(x, dict) else x
+        self.sizes.append(len(x))
+        return x.flatten(1).sum(1, keepdim=True)
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"), [((64,), 1024), ((1, 28, 28), 1024), ((3, 32, 32), 256), ((3, 64, 64), 64), ((3, 224, 224), 32)]
+)
+@pytest.mark.parametrize("in_a_dict", [False, True])
+def test_large_examples_are_judged_few_at_a_time(shape, size, in_a_dict):
+    images, y = torch.zeros(1, *shape).expand(size + 8, *shape), torch.arange(size + 8) % 2
+    network = Told()
+    outputs, targets = outputs_and_targets(network, Split({"pixels": images} if in_a_dict else images, y))
+    assert network.sizes == [size, 8]
+    assert outputs.shape == (size + 8, 1)
+    torch.testing.assert_close(targets, y)
 
 
 def test_flops_of_a_small_network_by_hand():

@@ -26,9 +26,11 @@ from ...datasets.data import Data
 from ...datasets.examples import Examples
 from ...datasets.seal import opened
 from ...datasets.split import IGNORED, Split
+from ...datasets.trees import tensors_in
 from . import binary_metrics, metrics
 
 BATCH = 1024
+FEWEST, NUMBERS = 32, 1 << 20  # examples, inputs in one pass: memory for more takes longer to get than to fill
 EVALUATED = 1 << 25  # numbers: 256 MiB in double precision
 KEPT = 1 << 21  # numbers: 4 MiB in half precision
 KEPT_BYTES = 1 << 29  # of shifted copies, per worker
@@ -83,9 +85,18 @@ def predict(network: nn.Module, split: Examples) -> Tensor:
 
 def outputs_and_targets(network: nn.Module, split: Examples) -> tuple[Tensor, Tensor]:
     """The same, and the targets beside them: one pass over the examples."""
-    found = [(as_rows(network(to_network(x, network))).double(), y) for x, y in split.batches(BATCH)]
+    found = [(as_rows(network(to_network(x, network))).double(), y) for x, y in split.batches(batch_size(split))]
     outputs, targets = (torch.cat(column) for column in zip(*found, strict=True))
     return outputs, targets
+
+
+def batch_size(split: Examples) -> int:
+    """Examples in one pass: `BATCH`, halved while more than `NUMBERS` inputs would go in, but never below `FEWEST`."""
+    numbers = sum(tensor.numel() for tensor in tensors_in(split[:1].x))
+    size = BATCH
+    while size > FEWEST and size * numbers > NUMBERS:
+        size //= 2
+    return size
 
 
 def evaluated(split: Examples, outputs: int) -> Examples:

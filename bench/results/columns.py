@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Container, Mapping
+import sys
+from collections.abc import Container, Mapping
 from functools import lru_cache
+from types import NoneType
 from typing import Any
 
 IDENTITY = (
@@ -57,6 +58,7 @@ TEXTS = (
 )  # fmt: skip
 MAPPINGS = ("revisions", "tuned", "layer_density", "shift", "learned", "latency", "run")
 LISTS = ("reports", "adjustments", "collapsed")
+LARGEST = sys.float_info.max
 
 
 def is_number(column: str) -> bool:
@@ -67,34 +69,34 @@ def is_number(column: str) -> bool:
 def misfit(record: Mapping[str, Any]) -> str | None:
     """The first column whose value is of another kind than its column; None if there is none.
 
-    Other columns than a cell's names may be missing or None.
+    Other columns than a cell's names may be missing or None; numbers are finite. Values are as JSON gives them.
     """
     absent = next((name for name in REQUIRED if record.get(name) is None), None)
-    return absent or next((name for name, value in record.items() if not _fits(name, value)), None)
+    if absent or record["status"] not in STATUS:
+        return absent or "status"
+    for name, types in _types(tuple(record)):  # of tens of thousands of records: no calls in here
+        value = record[name]
+        if type(value) not in types or (types is _NUMBER and value is not None and not -LARGEST <= value <= LARGEST):
+            return name
+    return None
 
 
-def _fits(column: str, value: Any) -> bool:
-    check = _check(column)
-    return value is None or check is None or check(value)
+_NUMBER, _TEXT = frozenset({int, float, bool, NoneType}), frozenset({str, NoneType})
+_KINDS: tuple[tuple[Container[str], frozenset[type]], ...] = (
+    ((*NAMES, *TEXTS), _TEXT),
+    (("seed",), frozenset({int})),
+    (("sparsity_auto",), frozenset({bool})),
+    (MAPPINGS, frozenset({dict, NoneType})),
+    (LISTS, frozenset({list, NoneType})),
+)
 
 
-@lru_cache(maxsize=1024)
-def _check(column: str) -> Callable[[Any], bool] | None:
-    """What a value of the column must be; None where it may be anything."""
-    kinds: tuple[tuple[Container[str], Callable[[Any], bool]], ...] = (
-        ((*NAMES, *TEXTS), lambda value: isinstance(value, str)),
-        (("status",), lambda value: value in STATUS),
-        (("seed",), lambda value: type(value) is int),
-        (("sparsity_auto",), lambda value: type(value) is bool),
-        (MAPPINGS, lambda value: isinstance(value, dict)),
-        (LISTS, lambda value: isinstance(value, list)),
-    )
-    found = next((check for names, check in kinds if column in names), None)
-    return found or (_is_finite if is_number(column) else None)
+@lru_cache(maxsize=256)
+def _types(columns: tuple[str, ...]) -> tuple[tuple[str, frozenset[type]], ...]:
+    """What the values of some columns may be; without those that may be anything."""
+    found = ((name, next((types for names, types in _KINDS if name in names), _numeric(name))) for name in columns)
+    return tuple((name, types) for name, types in found if types)
 
 
-def _is_finite(value: Any) -> bool:
-    try:
-        return isinstance(value, int | float) and math.isfinite(value)
-    except OverflowError:  # a whole number that is larger than every float
-        return False
+def _numeric(column: str) -> frozenset[type]:
+    return _NUMBER if is_number(column) else frozenset()
