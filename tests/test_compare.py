@@ -63,7 +63,7 @@ def author(made, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(TIERS, "core", ("tiny",))
     monkeypatch.setattr(entering, "MATRICES", {"weights": "tiny"})
-    for module in ("compare", "submission", "among"):
+    for module in ("compare", "submission"):
         monkeypatch.setattr(f"bayesprune.reports.commands.{module}.MATRICES", {"weights": "tiny"})
     monkeypatch.setattr(results, "shipped", lambda: made)
     return tmp_path
@@ -161,7 +161,7 @@ def test_a_report_shows_its_methods_among_the_reference_results_ranked_anew(auth
     assert invoke("report", "results").exit_code == 0
     assert "bayesprune ledger --run" in (author / "report" / "ledger.html").read_text()
     assert '<a href="ledger.html">Ledger of published claims</a>' in (author / "report" / "index.html").read_text()
-    table = (author / "report" / "tables" / "reference-weights.md").read_text()
+    table = (author / "report" / "tables" / "reference-tiny.md").read_text()
     assert set(re.findall(r"^\| ([\w-]+) \|", table, re.MULTILINE)) >= {"magnitude", "opd", "random"}
     [found] = reference_standings(["opd", "random"], made)
     assert {row[0].text: row[1].text for row in found.rows} == {"opd": "1", "random": "2"}

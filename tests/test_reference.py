@@ -31,7 +31,7 @@ from bayesprune.reports.reference.files import FACE, read, write
 from bayesprune.reports.reference.results import FOLDER, Reference, joined, shipped
 from bayesprune.reports.reference.rows import row_of
 from bayesprune.reports.reference.tiers import TIERS
-from bayesprune.reports.topics.standing import standing_table
+from bayesprune.reports.topics.standing import reference_standing, standing_table
 from click.testing import CliRunner
 
 MATRIX = {
@@ -217,6 +217,23 @@ def test_scores_average_to_the_areas_by_which_everything_else_ranks(computed, pa
     table = standing_table(board, found, "standings", "Standings", ["snip"])
     assert [row[0].text for row in table.rows] == list(board.entrants)
     assert [row[0].text for row in table.rows if row[0].bold] == ["snip"]
+
+
+def test_a_standing_is_of_one_budget_that_of_the_headline_or_of_most_results(packed):
+    equal = joined([("tiny", packed)])
+    table = reference_standing(equal, "tiny", "TIER, tiny")
+    assert table is not None
+    assert table.title == "TIER, tiny, 2 + 2 epochs"
+    assert {row[0].text for row in table.rows} == {"magnitude", "random", "snip"}
+    longer = tuple(row | {"key": row["key"][::-1], "epochs_finetune": 8, "accuracy": 0.99} for row in equal.rows)
+    assert reference_standing(Reference((*equal.rows, *longer), ()), "tiny", "TIER, tiny") == table
+    part = Reference(tuple(row for row in longer if row["method"] != "snip"), ())
+    alone = reference_standing(part, "tiny", "TIER, tiny")
+    assert alone is not None
+    assert (alone.title, len(alone.rows)) == ("TIER, tiny, 2 + 8 epochs", 2)
+    one = Reference(tuple(row for row in equal.rows if row["method"] == "snip"), ())
+    for few in (one, Reference((), ())):
+        assert reference_standing(few, "tiny", "TIER, tiny") is None
 
 
 def test_an_entrant_that_must_stay_decides_what_counts(packed):

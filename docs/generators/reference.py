@@ -8,17 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
-from bayesprune.reports.commands.compare import headline
-from bayesprune.reports.commands.entrants import MATRICES
 from bayesprune.reports.drawing.panels import save_svg
-from bayesprune.reports.leaderboard.standings import leaderboard
-from bayesprune.reports.records.blocks import field
+from bayesprune.reports.records.budgets import budgets, of_budget
 from bayesprune.reports.records.frame import Records, done, panel_metric, panels, prepare
 from bayesprune.reports.reference.coverage import HEAD, coverage
 from bayesprune.reports.reference.results import Reference, shipped
 from bayesprune.reports.reference.tiers import TIERS
 from bayesprune.reports.topics.curves import curves, curves_caption
-from bayesprune.reports.topics.standing import standing_table
+from bayesprune.reports.topics.standing import reference_standing
 from bayesprune.reports.writing.render import Section, Table
 
 from .markdown import pipes
@@ -40,30 +37,22 @@ def base(label: str) -> str:
 
 @functools.cache
 def matrices() -> dict[str, Reference]:
-    """The headline rows of each matrix, without those of open questions: those that were retrained for as long as they
-    were trained, if it has such.
-    """
+    """The rows of each matrix, without those of open questions."""
     reference = shipped()
     names = dict.fromkeys(row["matrix"] for row in reference.rows if row["matrix"] not in TIERS["questions"])
-    parts = {name: reference.of(name) for name in names}
-    return {name: part if name.startswith("reference-given") else headline(part) for name, part in parts.items()}
+    return {name: reference.of(name) for name in names}
 
 
 @functools.cache
 def standings() -> tuple[Table, ...]:
-    """The leaderboard of CORE for each kind of units that has one."""
-    found = (_standings(units, name) for units, name in MATRICES.items() if name in matrices())
+    """The leaderboards of CORE and REAL: one for each matrix that has one."""
+    found = (_standing(tier, name) for tier in ("core", "real") for name in TIERS[tier] if name in matrices())
     return tuple(table for table in found if table is not None)
 
 
-def _standings(units: str, matrix: str) -> Table | None:
-    part = matrices()[matrix]
-    found = field(prepare(part.frame()), part.scores, units)
-    if found is None or len(found.blocks[0].entrants) < 2:
-        return None
-    made = max((date for _, date in part.made), default="")
-    title = f"Reference results, {units} (CORE, {made})"
-    return standing_table(leaderboard(found.blocks), found, f"standings-{units}", title)
+def _standing(tier: str, matrix: str) -> Table | None:
+    part, kind = matrices()[matrix], matrix.removeprefix(f"reference-{tier}-")
+    return reference_standing(part, f"standings-{tier}-{kind}", f"{tier.upper()}, {kind}")
 
 
 def standing_of(name: str) -> list[Table]:
@@ -97,5 +86,6 @@ def _holding(shows: Callable[[Records], pd.Series]) -> list[Records]:
 
 @functools.cache
 def records(matrix: str) -> Records:
-    """The results of a matrix."""
-    return Records(done(prepare(matrices()[matrix].frame())))
+    """The results of a matrix, at the budget of its headline."""
+    found = done(prepare(matrices()[matrix].frame()))
+    return of_budget(found, budgets(found)[0]) if len(found) else found

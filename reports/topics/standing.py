@@ -8,12 +8,27 @@ from collections.abc import Collection
 import numpy as np
 
 from ..leaderboard.profiles import profile
-from ..leaderboard.standings import Leaderboard, Standing
-from ..records.blocks import Field
-from ..records.frame import percent, span
+from ..leaderboard.standings import Leaderboard, Standing, leaderboard
+from ..records.blocks import Field, field
+from ..records.budgets import budgets, of_budget
+from ..records.frame import percent, prepare, span
+from ..reference.results import Reference
 from ..writing.render import Cell, Row, Section, Table, row
 
 NEAR = (0.01, 0.05)
+
+
+def reference_standing(part: Reference, name: str, title: str) -> Table | None:
+    """Who stands where in the rows of one matrix, at the budget of its headline; None of fewer than two methods."""
+    if len({row["method"] for row in part.rows if row["status"] == "done"}) < 2:
+        return None
+    records = prepare(part.frame())
+    budget = budgets(records)[0]
+    found = field(of_budget(records, budget), part.scores, records["units"].iloc[0])
+    if found is None or len(found.blocks[0].entrants) < 2:
+        return None
+    epochs = f"{budget.training} + {budget.retraining} epochs"
+    return standing_table(leaderboard(found.blocks), found, name, f"{title}, {epochs}")
 
 
 def standing_table(board: Leaderboard, field: Field, name: str, title: str, own: Collection[str] = ()) -> Table:
@@ -75,8 +90,9 @@ def _notes(board: Leaderboard, field: Field) -> tuple[str, ...]:
     one = "With one seed in a block nothing can be told apart: networks differ more than their test examples say."
     return tuple(filter(None, (
         f"Over {count} block{'s' * (count != 1)} ({'; '.join(b.name for b in field.blocks)}), {span(seeds)} seeds in "
-        f"each, sparsities {levels}. Score: area under the curve of accuracy against sparsity, on the scale of log "
-        "compression, averaged over seeds and then over blocks, which all weigh the same.",
+        f"each, sparsities {levels}. Score: area under the curve of accuracy (of real targets: the share of their "
+        "variance that is explained) against sparsity, on the scale of log compression, averaged over seeds and then "
+        "over blocks, which all weigh the same.",
         "Methods that share a letter are not told apart (where letters do not suffice: from how many others), and "
         "'may be' holds all places at once with 95 %: paired t tests over seeds on the same test examples, never "
         "narrower than these examples allow, Holm's procedure over all pairs. Brackets: 95 % intervals of the gap "
