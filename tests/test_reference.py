@@ -294,18 +294,14 @@ def test_regressions_keep_half_precision(packed):
 # ---------------------------------------------------------------------- what is shipped
 
 
-def _seconds_of_loading():
-    shipped.cache_clear()
-    start = time.process_time()
-    assert len(shipped().scores) > 0
-    return time.process_time() - start
-
-
 @pytest.mark.skipif(not shipped().rows, reason="no reference results are in this checkout")
 def test_the_shipped_files_are_small_fast_and_say_where_each_row_is_from():
     assert sum(path.stat().st_size for path in FOLDER.glob("*.jsonl.xz")) <= 5_000_000
-    assert min(_seconds_of_loading() for _ in range(3)) <= 1.0  # whatever else the machine does
+    shipped.cache_clear()
+    start = time.process_time()
     reference = shipped()
+    assert len(reference.scores) > 0
+    assert time.process_time() - start <= 1.0
     names = {name for names in TIERS.values() for name in names}
     for row in reference.rows:
         assert row["matrix"] in names

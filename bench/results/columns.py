@@ -94,9 +94,9 @@ _KINDS: tuple[tuple[Container[str], frozenset[type]], ...] = (
 @lru_cache(maxsize=256)
 def _types(columns: tuple[str, ...]) -> tuple[tuple[str, frozenset[type]], ...]:
     """What the values of some columns may be; without those that may be anything."""
-    found = ((name, next((types for names, types in _KINDS if name in names), _numeric(name))) for name in columns)
-    return tuple((name, types) for name, types in found if types)
+    return tuple((name, types) for name in columns if (types := _kind(name)))
 
 
-def _numeric(column: str) -> frozenset[type]:
-    return _NUMBER if is_number(column) else frozenset()
+def _kind(column: str) -> frozenset[type] | None:
+    number = _NUMBER if is_number(column) else None
+    return next((types for names, types in _KINDS if column in names), number)
