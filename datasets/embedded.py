@@ -5,6 +5,7 @@ Paper: pedregosa2011scikit
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,17 @@ from .source import Source
 @register("digits")
 def digits() -> Source:
     """Handwritten digits, 1797 grey images of 8 x 8, 10 classes (UCI; scikit-learn)."""
+    pixels, labels = _digits()
+    images = (pixels / 16).astype(np.float32).reshape(-1, 1, 8, 8)
+    return Source(x=images, y=labels.copy(), classes=tuple("0123456789"))
+
+
+@cache  # scikit-learn reads text anew at each call
+def _digits() -> tuple[np.ndarray, np.ndarray]:
     from sklearn.datasets import load_digits
 
     bunch: Any = load_digits()
-    images = (bunch.data / 16).astype(np.float32).reshape(-1, 1, 8, 8)
-    return Source(x=images, y=bunch.target, classes=tuple("0123456789"))
+    return bunch.data, bunch.target
 
 
 @register("breast-cancer")

@@ -79,6 +79,18 @@ def test_types_and_shapes(digits, wine):
     assert "digits" in repr(digits)
 
 
+@pytest.mark.parametrize("name", ["digits", "wine"])
+def test_what_is_done_to_one_set_stays_out_of_the_next(name):
+    first, second = load(name, 0), load(name, 0)
+    kept = second.train.x.clone(), second.train.y.clone()
+    first.train.x.zero_()
+    first.train.y.zero_()
+    later = load(name, 0)
+    for data in (second, later):
+        assert torch.equal(data.train.x, kept[0])
+        assert torch.equal(data.train.y, kept[1])
+
+
 def test_pickle_and_move(digits):
     copy = pickle.loads(pickle.dumps(digits))
     assert torch.equal(copy.test.x, digits.test.x)

@@ -124,6 +124,9 @@ def test_seeds_are_separate_by_purpose_and_do_not_touch_the_global_state():
     assert torch.equal(torch.get_rng_state(), before)
     with seeded(0, "x"):
         assert torch.equal(torch.rand(2), first)
+    with torch.random.fork_rng():
+        torch.manual_seed(derived(0, "x"))
+        assert torch.equal(torch.rand(2), first)
 
 
 def test_a_weight_that_left_counts_as_zero_for_every_family(digits):

@@ -25,7 +25,14 @@ def stream(seed: int, purpose: str) -> torch.Generator:
 
 @contextmanager
 def seeded(seed: int, purpose: str) -> Iterator[None]:
-    """Seed torch's global generators for the block (dropout, unseeded draws in plug-ins); restore them after."""
-    with torch.random.fork_rng():
-        torch.manual_seed(derived(seed, purpose))
+    """Seed torch's global generators for the block (dropout, unseeded draws in plug-ins); restore them after.
+
+    Not by `torch.manual_seed`, which notes the whole stack for each kind of accelerator that is not there, nor by
+    looking for GPUs where there are none: in short trainings these took a tenth of the time.
+    """
+    on_gpus = torch.cuda.is_available()
+    with torch.random.fork_rng(None if on_gpus else []):
+        torch.default_generator.manual_seed(derived(seed, purpose))
+        if on_gpus:
+            torch.cuda.manual_seed_all(derived(seed, purpose))
         yield
