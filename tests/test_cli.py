@@ -54,7 +54,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_a_ten_line_plugin_is_listed_checked_run_and_reported(folder, monkeypatch):
+def test_a_ten_line_plugin_is_listed_checked_run_and_reported(folder, monkeypatch, coarse):
     monkeypatch.setattr(contract, "TINY", contract.TINY[::4])  # test_contract has all
     listed = bayesprune("list", "methods", "--plugin", "mine.py", cwd=folder)
     assert "Signal-to-noise ratio of a Laplace posterior." in listed.stdout

@@ -6,6 +6,7 @@ Written out, so that the same few lines in another language give the same digits
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 STEPS = 500
 SMALLEST = 1e-300  # keeps Lentz's divisions finite
@@ -51,6 +52,7 @@ def _away(value: float) -> float:
     return value if abs(value) > SMALLEST else SMALLEST
 
 
+@lru_cache(maxsize=1024)
 def t_quantile(df: float, level: float = 0.95) -> float:
     """The t beyond which |T| lies with probability 1 - `level`, by bisection."""
     low, high = 0.0, 1.0
