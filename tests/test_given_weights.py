@@ -78,6 +78,11 @@ def test_bad_files_are_refused_with_the_reason(tmp_path, trained):
         options("mlp", {"weights": "nowhere.npz"})
     with pytest.raises(UsageError, match="give the path of a file"):
         options("mlp", {"weights": 3})
+    for digest in ("abc", 3):
+        with pytest.raises(UsageError, match=r"sha256=.* is not valid: give what sha256sum prints"):
+            options("mlp", {"weights": "nowhere.npz", "sha256": digest})
+    with pytest.raises(UsageError, match="unknown option"):
+        options("mlp", {"sha256": "0" * 64})
     (tmp_path / "weights.txt").write_text("1 2 3")
     with pytest.raises(UsageError, match=r"of the kind \.safetensors, \.npz"):
         build("mlp", SHAPE, 10, seed=0, weights=str(tmp_path / "weights.txt"))
@@ -135,6 +140,25 @@ def test_the_key_knows_the_content_and_not_the_place(tmp_path):
     assert keys["c"].sources["weights"] == digest
 
 
+def test_cells_of_a_named_digest_are_known_without_the_file_and_take_no_other(tmp_path):
+    network = build("mlp", SHAPE, 10, seed=3, widths=(12,), bias=False)
+    path = saved(tmp_path, network.state_dict(), "npz")
+    there = load_matrix(matrix(tmp_path, weights=path)).cells()
+    digest = hashlib.sha256((tmp_path / "weights.npz").read_bytes()).hexdigest()
+    absent = load_matrix(matrix(tmp_path, weights="nowhere.npz", sha256=digest)).cells()
+    assert [r.key for r in absent] == [r.key for r in there]
+    assert "sha256" not in absent[0].architecture.label
+    assert load_matrix(matrix(tmp_path, weights=path, sha256="0" * 64)).cells()[0].key != there[0].key
+    for weights, sha256, reason in (
+        ("nowhere.npz", digest, "no file of weights"),
+        (path, "0" * 64, "not those that were asked for"),
+    ):
+        with pytest.raises(UsageError, match=reason):
+            run(load_matrix(matrix(tmp_path, weights=weights, sha256=sha256)), tmp_path / "out", jobs=1)
+    run(load_matrix(matrix(tmp_path, weights=path, sha256=digest)), tmp_path / "out", jobs=1)
+    assert (results(tmp_path / "out").status == "done").all()
+
+
 def test_no_epochs_need_weights(tmp_path):
     with pytest.raises(UsageError, match=r"training.epochs: 0 leaves 'mlp\(.*untrained"):
         load_matrix(matrix(tmp_path)).cells()
@@ -144,7 +168,7 @@ def test_a_file_that_changed_since_the_run_began_is_refused(tmp_path):
     network = build("mlp", SHAPE, 10, seed=3)
     path = saved(tmp_path, network.state_dict(), "safetensors")
     with pytest.raises(UsageError, match="have changed since the run began"):
-        build("mlp", SHAPE, 10, seed=0, weights=path, digest="0" * 64)
+        build("mlp", SHAPE, 10, seed=0, weights=path, sha256="0" * 64)
 
 
 def test_a_fixed_scaling_is_that_of_the_inputs():

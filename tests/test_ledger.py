@@ -3,7 +3,6 @@
 import math
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,7 +12,6 @@ from bayesprune.bench.harness.cell import names
 from bayesprune.bench.results.frames import frame_of
 from bayesprune.bench.spec.matrix import load_matrix
 from bayesprune.datasets.errors import UsageError
-from bayesprune.datasets.files import data_root
 from bayesprune.reports.ledger.entry import Check, Entry, load_entries
 from bayesprune.reports.ledger.judge import judge, quantity
 from bayesprune.reports.ledger.page import counts, finding_text, ledger_table, rule_text
@@ -68,10 +66,6 @@ def test_there_are_a_hundred_entries_of_twenty_five_papers(shipped):
     assert len({e.id for e in shipped}) == len(shipped)
 
 
-THERE = (Path(data_root()) / "published_weights").is_dir()
-GIVEN_WEIGHTS = [pytest.mark.real_data, pytest.mark.skipif(not THERE, reason="the published weights are not there")]
-
-
 def cells_of(matrix):
     """The cells of a matrix with its first seed, as if they had been run."""
     runs = matrix.model_copy(update={"seeds": matrix.seeds[:1]}).cells()
@@ -79,16 +73,11 @@ def cells_of(matrix):
     return frame_of({"key": r.key, "run": r.model_dump(mode="json"), **done, **names(r)} for r in runs)
 
 
-@pytest.mark.parametrize("given", [False, pytest.param(True, marks=GIVEN_WEIGHTS)])
-def test_every_rule_asks_for_cells_that_its_matrix_has(shipped, given):
-    matrices = {one.matrix: load_matrix(matrix_of(one)) for one in shipped}
+def test_every_rule_asks_for_cells_that_its_matrix_has(shipped):
     cells = {
-        name: cells_of(matrix)
-        for name, matrix in matrices.items()
-        if any("weights" in architecture.options for architecture in matrix.architectures) == given
+        name: cells_of(load_matrix(file)) for name, file in {one.matrix: matrix_of(one) for one in shipped}.items()
     }
-    assert cells
-    for one in (one for one in shipped if one.matrix in cells):
+    for one in shipped:
         for check in one.checks:
             for asked in filter(None, (check.of, check.minus, check.over)):
                 plain = asked.model_copy(update={"column": "accuracy", "layer": None})

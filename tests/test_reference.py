@@ -114,6 +114,22 @@ def test_computing_goes_seed_by_seed_and_resumes(monkeypatch, tmp_path):
     assert ran == [("one", [0]), ("two", [0]), ("one", [1])]
 
 
+def test_a_matrix_without_its_data_does_not_stop_the_others(monkeypatch, tmp_path):
+    monkeypatch.setitem(TIERS, "tiny", ("one", "two"))
+    monkeypatch.setenv("BAYESPRUNE_DATA", str(tmp_path))
+    small = {"training": {"epochs": 1}, "finetune": {"epochs": 0}, "methods": ["magnitude"], "sparsity": [0.5]}
+    parts = {
+        name: Matrix.model_validate(MATRIX | small | {"datasets": [data], "seeds": [0, 1]})
+        for name, data in (("one", "mnist"), ("two", {"name": "digits", "subset": 100}))
+    }
+    monkeypatch.setattr("bayesprune.bench.spec.matrix.load_matrix", parts.__getitem__)
+    said = []
+    with pytest.raises(UsageError, match=r"^left out: one, as data set 'mnist' cannot be read"):
+        packing.compute(tmp_path / "out", ["tiny"], jobs=1, said=said.append)
+    assert said == ["one, seed 0", "two, seed 0", "two, seed 1"]
+    assert len(list((tmp_path / "out" / "two" / "cells").iterdir())) == 2
+
+
 def test_what_is_missing_is_counted_by_cell_and_by_seed(packed, monkeypatch):
     monkeypatch.setattr("bayesprune.bench.spec.matrix.load_matrix", lambda name: Matrix.model_validate(MATRIX))
     reference = joined([("tiny", packed)])

@@ -29,7 +29,10 @@ def load_weights_(network: nn.Module, path: str, digest: str | None = None) -> N
     """
     content = _content(path)
     if digest is not None and hashlib.sha256(content).hexdigest() != digest:
-        raise UsageError(f"weights {path} have changed since the run began: put the former file back, or start anew")
+        raise UsageError(
+            f"weights {path} are not those that were asked for, or have changed since the run began: put the file with "
+            f"sha256 {digest} there, or start anew"
+        )
     tensors = _read(path, content)
     own = {name: t for name, t in network.state_dict().items() if t.is_floating_point()}
     found = _matched(own, {name: t for name, t in tensors.items() if t.is_floating_point()}, path)

@@ -13,7 +13,7 @@ from typing import Any, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from ...architectures import registry as architectures
-from ...architectures.build import WEIGHTS
+from ...architectures.build import SHA256, WEIGHTS
 from ...architectures.running.given_weights import digest_of
 from ...architectures.units.vector import Granularity
 from ...datasets import registry as datasets
@@ -37,8 +37,8 @@ class Choice(BaseModel):
 
     @cached_property
     def deciding(self) -> dict[str, Any]:
-        """The options that can change a result: all but how data reaches the machine."""
-        return {name: value for name, value in sorted(self.options.items()) if name not in TRANSPORT}
+        """The options that can change a result: all but how data reaches the machine, and what a file has to be."""
+        return {name: value for name, value in sorted(self.options.items()) if name not in (*TRANSPORT, SHA256)}
 
     @property
     def candidates(self) -> list[Choice]:
@@ -91,7 +91,7 @@ class Run(Conditions):
     def canonical(self) -> dict[str, Any]:
         """What identifies the cell, as JSON; revisions, sources of plug-ins and the content of weights belong to it."""
         form = self.model_dump(mode="json", exclude_defaults=True)
-        for part, transports in {"dataset": TRANSPORT, "architecture": (WEIGHTS,)}.items():
+        for part, transports in {"dataset": TRANSPORT, "architecture": (WEIGHTS, SHA256)}.items():
             for transport in transports:
                 form[part].get("options", {}).pop(transport, None)
             if not form[part].get("options", True):
@@ -133,8 +133,9 @@ def sources_of(run: Run) -> dict[str, str]:
     digests = {kind: _source(registry, getattr(run, kind).name) for kind, registry in chosen.items()}
     if isinstance(like := run.method.options.get("like"), str):
         digests["like"] = _source(methods, like)
-    if isinstance(weights := run.architecture.options.get(WEIGHTS), str):
-        digests[WEIGHTS] = _once((WEIGHTS, weights), lambda: digest_of(weights))
+    given = run.architecture.options
+    if isinstance(weights := given.get(WEIGHTS), str):
+        digests[WEIGHTS] = given.get(SHA256) or _once((WEIGHTS, weights), lambda: digest_of(weights))
     return {kind: digest for kind, digest in digests.items() if digest is not None}
 
 

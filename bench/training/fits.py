@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...architectures.build import WEIGHTS
+from ...architectures.build import SHA256, WEIGHTS
 from ...architectures.build import build as build_network
 from ...architectures.discovery.units_of import units
 from ...architectures.running.cost import Cost, measured
@@ -59,10 +59,11 @@ class Fit:
 def initial_network(run: Run, data: Data) -> nn.Module:
     """The untrained network of a cell; equal for all methods under one seed."""
     seed = derived(run.seed, "initialisation")
-    name, options = run.architecture.name, run.architecture.options
-    digest = run.sources.get(WEIGHTS)  # of the file that the cell was planned with
+    name, options = run.architecture.name, dict(run.architecture.options)
+    if planned := run.sources.get(WEIGHTS):
+        options[SHA256] = planned
     with undone() if "architecture" in run.sources else nullcontext():
-        return build_network(name, data.input_shape, data.outputs, seed=seed, digest=digest, **options)
+        return build_network(name, data.input_shape, data.outputs, seed=seed, **options)
 
 
 def attached(run: Run, data: Data, inference: Inference, device: torch.device) -> tuple[nn.Module, Inference]:

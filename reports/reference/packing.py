@@ -8,6 +8,7 @@ from pathlib import Path
 from ...bench.results.scores import scores_of
 from ...bench.results.store import Store
 from ...bench.spec.run import Run, sources_read_once
+from ...datasets.errors import UsageError
 from .files import SUFFIX, write
 from .results import FOLDER, Reference, joined
 from .revisions import current
@@ -21,19 +22,25 @@ def compute(
 ) -> None:  # fmt: skip
     """Run the matrices of some tiers, each into a folder of its own in `out`: the first seed of all, then the next.
 
-    What is finished there is not run again. Raises what running a matrix raises.
+    What is finished there is not run again. A matrix that cannot run here, as its data are not there, does not keep the
+    others from it: raises UsageError for it in the end.
     """
     from ...bench.harness.run_matrix import run
     from ...bench.spec.matrix import load_matrix
 
     matrices = {name: load_matrix(name) for tier in tiers for name in TIERS[tier]}
-    longest = max(len(matrix.seeds) for matrix in matrices.values())
-    for place in range(longest):
-        for name, matrix in matrices.items():
-            if place < len(matrix.seeds):
-                said(f"{name}, seed {matrix.seeds[place]}")
-                part = matrix.model_copy(update={"seeds": [matrix.seeds[place]]})
-                run(part, out / name, jobs=jobs, progress=progress)
+    parts = [(name, place, seed) for name, matrix in matrices.items() for place, seed in enumerate(matrix.seeds)]
+    left_out: dict[str, UsageError] = {}
+    for name, _, seed in sorted(parts, key=lambda part: part[1]):
+        if name in left_out:
+            continue
+        said(f"{name}, seed {seed}")
+        try:
+            run(matrices[name].model_copy(update={"seeds": [seed]}), out / name, jobs=jobs, progress=progress)
+        except UsageError as error:
+            left_out[name] = error
+    if left_out:
+        raise UsageError(f"left out: {'; '.join(f'{name}, as {error}' for name, error in left_out.items())}")
 
 
 def pack(out: Path, tier: str, folder: Path = FOLDER) -> tuple[Path, int]:
