@@ -108,10 +108,31 @@ def test_computing_goes_seed_by_seed_and_resumes(monkeypatch, tmp_path):
     monkeypatch.setattr("bayesprune.bench.spec.matrix.load_matrix", parts.__getitem__)
     ran = []
     monkeypatch.setattr(
-        "bayesprune.bench.harness.run_matrix.run", lambda matrix, out, **_: ran.append((out.name, matrix.seeds))
+        "bayesprune.bench.harness.run_matrix.run",
+        lambda cells, out, **_: ran.append((out.name, {cell.seed for cell in cells}, len(cells))),
     )
-    packing.compute(tmp_path, ["tiny"])
-    assert ran == [("one", [0]), ("two", [0]), ("one", [1])]
+    packing.compute(tmp_path, ["tiny"], Reference((), ()))
+    assert ran == [("one", {0}, 6), ("two", {0}, 6), ("one", {1}, 6)]
+
+
+def test_only_what_the_package_lacks_is_computed(packed, monkeypatch, tmp_path):
+    monkeypatch.setitem(TIERS, "tiny", ("tiny",))
+    monkeypatch.setattr("bayesprune.bench.spec.matrix.load_matrix", lambda name: Matrix.model_validate(MATRIX))
+    whole = joined([("tiny", packed)])
+    some = Reference(tuple(row for row in whole.rows if (row["seed"], row["method"]) != (1, "snip")), ())
+    said = []
+    packing.compute(tmp_path / "out", ["tiny"], some, jobs=1, said=said.append)
+    assert said == ["tiny, seed 1: 2 of 6 cells"]
+    (tmp_path / "tiny.jsonl.xz").write_bytes(packed.read_bytes())
+    path, count = packing.pack(tmp_path / "out", "tiny", tmp_path)
+    assert count == len(whole.rows)
+    again = joined([("tiny", path)]).by_key
+    assert {key: row.get("logits_digest") for key, row in again.items()} == {
+        key: row.get("logits_digest") for key, row in whole.by_key.items()
+    }
+    packing.compute(tmp_path / "nothing", ["tiny"], whole, said=said.append)
+    assert len(said) == 1
+    assert not (tmp_path / "nothing").exists()
 
 
 def test_a_matrix_without_its_data_does_not_stop_the_others(monkeypatch, tmp_path):
@@ -125,8 +146,8 @@ def test_a_matrix_without_its_data_does_not_stop_the_others(monkeypatch, tmp_pat
     monkeypatch.setattr("bayesprune.bench.spec.matrix.load_matrix", parts.__getitem__)
     said = []
     with pytest.raises(UsageError, match=r"^left out: one, as data set 'mnist' cannot be read"):
-        packing.compute(tmp_path / "out", ["tiny"], jobs=1, said=said.append)
-    assert said == ["one, seed 0", "two, seed 0", "two, seed 1"]
+        packing.compute(tmp_path / "out", ["tiny"], Reference((), ()), jobs=1, said=said.append)
+    assert said == [f"{name}, seed {seed}: 1 of 1 cells" for name, seed in (("one", 0), ("two", 0), ("two", 1))]
     assert len(list((tmp_path / "out" / "two" / "cells").iterdir())) == 2
 
 

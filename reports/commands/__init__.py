@@ -98,6 +98,7 @@ def question_(name: str | None, results: Path, out: Path, anew: bool, dry_run: b
     "--out", default="reference-results", show_default=True, type=click.Path(path_type=Path), metavar="FOLDER",
     help="Where they are computed; a folder for each matrix in it, resumed if there.",
 )  # fmt: skip
+@click.option("--anew", is_flag=True, help="Compute every cell, those too that the package holds.")
 @click.option("--dry-run", is_flag=True, help="Say what the package holds, and what is missing.")
 @click.option("--pack-only", is_flag=True, help="Compute nothing: pack what is there.")
 @click.option(
@@ -108,9 +109,9 @@ def question_(name: str | None, results: Path, out: Path, anew: bool, dry_run: b
 )
 @_JOBS
 def reference_(
-    tiers: tuple[str, ...], out: Path, dry_run: bool, pack_only: bool, into: Path | None, jobs: int | None
+    tiers: tuple[str, ...], out: Path, anew: bool, dry_run: bool, pack_only: bool, into: Path | None, jobs: int | None
 ) -> None:  # fmt: skip
-    """Compute the reference results, or go on with them, and pack them into the package.
+    """Compute the reference results that the package does not hold, and pack them into it.
 
     Seed by seed: the first seed of every matrix, then the second. Interrupt and call again at any time.
     """
@@ -118,7 +119,7 @@ def reference_(
     from ...datasets.errors import unknown
     from ..reference.coverage import HEAD, coverage
     from ..reference.packing import compute, pack
-    from ..reference.results import FOLDER, shipped
+    from ..reference.results import FOLDER, Reference, shipped
 
     for tier in tiers:
         if tier not in TIERS:
@@ -130,7 +131,8 @@ def reference_(
         return
     try:
         if not pack_only:
-            compute(out, chosen, jobs=jobs, said=click.echo, progress=_bar())
+            held = Reference((), ()) if anew else shipped()
+            compute(out, chosen, held, jobs=jobs, said=click.echo, progress=_bar())
     finally:
         for tier in chosen:
             path, count = pack(out, tier, into or FOLDER)

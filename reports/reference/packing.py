@@ -17,13 +17,14 @@ from .tiers import TIERS
 
 
 def compute(
-    out: Path, tiers: Iterable[str], *, jobs: int | None = None, said: Callable[[str], None] = lambda text: None,
+    out: Path, tiers: Iterable[str], held: Reference, *, jobs: int | None = None,
+    said: Callable[[str], None] = lambda text: None,
     progress: Callable[[int], Callable[[int], None]] | None = None,
 ) -> None:  # fmt: skip
-    """Run the matrices of some tiers, each into a folder of its own in `out`: the first seed of all, then the next.
+    """Run the cells of some tiers that are not `held`, each matrix into a folder of its own in `out`.
 
-    What is finished there is not run again. A matrix that cannot run here, as its data are not there, does not keep the
-    others from it: raises UsageError for it in the end.
+    The first seed of all matrices, then the next. What is finished there is not run again. A matrix that cannot run
+    here, as its data are not there, does not keep the others from it: raises UsageError for it in the end.
     """
     from ...bench.harness.run_matrix import run
     from ...bench.spec.matrix import load_matrix
@@ -34,9 +35,13 @@ def compute(
     for name, _, seed in sorted(parts, key=lambda part: part[1]):
         if name in left_out:
             continue
-        said(f"{name}, seed {seed}")
+        cells = matrices[name].model_copy(update={"seeds": [seed]}).cells()
+        missing = [cell for cell in cells if cell.key not in held.by_key]
+        if not missing:
+            continue
+        said(f"{name}, seed {seed}: {len(missing)} of {len(cells)} cells")
         try:
-            run(matrices[name].model_copy(update={"seeds": [seed]}), out / name, jobs=jobs, progress=progress)
+            run(missing, out / name, jobs=jobs, progress=progress)
         except UsageError as error:
             left_out[name] = error
     if left_out:
