@@ -29,7 +29,7 @@ bench: $(STAMP) ## Run the mission, the default matrix, into results/ (resumes i
 	$(BIN)/bayesprune report results --out report
 	@echo "Open $(CURDIR)/report/index.html in a browser."
 
-reference: $(STAMP) ## Compute the reference results, or go on with them, and pack them into reports/reference/.
+reference: $(STAMP) ## Compute the reference results that are missing, and pack them into reports/reference/.
 	$(BIN)/bayesprune reference --out reference-results $(if $(JOBS),--jobs $(JOBS))
 
 docs: $(DOCS_STAMP) ## Make the documentation in docs/_build/html; warnings are errors, and links inside are followed.
