@@ -15,8 +15,9 @@ import pytest
 from bayesprune.bench.cli import main
 from bayesprune.bench.harness.run_matrix import run
 from bayesprune.bench.results.frames import results
+from bayesprune.bench.results.lock import InUse
 from bayesprune.bench.results.scores import folder_scores, scored
-from bayesprune.bench.results.store import Store
+from bayesprune.bench.results.store import MachineFault, Store
 from bayesprune.bench.spec.matrix import Matrix, load_matrix
 from bayesprune.datasets.errors import UsageError
 from bayesprune.methods.laplace.map import MAP
@@ -123,7 +124,7 @@ def test_only_what_the_package_lacks_is_computed(packed, monkeypatch, tmp_path):
     said = []
     packing.compute(tmp_path / "out", ["tiny"], some, jobs=1, said=said.append)
     assert said == ["tiny, seed 1: 2 of 6 cells"]
-    (tmp_path / "tiny.jsonl.xz").write_bytes(packed.read_bytes())
+    write(tmp_path / "tiny.jsonl.xz", some.rows, "2026-01-31")
     path, count = packing.pack(tmp_path / "out", "tiny", tmp_path)
     assert count == len(whole.rows)
     again = joined([("tiny", path)]).by_key
@@ -149,6 +150,21 @@ def test_a_matrix_without_its_data_does_not_stop_the_others(monkeypatch, tmp_pat
         packing.compute(tmp_path / "out", ["tiny"], Reference((), ()), jobs=1, said=said.append)
     assert said == [f"{name}, seed {seed}: 1 of 1 cells" for name, seed in (("one", 0), ("two", 0), ("two", 1))]
     assert len(list((tmp_path / "out" / "two" / "cells").iterdir())) == 2
+
+
+@pytest.mark.parametrize("fault", [MachineFault("the disk is full"), InUse("another run owns the folder")])
+def test_what_would_keep_the_others_from_running_too_ends_it(fault, monkeypatch, tmp_path):
+    monkeypatch.setitem(TIERS, "tiny", ("one", "two"))
+    monkeypatch.setattr("bayesprune.bench.spec.matrix.load_matrix", lambda name: Matrix.model_validate(MATRIX))
+
+    def run(cells, out, **_):
+        raise fault
+
+    monkeypatch.setattr("bayesprune.bench.harness.run_matrix.run", run)
+    said = []
+    with pytest.raises(type(fault)):
+        packing.compute(tmp_path, ["tiny"], Reference((), ()), said=said.append)
+    assert said == ["one, seed 0: 6 of 6 cells"]
 
 
 def test_what_is_missing_is_counted_by_cell_and_by_seed(packed, monkeypatch):

@@ -30,9 +30,9 @@ def seeded(seed: int, purpose: str) -> Iterator[None]:
     Not by `torch.manual_seed`, which notes the whole stack for each kind of accelerator that is not there, nor by
     looking for GPUs where there are none: in short trainings these took a tenth of the time.
     """
-    on_gpus = torch.cuda.is_available()
+    number, on_gpus = derived(seed, purpose), torch.cuda.is_available()
     with torch.random.fork_rng(None if on_gpus else []):
-        torch.default_generator.manual_seed(derived(seed, purpose))
+        torch.default_generator.manual_seed(number)
         if on_gpus:
-            torch.cuda.manual_seed_all(derived(seed, purpose))
+            torch.cuda.manual_seed_all(number)
         yield

@@ -79,7 +79,7 @@ def question_(name: str | None, results: Path, out: Path, anew: bool, dry_run: b
             click.echo(line)
         return
     reference = Reference((), ()) if anew else shipped()
-    cells = asking.todo(asking.named(name), reference, anew)
+    cells = asking.todo(asking.named(name), reference)
     if count := sum(map(len, cells.values())):
         click.echo(f"{count} cells to run.")
     if dry_run:

@@ -41,7 +41,7 @@ class Plan:
     @property
     def todo(self) -> list[Run]:
         """The cells that are not reference rows."""
-        return [r for r in self.runs if r.key not in self.reference.by_key]
+        return self.reference.lacks(self.runs)
 
 
 def plan(found: Entrants, units: str, reference: Reference) -> Plan:

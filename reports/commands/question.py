@@ -27,12 +27,11 @@ def listing(reference: Reference) -> Iterator[str]:
         yield f"  {name:<{width}}  {question.asks}\n  {'':<{width}}    {answer} ({cost})"
 
 
-def todo(question: Question, reference: Reference, anew: bool) -> dict[str, list[Run]]:
-    """The cells of each matrix that the reference does not hold; all of them, if they are to be computed anew."""
+def todo(question: Question, reference: Reference) -> dict[str, list[Run]]:
+    """The cells of each matrix that the reference does not hold."""
     from ...bench.spec.matrix import load_matrix
 
-    cells = {name: load_matrix(name).cells() for name in question.matrices}
-    return {name: [r for r in own if anew or r.key not in reference.by_key] for name, own in cells.items()}
+    return {name: reference.lacks(load_matrix(name).cells()) for name in question.matrices}
 
 
 def estimate(cells: dict[str, list[Run]], jobs: int) -> float:

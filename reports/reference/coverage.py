@@ -41,10 +41,10 @@ def coverage(reference: Reference, tiers: Iterable[str] = tuple(TIERS)) -> Itera
 
     for tier in tiers:
         for matrix in TIERS[tier]:
-            rows = reference.of(matrix).by_key
+            held = reference.of(matrix)
             cells = load_matrix(matrix).cells()
-            missing = {cell.seed for cell in cells if cell.key not in rows}
-            found = [rows[cell.key] for cell in cells if cell.key in rows]
+            missing = {cell.seed for cell in held.lacks(cells)}
+            found = [held.by_key[cell.key] for cell in cells if cell.key in held.by_key]
             until = max((row["started"][:10] for row in found if "started" in row), default="")
             seeds = {cell.seed for cell in cells}
             yield Coverage(tier, matrix, len(found), len(cells), len(seeds - missing), len(seeds), until)

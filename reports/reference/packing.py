@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from ...bench.results.lock import InUse
 from ...bench.results.scores import scores_of
-from ...bench.results.store import Store
+from ...bench.results.store import MachineFault, Store
 from ...bench.spec.run import Run, sources_read_once
 from ...datasets.errors import UsageError
 from .files import SUFFIX, write
@@ -24,7 +25,8 @@ def compute(
     """Run the cells of some tiers that are not `held`, each matrix into a folder of its own in `out`.
 
     The first seed of all matrices, then the next. What is finished there is not run again. A matrix that cannot run
-    here, as its data are not there, does not keep the others from it: raises UsageError for it in the end.
+    here, as its data are not there, does not keep the others from it: raises UsageError for it in the end. Raises InUse
+    and MachineFault at once.
     """
     from ...bench.harness.run_matrix import run
     from ...bench.spec.matrix import load_matrix
@@ -36,12 +38,14 @@ def compute(
         if name in left_out:
             continue
         cells = matrices[name].model_copy(update={"seeds": [seed]}).cells()
-        missing = [cell for cell in cells if cell.key not in held.by_key]
+        missing = held.lacks(cells)
         if not missing:
             continue
         said(f"{name}, seed {seed}: {len(missing)} of {len(cells)} cells")
         try:
             run(missing, out / name, jobs=jobs, progress=progress)
+        except (InUse, MachineFault):  # nor could the others run
+            raise
         except UsageError as error:
             left_out[name] = error
     if left_out:

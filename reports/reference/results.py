@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -14,6 +15,9 @@ from ...bench.results.scores import Scores
 from ...datasets.errors import UsageError
 from .files import SUFFIX, read
 from .rows import Row, record_of, scores_in
+
+if TYPE_CHECKING:  # which imports torch
+    from ...bench.spec.run import Run
 
 FOLDER = Path(__file__).parent
 
@@ -47,6 +51,10 @@ class Reference:
     def of(self, *matrices: str) -> Reference:
         """The rows of some matrices alone; cells of different budgets are never compared."""
         return Reference(tuple(row for row in self.rows if row["matrix"] in matrices), self.made)
+
+    def lacks(self, cells: Iterable[Run]) -> list[Run]:
+        """The cells, of today's revisions, that are not among the rows."""
+        return [cell for cell in cells if cell.key not in self.by_key]
 
     def row(self, prefix: str) -> Row:
         """The row whose key begins so; raises UsageError unless there is exactly one."""
