@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from bayesprune.bench.evaluation import metrics
+from bayesprune.bench.evaluation.auroc import auroc
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
@@ -59,6 +60,18 @@ def test_auroc_equals_scikit_learn_with_ties():
     confidence = torch.cat([inside, outside]).log_softmax(1).max(1).values
     labels = [1] * len(inside) + [0] * len(outside)
     assert metrics.ood_auroc(inside, outside) == pytest.approx(roc_auc_score(labels, confidence))
+
+
+@given(*[st.lists(st.sampled_from([-math.inf, -1.0, 0.0, 0.5, 0.5000001, math.inf]), min_size=1, max_size=9)] * 2)
+def test_auroc_is_the_share_of_pairs_in_order_and_half_of_the_ties(positive, negative):
+    wins = sum((p > n) + 0.5 * (p == n) for p in positive for n in negative)
+    found = auroc(torch.tensor(positive).double(), torch.tensor(negative).double())
+    assert found == wins / (len(positive) * len(negative))
+
+
+@pytest.mark.parametrize("scores", [([1.0, math.nan], [0.0]), ([1.0], [math.nan])])
+def test_auroc_of_what_is_no_number_is_none(scores):
+    assert math.isnan(auroc(*map(torch.tensor, scores)))
 
 
 def test_gaussian_likelihood_is_in_the_units_of_the_targets():

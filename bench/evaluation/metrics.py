@@ -10,13 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from scipy.optimize import minimize_scalar
-from scipy.stats import rankdata
 from torch import Tensor
 
 from ..spec.metrics import register
+from .auroc import auroc
 
 ECE_BINS = 15
 LARGEST_EXPONENT = 700.0  # a perplexity beyond is no finite number
@@ -97,10 +96,7 @@ def log_confidence(logits: Tensor) -> Tensor:
 @register("ood_auroc")
 def ood_auroc(logits: Tensor, logits_ood: Tensor, confidence: Callable[[Tensor], Tensor] = log_confidence) -> float:
     """Probability that an in-distribution input has a larger top probability than an out-of-distribution one."""
-    inside, outside = (confidence(x).cpu().numpy() for x in (logits, logits_ood))
-    ranks = rankdata(np.concatenate([inside, outside]))
-    wins = ranks[: len(inside)].sum() - len(inside) * (len(inside) + 1) / 2
-    return float(wins / (len(inside) * len(outside)))
+    return auroc(confidence(logits), confidence(logits_ood))
 
 
 @register("gaussian")

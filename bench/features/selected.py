@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from scipy.stats import rankdata
 from torch import Tensor
 
 from ...datasets.errors import UsageError, unknown
+from ..evaluation.auroc import auroc
 from .stability import stability
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class Selected:
         if truth.shape != self.mask.shape or truth.all() or not truth.any():
             raise UsageError(f"relevant must be {len(self.names)} booleans, some true and some false")
         return {"fnr": (~self.mask[truth]).double().mean().item(), "fpr": self.mask[~truth].double().mean().item(),
-                "auc": _auc(self.score, truth)}  # fmt: skip
+                "auc": auroc(self.score[truth], self.score[~truth])}  # fmt: skip
 
     def summary(self) -> str:
         """The best features with their probabilities (or scores) and how often they were selected, as text."""
@@ -130,10 +130,3 @@ class Selected:
         if path is not None:
             figure.savefig(path)
         return figure
-
-
-def _auc(scores: Tensor, truth: Tensor) -> float:
-    """Chance that a relevant feature ranks above an irrelevant one; ties count half."""
-    ranks, positive = torch.from_numpy(rankdata(scores.numpy())), int(truth.sum())
-    wins = ranks[truth].sum().item() - positive * (positive + 1) / 2
-    return wins / (positive * (len(truth) - positive))

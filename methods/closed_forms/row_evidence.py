@@ -17,6 +17,8 @@ from .model_reduction import delta_f
 
 # Places in log γ²: from scales that no posterior tells from a spike to 150 times the prior's.
 LOW, STEP, PLACES = -30.0, 0.25, 161
+# Numbers of all places that are worked out at once: about what a cache holds.
+HELD = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -63,17 +65,17 @@ class RowEvidence:
 
 
 def _tabulated(rows: Rows) -> tuple[Tensor, Tensor]:
-    places = LOW + STEP * torch.arange(PLACES, dtype=torch.float64)
-    columns = [_value_and_slope(rows, float(place)) for place in places]
-    value, slope = (torch.stack(column) for column in zip(*columns, strict=True))
+    places = LOW + STEP * torch.arange(PLACES, dtype=torch.float64, device=rows.mean.device)
+    parts = [_value_and_slope(rows, part) for part in places.split(max(1, HELD // max(rows.mean.numel(), 1)))]
+    value, slope = (torch.cat(part) for part in zip(*parts, strict=True))
     return value, slope
 
 
-def _value_and_slope(rows: Rows, log_square: float) -> tuple[Tensor, Tensor]:
+def _value_and_slope(rows: Rows, places: Tensor) -> tuple[Tensor, Tensor]:
     with torch.enable_grad():
-        log = torch.full_like(rows.mean[:, :1], log_square).requires_grad_()
+        log = places.view(-1, 1, 1).repeat(1, len(rows.mean), 1).requires_grad_()
         reduced = rows.prior_variance * log.exp()
         change = delta_f(rows.mean, rows.variance, 0.0, rows.prior_variance, 0.0, reduced)
-        value = (change * rows.live).sum(1)
+        value = (change * rows.live).sum(2)
         (slope,) = torch.autograd.grad(value.sum(), log)
-    return value.detach(), slope.squeeze(1)
+    return value.detach(), slope.squeeze(2)

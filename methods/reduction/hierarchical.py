@@ -89,8 +89,12 @@ def fit_scales(
 
 def _log_squares(prior: Prior, logs: Tensor) -> Tensor:
     """log γ² of all rows, (S, R), from the factors' logs (S, F)."""
-    drawn = by_factor(prior[0], logs)
-    return 2 * torch.cat([torch.vmap(scale.log)(drawn) for scale in prior[1].values()], 1)
+    factors, scales = prior
+
+    def of_one(drawn: dict[str, Tensor]) -> Tensor:
+        return torch.cat([scale.log(drawn) for scale in scales.values()])
+
+    return 2 * torch.vmap(of_one)(by_factor(factors, logs))
 
 
 # ---------------------------------------------------------------------- which rows leave
