@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import bayesprune
@@ -21,6 +22,7 @@ from bayesprune.bench.results import columns as record_columns
 from bayesprune.bench.spec.matrix import Matrix, load_matrix
 from bayesprune.methods import registry as methods
 from click.testing import CliRunner
+from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -277,6 +279,12 @@ def test_constraints_pin_every_direct_requirement():
     ]
     names = {re.split(r"[<>=!~\[; ]", requirement)[0].lower() for requirement in wanted}
     assert names <= {name.lower().replace("_", "-") for name in pinned}
+
+
+def test_what_is_installed_runs_on_the_oldest_python_that_is_promised():
+    oldest = PYPROJECT["project"]["requires-python"].removeprefix(">=") + ".0"
+    wanted = {d.name: d.metadata["Requires-Python"] or "" for d in metadata.distributions()}
+    assert not {name for name, pythons in wanted.items() if oldest not in SpecifierSet(pythons)}
 
 
 # ---------------------------------------------------------------------- the texts
