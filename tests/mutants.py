@@ -153,7 +153,7 @@ def main(mutants: tuple[Mutant | None, ...], at_once: int = 2) -> dict[Mutant | 
         mutant, read = running.pop(child)
         with os.fdopen(read) as pipe:
             found[mutant] = pipe.read() if status == 0 else f"the process ended with {status}"
-    return found
+    return {mutant: found[mutant] for mutant in mutants}
 
 
 def _child(mutant: Mutant | None, write: int) -> None:
