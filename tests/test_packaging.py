@@ -283,7 +283,7 @@ def test_constraints_pin_every_direct_requirement():
 
 def test_what_is_installed_runs_on_the_oldest_python_that_is_promised():
     oldest = PYPROJECT["project"]["requires-python"].removeprefix(">=") + ".0"
-    wanted = {d.name: d.metadata["Requires-Python"] or "" for d in metadata.distributions()}
+    wanted = {d.name: d.metadata.get("Requires-Python", "") for d in metadata.distributions()}
     assert not {name for name, pythons in wanted.items() if oldest not in SpecifierSet(pythons)}
 
 
