@@ -67,7 +67,7 @@ MUTANTS = (
     Mutant("bench.pruning.ranking", "(1 - sparsity) * n + 0.5 + 1e-9", "(1 - sparsity) * n + 1.5 + 1e-9"),
     Mutant("bench.evaluation.metrics", "return (probabilities - truth).square().sum(1).mean().item()",
            "return (probabilities - truth).square().sum(0).mean().item()"),
-    Mutant("bench.evaluation.auroc", "/ (2 * len(positive) * len(negative))", "/ (len(positive) * len(negative))"),
+    Mutant("bench.evaluation.auroc", "/ (2 * pairs)", "/ pairs"),
     Mutant("bench.evaluation.binary_metrics", "return (recall.diff() * held / count).sum()",
            "return (recall.diff() * held / (count + 1)).sum()"),
 )  # fmt: skip

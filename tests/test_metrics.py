@@ -69,7 +69,7 @@ def test_auroc_is_the_share_of_pairs_in_order_and_half_of_the_ties(positive, neg
     assert found == wins / (len(positive) * len(negative))
 
 
-@pytest.mark.parametrize("scores", [([1.0, math.nan], [0.0]), ([1.0], [math.nan])])
+@pytest.mark.parametrize("scores", [([1.0, math.nan], [0.0]), ([1.0], [math.nan]), ([], [0.0]), ([1.0], [])])
 def test_auroc_of_what_is_no_number_is_none(scores):
     assert math.isnan(auroc(*map(torch.tensor, scores)))
 

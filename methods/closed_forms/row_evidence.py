@@ -13,12 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .model_reduction import delta_f
+from .model_reduction import BLOCK, delta_f
 
 # Places in log γ²: from scales that no posterior tells from a spike to 150 times the prior's.
 LOW, STEP, PLACES = -30.0, 0.25, 161
-# Numbers of all places that are worked out at once: about what a cache holds.
-HELD = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ class RowEvidence:
 
 def _tabulated(rows: Rows) -> tuple[Tensor, Tensor]:
     places = LOW + STEP * torch.arange(PLACES, dtype=torch.float64, device=rows.mean.device)
-    parts = [_value_and_slope(rows, part) for part in places.split(max(1, HELD // max(rows.mean.numel(), 1)))]
+    parts = [_value_and_slope(rows, part) for part in places.split(max(1, BLOCK // max(rows.mean.numel(), 1)))]
     value, slope = (torch.cat(part) for part in zip(*parts, strict=True))
     return value, slope
 
