@@ -1,6 +1,7 @@
 """Networks from elsewhere: timm's, torchvision's, and the user's own.
 
-Their weights can be pruned; groups are known for the classes that `groups` lists.
+Single weights can be pruned in any of them. Groups are declared for some classes, and found by tracing in all others;
+`left_out` says of a network what cannot leave.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ def main() -> None:
     """Compare Bayesian pruning methods for neural networks.
 
     \b
-    A first comparison, on data that needs no network:
+    A first comparison, on data that needs no download:
         bayesprune run smoke --out results
         bayesprune report results --out report
     \b
@@ -79,7 +79,7 @@ _PLUGIN = click.option(
     "trackers",
     multiple=True,
     metavar="TRACKER",
-    help="Tell every cell that is computed to wandb, mlflow or tensorboard too; repeatable. See `bayesprune track`.",
+    help="Log every computed cell to wandb, mlflow or tensorboard too; repeatable. See `bayesprune track`.",
 )
 @_PLUGIN
 def run(
@@ -178,8 +178,8 @@ def verify_folder(results: tuple[str, ...]) -> None:
 def list_(kind: str | None, plugins: tuple[str, ...]) -> None:
     """List methods, architectures, data sets and matrices, with their options.
 
-    Each option stands with its type and default, as it may be written in a matrix file: the line
-    `depth: int = 8` under resnet means {name: resnet, depth: 14} there. A name in angle brackets stands for
+    Each option stands with its type and default: as there is `depth: int = 8` under resnet, a matrix file may say
+    {name: resnet, depth: 14}. A name in angle brackets stands for
     many: timm/<model> is timm/resnet18 and all others.
     """
     from ..architectures import registry as architectures
@@ -235,8 +235,8 @@ def check(name_or_file: str, verbose: bool) -> None:
 
 @main.command()
 @click.option("--architecture", required=True, metavar="NAME", help="Any that a matrix can name.")
-@click.option("--option", "options", multiple=True, metavar="NAME=VALUE", help="Of the architecture; repeatable.")
-@click.option("--dataset", default="digits", show_default=True, metavar="NAME", help="Whose inputs it is given.")
+@click.option("--option", "options", multiple=True, metavar="NAME=VALUE", help="An option of it; repeatable.")
+@click.option("--dataset", default="digits", show_default=True, metavar="NAME", help="Data set of the inputs.")
 @click.option("--resize", type=click.IntRange(min=1), help="Make images square with this side.")
 @click.option("--batch", type=click.IntRange(min=1), default=64, show_default=True, help="How many examples.")
 @click.option(
@@ -277,7 +277,7 @@ _OWN_NETWORK = (
     click.option("--data", required=True, metavar="NAME", help="A data set, or module:function that returns examples."),
     click.option("--data-option", "data_options", multiple=True, metavar="K=V", help="An option of it; repeatable."),
     click.option("--likelihood", type=click.Choice(["categorical", "gaussian", "bernoulli", "heteroscedastic"]),
-                 default=None, help="Of the targets, where the data do not say it."),
+                 default=None, help="Likelihood of the targets, where the data do not say it."),
     click.option("--method", default="magnitude", show_default=True, help="See `bayesprune list methods`."),
     click.option("--method-option", "method_options", multiple=True, metavar="K=V",
                  help="An option of it; repeatable."),
@@ -292,7 +292,7 @@ _OWN_NETWORK = (
                  "ffn_hidden, or residual_out: what layers add to a residual stream."),
     click.option("--finetune", type=click.IntRange(min=0), default=0, help="Epochs of training after pruning."),
     click.option("--lr", type=float, default=1e-3, show_default=True, help="Learning rate of the training."),
-    click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True, help="Of the training."),
+    click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True, help="Examples per batch."),
     click.option("--reestimate-batch-norm", is_flag=True, help="Set BatchNorm's statistics anew after pruning."),
     click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
                  help="Governs every random choice."),
@@ -328,7 +328,9 @@ def prune(**given: Any) -> None:
 
 
 @main.command()
-@click.option("--epochs", type=click.IntRange(min=1), required=True, help="Of training before, or with, the pruning.")
+@click.option(
+    "--epochs", type=click.IntRange(min=1), required=True, help="Epochs of training, before or during pruning."
+)
 @click.option("--patience", type=click.IntRange(min=1), default=None,
               help="Stop after so many epochs without a better loss on validation examples.")  # fmt: skip
 @_own_network
@@ -437,7 +439,9 @@ def _entries(registry: Registry) -> str:
 def _matrices() -> str:
     from .spec.shipped import shipped_matrices
 
-    return "\n".join(f"  {name:<20}  {summary}" for name, summary in shipped_matrices().items())
+    matrices = shipped_matrices()
+    width = max(map(len, matrices))
+    return "\n".join(f"  {name:<{width}}  {summary}" for name, summary in matrices.items())
 
 
 if __name__ == "__main__":

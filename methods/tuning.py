@@ -1,7 +1,7 @@
 """Options among whose values validation data choose, judged after pruning: `{tuned: [0.1, 1, 10], at: pruned}`.
 
 What is best for the dense network need not be best for the pruned one. A prior precision that is `tuned` without more
-is chosen on the dense network, as ever.
+is chosen on the dense network.
 """
 
 from __future__ import annotations

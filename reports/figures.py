@@ -69,7 +69,7 @@ def drawings_of(records: Records, part: Part, ranked: Sequence[Ranking]) -> list
         replace(one, caption=f"{part.budget.note} {one.caption}".strip()) for one in drawings(part.records, ranked)
     ]
     pages = [curves[i : i + CURVES_PER_PAGE] for i in range(0, len(curves), CURVES_PER_PAGE)]
-    title = "How the order of methods hangs on the epochs of retraining"
+    title = "How the order of methods depends on the epochs of retraining"
     return found + [
         Drawing(f"sensitivity-{i}" if len(pages) > 1 else "sensitivity", title, sensitivity_caption(p), sensitivity(p))
         for i, p in enumerate(pages, 1)

@@ -27,12 +27,12 @@ REMOVED = 0.8
 PLACES = {
     "confirmed": (
         ("dense_accuracy", "Dense accuracy on the test split"),
-        ("accuracy", "Accuracy on the test split without 80 % of the weights, not trained on"),
+        ("accuracy", "Test accuracy with 80 % of the weights removed, without retraining"),
         ("dense_validation_accuracy", "Dense accuracy on the validation split"),
     ),
     "chosen": (
         ("dense_validation_accuracy", "Dense accuracy on the validation split, variants"),
-        ("validation_accuracy", "Accuracy on the validation split without 80 % of the weights, variants"),
+        ("validation_accuracy", "Validation accuracy with 80 % of the weights removed, variants"),
     ),
 }
 

@@ -36,7 +36,7 @@ def test_every_entry_of_the_registries_has_a_page_that_the_list_links_to(kind, t
         page = (tmp_path / kind / f"{markdown.slug(name)}.md").read_text()
         assert page.startswith(f"# `{name}`\n")
         assert f"({markdown.slug(name)}.md)" in listed
-        assert "There are no reference results of it yet" in page
+        assert ("There are no reference results for it yet" in page) != bool(pages.USERS_OWN.search(name))
 
 
 def test_the_page_of_a_method_says_all_that_its_docstrings_do(tmp_path):
@@ -122,11 +122,28 @@ def test_without_results_there_is_no_picture_and_the_page_says_so(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("label", "name"),
-    [("opd", "opd"), ("opd(rounds=5)", "opd"), ("spam-snip(prior=scalar)", "spam-<criterion>"), ("pip [x]", "pip")],
+    ("kind", "label", "name"),
+    [
+        ("methods", "opd", "opd"),
+        ("methods", "opd(rounds=5)", "opd"),
+        ("methods", "spam-snip(prior=scalar)", "spam-<criterion>"),
+        ("methods", "pip [x]", "pip"),
+        ("methods", "of-a-plug-in(k=1)", "of-a-plug-in"),
+        ("datasets", "uci/boston", "uci/<name>"),
+        ("datasets", "gene-expression/colon_alon(subset=20)", "gene-expression/<name>"),
+        ("architectures", "timm/resnet18", "timm/<model>"),
+        ("architectures", "resnet(width=8)", "resnet"),
+    ],
 )
-def test_variants_belong_to_the_page_of_their_method(label, name):
-    assert reference.base(label) == name
+def test_variants_belong_to_the_page_of_their_name(kind, label, name):
+    assert reference.base(label, pages.KINDS[kind][0]) == name
+
+
+def test_pages_of_what_is_the_users_own_do_not_speak_of_reference_results(tmp_path):
+    for kind, (registry, _) in pages.KINDS.items():
+        for name, entry in registry.catalogue().items():
+            if "<path>" in name or "<function>" in name:
+                assert "eference results" not in pages.page(kind, entry, tmp_path)
 
 
 # ---------------------------------------------------------------------- markup and links

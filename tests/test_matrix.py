@@ -1,6 +1,7 @@
 """Matrix files: what they expand to, and what they refuse, with file and line."""
 
 import pytest
+from bayesprune.bench.spec import shipped
 from bayesprune.bench.spec.matrix import Matrix, load_matrix
 from bayesprune.bench.spec.run import Choice, Run
 from bayesprune.bench.spec.shipped import shipped_matrices
@@ -95,6 +96,21 @@ def test_excluding_everything_is_refused(tmp_path):
 def test_shipped_matrices_are_valid_and_described(name):
     assert load_matrix(name).cells()
     assert shipped_matrices()[name]
+
+
+@pytest.mark.parametrize(
+    ("comment", "sentence"),
+    [
+        ("# One line.\n", "One line."),
+        ("# A sentence that goes\n# on. And another.\n", "A sentence that goes on."),
+        ("# As in Wright et al. 2024, on digits. 200 epochs.\n", "As in Wright et al. 2024, on digits."),
+        ("# Of 3.5 hours. `auto` decides.\ndatasets: [digits]  # not this.\n", "Of 3.5 hours."),
+    ],
+)
+def test_a_matrix_is_listed_with_the_first_sentence_of_its_comment(tmp_path, monkeypatch, comment, sentence):
+    monkeypatch.setattr(shipped, "MATRICES", tmp_path)
+    (tmp_path / "mine.yaml").write_text(comment)
+    assert shipped_matrices() == {"mine": sentence}
 
 
 def cell(**more):

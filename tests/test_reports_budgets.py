@@ -96,7 +96,7 @@ def test_the_page_names_the_protocol_first_and_shows_the_curve(frame, tmp_path):
     page = (tmp_path / "index.html").read_text()
     first = page.partition('<p class="headline">')[2].partition("</p>")[0]
     assert first.startswith(f"Protocol {LABEL}: 8 epochs of training and 8 of retraining for every method")
-    assert "How the order of methods hangs on the epochs of retraining" in page
+    assert "How the order of methods depends on the epochs of retraining" in page
     assert (tmp_path / "figures" / "sensitivity.pdf").stat().st_size > 0
     assert "0.33" in page.partition("Kendall")[2][:300] or "-0.33" in page.partition("Kendall")[2][:300]
 

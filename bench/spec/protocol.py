@@ -2,7 +2,7 @@
 
 `equal-epochs`, version 1 (docs/protocol.md): T epochs of training and R = T of retraining for every method, whenever it
 prunes, at the same rate and batch; the rate falls by a cosine and begins again after pruning; options that are tuned
-are chosen by validation accuracy after pruning, from one grid for everyone. The order of methods hangs on R (Renda et
+are chosen by validation accuracy after pruning, from one grid for everyone. The order of methods depends on R (Renda et
 al. 2020; Le and Hua 2021), so some cells may be repeated for the curve R = 0, T/4, T, 4T.
 """
 

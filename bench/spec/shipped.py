@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from itertools import takewhile
 from pathlib import Path
 
 from ...datasets.errors import UsageError, unknown
@@ -11,8 +13,14 @@ DEFAULT = "mission"
 
 
 def shipped_matrices() -> dict[str, str]:
-    """Shipped matrices by name, each with the first line of its opening comment."""
-    return {p.stem: p.read_text().splitlines()[0].lstrip("# ") for p in sorted(MATRICES.glob("*.yaml"))}
+    """Shipped matrices by name, each with the first sentence of its opening comment."""
+    return {path.stem: _first_sentence(path) for path in sorted(MATRICES.glob("*.yaml"))}
+
+
+def _first_sentence(path: Path) -> str:
+    comment = takewhile(lambda line: line.startswith("#"), path.read_text().splitlines())
+    text = " ".join(line.lstrip("# ") for line in comment)
+    return re.split(r"(?<=\.)(?<!et al\.)\s+", text, maxsplit=1)[0]
 
 
 def find_matrix(name_or_path: str | Path) -> Path:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import yaml
 from bayesprune.architectures import registry as architectures
 from bayesprune.datasets import registry as datasets
@@ -14,8 +16,8 @@ from bayesprune.datasets.described import Described, described
 from bayesprune.datasets.registry import BUILT_IN, Entry, Registry
 from bayesprune.methods import registry as methods
 from bayesprune.methods.build import build
+from bayesprune.reports.records.frame import Records
 from bayesprune.reports.writing.bibliography import SHIPPED, bibtex, references
-from bayesprune.reports.writing.render import md
 
 from . import reference
 from .markdown import code, figure, formula, pipes, prose, slug, table, values
@@ -26,6 +28,8 @@ KINDS: Mapping[str, tuple[Registry, str]] = {
     "architectures": (architectures, "Architectures"),
     "datasets": (datasets, "Data sets"),
 }
+# Names that stand for files and code of the user.
+USERS_OWN = re.compile("<(path|function)>")
 COLUMNS = {"methods": "label", "architectures": "architecture", "datasets": "dataset"}
 
 
@@ -44,7 +48,7 @@ def page(kind: str, entry: Entry, out: Path) -> str:
     """The page of one entry; charts are written below `out`."""
     says = described(entry)
     origin = [] if entry.origin == BUILT_IN else [f"From the installed plug-in {code(entry.origin)}."]
-    parts = [f"# {code(entry.name)}", md(entry.summary), *origin]
+    parts = [f"# {code(entry.name)}", prose(entry.summary), *origin]
     parts += [f":::{{admonition}} Formula\n:class: formula\n{formula(says.formula)}\n:::"] if says.formula else []
     parts += [*map(prose, says.prose), *_options(kind, entry)]
     parts += _checked(says) if kind == "methods" else []
@@ -56,7 +60,7 @@ def index(kind: str, title: str, entries: Iterable[Entry]) -> str:
     entries = list(entries)
     traits = _traits if kind == "methods" else lambda name: ()
     head = ("name", "what it is", *(("when", "auto") if kind == "methods" else ()))
-    rows = [(f"[{code(e.name)}]({slug(e.name)}.md)", md(e.summary), *traits(e.name)) for e in entries]
+    rows = [(f"[{code(e.name)}]({slug(e.name)}.md)", prose(e.summary), *traits(e.name)) for e in entries]
     tree = "\n".join(f"{e.name.translate({60: None, 62: None})} <{slug(e.name)}>" for e in entries)
     words = (DOCS / "templates" / f"{kind}.md").read_text().strip()
     return f"# {title}\n\n{words}\n\n{pipes(head, rows)}\n\n```{{toctree}}\n:hidden:\n\n{tree}\n```\n"
@@ -95,13 +99,19 @@ def _checked(says: Described) -> list[str]:
 
 
 def _results(kind: str, entry: Entry, out: Path) -> list[str]:
-    column, name = COLUMNS[kind], entry.name
+    registry, column, name = KINDS[kind][0], COLUMNS[kind], entry.name
+    if USERS_OWN.search(name):
+        return []
     path = out / "charts" / f"{kind}-{slug(name)}.svg"
-    caption = reference.chart(lambda records: records[column].map(reference.base) == name, path)
+
+    def shows(records: Records) -> pd.Series:
+        return records[column].map(lambda label: reference.base(label, registry)) == name
+
+    caption = reference.chart(shows, path)
     if caption is None:
         return [
             "## Reference results",
-            "There are no reference results of it yet: [all standings](/generated/standings.md).",
+            "There are no reference results for it yet; see [all standings](/generated/standings.md).",
         ]
     picture = figure(f"/{path.relative_to(DOCS)}", f"{name}: quality against sparsity", caption)
     lines = map(table, reference.standing_of(name)) if kind == "methods" else ()

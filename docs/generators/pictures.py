@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pandas as pd
+from bayesprune.architectures import registry as architectures
 from bayesprune.bench.results.frames import results
 from bayesprune.reports.drawing.panels import save_svg
 from bayesprune.reports.records.frame import Panel, Records, done, panel_metric, panels, prepare, pruned
@@ -76,7 +77,7 @@ def _panels(found: Records) -> list[Panel]:
         return panel.rows(pruned(found))["label"].nunique()
 
     there = sorted(panels(found), key=entrants, reverse=True)
-    first = {reference.base(panel.architecture): panel for panel in reversed(there)}
+    first = {reference.base(panel.architecture, architectures): panel for panel in reversed(there)}
     return [first[name] for name in FAMILIES if name in first][:MOST_PANELS]
 
 

@@ -8,6 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
+from bayesprune.datasets.errors import UsageError
+from bayesprune.datasets.registry import Registry
+from bayesprune.methods import registry as methods
 from bayesprune.reports.drawing.panels import save_svg
 from bayesprune.reports.records.budgets import budgets, of_budget
 from bayesprune.reports.records.frame import Records, done, panel_metric, panels, prepare
@@ -29,10 +32,14 @@ def held() -> str:
     return pipes(HEAD, [found.texts() for found in coverage(shipped())]) + "\n"
 
 
-def base(label: str) -> str:
-    """The registered name in a label: `opd` of `opd(rounds=5)`; of SpaM's criteria their family."""
+@functools.cache
+def base(label: str, registry: Registry = methods) -> str:
+    """The registered name in a label: `opd` of `opd(rounds=5)`, `spam-<criterion>` of `spam-opd`."""
     name = re.split(r"[(\[ ]", label, maxsplit=1)[0]
-    return "spam-<criterion>" if name.startswith("spam-") else name
+    try:
+        return registry.entries(name)[0].name
+    except UsageError:  # of a plug-in, or of an earlier version
+        return name
 
 
 @functools.cache

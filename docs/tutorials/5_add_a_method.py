@@ -58,7 +58,7 @@ training: {epochs: 12, lr: 3.0e-3}
 finetune: {epochs: 1}
 shift: false
 """)
-bp.run(matrix, folder / "results", jobs=1, plugins=[str(plugin)])
+_ = bp.run(matrix, folder / "results", jobs=1, plugins=[str(plugin)])
 
 # %%
 # Where it stands

@@ -162,10 +162,10 @@ def cite_(names: tuple[str, ...], plugins: tuple[str, ...]) -> None:
 @click.argument("name", metavar="TRACKER")
 @click.argument("results", type=click.Path(path_type=Path))
 def track_(name: str, results: Path) -> None:
-    """Tell TRACKER (wandb, mlflow or tensorboard) of every cell in a RESULTS folder: a run for each.
+    """Log every cell of a RESULTS folder to TRACKER (wandb, mlflow or tensorboard): a run for each.
 
     Its configuration is the cell's settings, its metrics what was measured, its figure the share that each layer
-    keeps. A cell that it knows is replaced. `bayesprune run --track TRACKER` tells cells as they are computed.
+    keeps. A cell that it knows is replaced. `bayesprune run --track TRACKER` logs cells as they are computed.
 
     \b
     Where to:
@@ -258,8 +258,8 @@ def submit_(results: Path, method_or_file: str, options: tuple[str, ...], struct
 @click.argument("file", required=False, type=click.Path(path_type=Path))
 @click.option("--sample", type=click.IntRange(min=1), help="How many cells.  [default: 50; of a submission 44]")
 @click.option("--cell", metavar="KEY", help="One reference cell, by the beginning of its key.")
-@click.option("--tier", default="core", show_default=True, help=f"Whose cells: {_TIERS}.")
-@click.option("--seed", type=int, help="Of the choice.  [default: another one every time]")
+@click.option("--tier", default="core", show_default=True, help=f"The tier whose cells are recomputed: {_TIERS}.")
+@click.option("--seed", type=int, help="Seed of the choice of cells.  [default: another one every time]")
 @click.option("--execute-source", is_flag=True, help="Execute the plug-in source that a submission holds.")
 @click.option(
     "--results", default="verified", show_default=True, type=click.Path(path_type=Path), metavar="FOLDER",

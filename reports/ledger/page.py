@@ -11,7 +11,7 @@ from .entry import Check, Quantity
 from .judge import Finding, Judged
 
 COLUMNS = (
-    "claim", "published", "ours", "verdict", "rule, written before the run", "difference of protocol", "source",
+    "claim", "published", "ours", "verdict", "rule, and when it was written", "difference of protocol", "source",
     "command",
 )  # fmt: skip
 

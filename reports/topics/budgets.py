@@ -1,4 +1,4 @@
-"""How the order of methods hangs on the budget: the curve over the epochs of retraining; and who was undertrained."""
+"""How the order of methods depends on the budget: the curve over the epochs of retraining; and who was undertrained."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def sensitivity_table(curves: Sequence[Curve]) -> Table:
         for curve in curves
     )  # fmt: skip
     notes = ("Mean ± sample standard deviation over seeds, with the rank among these methods after the #.",)
-    return Table("sensitivity", "How the order hangs on the epochs of retraining", columns, sections, notes)
+    return Table("sensitivity", "How the order depends on the epochs of retraining", columns, sections, notes)
 
 
 def _rows(curve: Curve, shares: Sequence[float]) -> list[Row]:

@@ -18,7 +18,7 @@ FINISHED = {"done": "FINISHED", "failed": "FAILED", "skipped": "KILLED"}
 
 
 class Tracker:
-    """A run for each cell; look at it with `mlflow ui --backend-store-uri sqlite:///FOLDER/mlflow.db`."""
+    """A run for each cell; `mlflow ui --backend-store-uri sqlite:///FOLDER/mlflow.db` of mlflow shows them."""
 
     def __init__(self, folder: Path) -> None:
         for library in ("mlflow", "alembic"):  # which tell how they make a database
