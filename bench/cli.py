@@ -179,8 +179,7 @@ def list_(kind: str | None, plugins: tuple[str, ...]) -> None:
     """List methods, architectures, data sets and matrices, with their options.
 
     Each option stands with its type and default: as there is `depth: int = 8` under resnet, a matrix file may say
-    {name: resnet, depth: 14}. A name in angle brackets stands for
-    many: timm/<model> is timm/resnet18 and all others.
+    {name: resnet, depth: 14}. A name in angle brackets stands for many: timm/<model> is timm/resnet18 and all others.
     """
     from ..architectures import registry as architectures
     from ..datasets import registry as datasets

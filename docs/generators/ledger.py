@@ -11,9 +11,9 @@ from .markdown import table
 
 WORDS = """# Reproduction ledger
 
-What papers claim, beside what the reference results say, by rules that were written before the runs; an
-entry whose rule was corrected afterwards says so. The command
-`bayesprune ledger` makes the same table, also with results of your own; that of a line computes what decides it.
+What papers claim, beside what the reference results say, by rules that were written before the runs; an entry whose
+rule was corrected afterwards says so. The command `bayesprune ledger` makes the same table, also with results of your
+own; that of a line computes what decides it.
 """
 
 

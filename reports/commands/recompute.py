@@ -122,5 +122,5 @@ def sample(rows: Sequence[Row], count: int, seed: int | None = None) -> list[Row
 
 
 def chosen_by_hash(rows: Sequence[Row], digest: str, count: int) -> list[Row]:
-    """The cells of a submission that are recomputed: who wrote the file cannot choose them, as they follow from it."""
+    """The cells of a submission that are recomputed, which follow from the file: one can only try many files."""
     return sorted(rows, key=lambda row: hashlib.sha256(f"{digest}{row['key']}".encode()).hexdigest())[:count]
